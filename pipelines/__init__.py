@@ -1,0 +1,19 @@
+"""What the service knows of a pipeline: one compiled checkpoint under a name."""
+
+from pipelines.descriptor import (
+    DESCRIPTOR_SUFFIX,
+    Network,
+    PipelineDescriptor,
+    PipelineError,
+    Schedule,
+    load_all,
+)
+
+__all__ = [
+    "DESCRIPTOR_SUFFIX",
+    "Network",
+    "PipelineDescriptor",
+    "PipelineError",
+    "Schedule",
+    "load_all",
+]

@@ -1,0 +1,93 @@
+"""The descriptor: a JSON file beside a pipeline's Triton models that says how to use them.
+
+build_engines writes ``DIR/NAME.pipeline.json`` last, so a pipeline without one is not finished.
+The server reads it at start; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+DESCRIPTOR_SUFFIX = ".pipeline.json"
+DESCRIPTOR_VERSION = 1
+
+log = logging.getLogger(__name__)
+
+NetworkRole = Literal["text_encoder", "unet", "vae_encoder", "vae_decoder"]
+
+
+class PipelineError(Exception):
+    """A pipeline's files are missing, unreadable or of another version."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(_Model):
+    """One Triton model of the pipeline."""
+
+    model: Annotated[str, Field(description="name of the Triton model")]
+    max_batch: Annotated[int, Field(ge=1, description="most rows in one call")]
+    inputs: dict[str, str]
+    """Tensor name → Triton data type, e.g. ``{"sample": "FP32"}``."""
+    outputs: dict[str, str]
+    files: dict[str, str]
+    """SHA-256 (hex) of every file of the model, by its path relative to the descriptor."""
+
+
+class Schedule(_Model):
+    """The noise schedule that the UNet was trained with."""
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    timesteps: Annotated[int, Field(ge=2)] = 1000
+    beta_schedule: Literal["scaled_linear"] = "scaled_linear"
+
+
+class PipelineDescriptor(_Model):
+    """All that sampling has to know of a compiled checkpoint."""
+
+    version: Literal[1] = 1
+    name: str
+    family: Literal["sd1"]
+    target: Literal["onnx"]
+    prediction: Literal["epsilon"]
+    schedule: Schedule = Schedule()
+    latent_channels: Annotated[int, Field(ge=1)] = 4
+    latent_scale: Annotated[float, Field(gt=0, description="the VAE's scaling factor")]
+    context_dim: Annotated[int, Field(ge=1, description="width of the text conditioning")]
+    tokenizer: Annotated[str, Field(description="tokenizer.json, relative to the descriptor")]
+    networks: dict[NetworkRole, Network]
+    source: dict[str, str]
+    """SHA-256 of every file of the checkpoint that went in, by its relative path."""
+    built_with: dict[str, str]
+    """Versions of the libraries that built it."""
+
+
+def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor, Path]]:
+    """Reads every descriptor in some repositories.
+
+    Returns the pipelines by name, each with the folder it lies in.
+
+    Raises:
+        PipelineError: a descriptor is broken, or two share a name.
+    """
+    found: dict[str, tuple[PipelineDescriptor, Path]] = {}
+    for folder in repositories:
+        for path in sorted(folder.glob(f"*{DESCRIPTOR_SUFFIX}")):
+            try:
+                descriptor = PipelineDescriptor.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError) as error:
+                raise PipelineError(f"{path.name}: not a pipeline descriptor: {error}") from error
+            if descriptor.name in found:
+                raise PipelineError(
+                    f"pipeline {descriptor.name!r} is in {found[descriptor.name][1]} and in {folder}"
+                )
+            found[descriptor.name] = (descriptor, folder)
+    return found
