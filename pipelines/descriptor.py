@@ -86,8 +86,7 @@ def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor
             except (OSError, ValidationError) as error:
                 raise PipelineError(f"{path.name}: not a pipeline descriptor: {error}") from error
             if descriptor.name in found:
-                raise PipelineError(
-                    f"pipeline {descriptor.name!r} is in {found[descriptor.name][1]} and in {folder}"
-                )
+                other = found[descriptor.name][1]
+                raise PipelineError(f"pipeline {descriptor.name!r} is in {other} and in {folder}")
             found[descriptor.name] = (descriptor, folder)
     return found

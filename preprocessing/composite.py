@@ -1,0 +1,129 @@
+"""The last step: sampled crops back to their size, into the picture, into the answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
+
+from preprocessing.images import (
+    Pixels,
+    Values,
+    encode,
+    resize_lanczos,
+    to_pixels_rounded,
+    to_values,
+)
+from preprocessing.packing import Packer, mask_at, pixels_at, values_at
+from preprocessing.paste import paste
+from preprocessing.plan import Outcome, Plan, PlannedSeg, SampledSeg
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The answer: its JSON and its flat uint8 tensors, empty where nothing was asked for."""
+
+    report: Report
+    image: Pixels
+    seg_images: Pixels
+
+
+def composite(
+    plan: Plan, outcome: Outcome, canvas: Pixels, sampled: Pixels, masks: Pixels, given: Pixels
+) -> Composed:
+    """Pastes every SEG of every pass in order and encodes what was asked for.
+
+    Args:
+        canvas, masks, given: as prepare made them; ``sampled`` as sample did.
+    """
+    start_s = time.perf_counter()
+    request = plan.request
+    height, width = plan.image_size
+    pixels = canvas.reshape(height, width, 3)
+    values = to_values(pixels)
+    done = {(seg.batch_pass, seg.index): seg for seg in outcome.segs}
+    images = Packer()
+    reports = []
+    for batch_pass in range(request.batch_size):
+        for index, seg in enumerate(plan.segs):
+            result = done.get((batch_pass, index))
+            crop = _crop(seg, result, pixels, sampled, given)
+            if crop is not None:
+                paste(
+                    values, crop, mask_at(masks, seg.mask), seg.crop_region,
+                    feather=request.paste.feather, alpha=request.paste.alpha,
+                )  # fmt: skip
+            place = None if crop is None else _add_image(images, crop, request.output)
+            reports.append(_seg_report(index, batch_pass, seg, result, place))
+    image = np.empty(0, dtype=np.uint8)
+    if request.output.image != "none":
+        image = encode(to_pixels_rounded(values), request.output.image, request.output.quality)
+    report = Report(
+        request_id=plan.request_id,
+        pipeline=request.pipeline,
+        image=ImageReport(encoding=request.output.image, shape=(height, width, 3)),
+        segs=tuple(reports),
+        times_s={
+            "prepare": round(plan.prepare_s, 6),
+            "sample": round(outcome.sample_s, 6),
+            "composite": round(time.perf_counter() - start_s, 6),
+        },
+    )
+    return Composed(report, image, images.tensor())
+
+
+def _crop(
+    seg: PlannedSeg, result: SampledSeg | None, pixels: Pixels, sampled: Pixels, given: Pixels
+) -> Values | None:
+    """The crop that a SEG ends up with, of its region's size; None where it has no image."""
+    x1, y1, x2, y2 = seg.crop_region
+    if result is not None:
+        return to_values(resize_lanczos(pixels_at(sampled, result.pixels), y2 - y1, x2 - x1))
+    if seg.given is not None:
+        return values_at(given, seg.given)
+    if seg.skip == "skipped_empty_mask":
+        return None
+    return to_values(pixels[y1:y2, x1:x2])
+
+
+def _add_image(images: Packer, crop: Values, output: OutputOptions) -> Buffer | None:
+    if output.seg_images == "none":
+        return None
+    if output.seg_images == "float32":
+        flat = np.ascontiguousarray(crop).reshape(-1).view(np.uint8)
+    else:
+        pixels = to_pixels_rounded(crop)
+        flat = encode(pixels, "png" if output.seg_images == "png" else "raw", output.quality)
+    return Buffer(
+        offset=images.add_bytes(flat),
+        length=flat.size,
+        shape=crop.shape,
+        encoding=output.seg_images,
+    )
+
+
+def _seg_report(
+    index: int, batch_pass: int, seg: PlannedSeg, result: SampledSeg | None, place: Buffer | None
+) -> SegReport:
+    report = SegReport(
+        index=index,
+        batch_pass=batch_pass,
+        status=seg.skip or "enhanced",
+        label=seg.label,
+        confidence=seg.confidence,
+        bbox=seg.bbox,
+        crop_region=seg.crop_region,
+        image=place,
+    )
+    if result is None or seg.crop is None:
+        return report
+    ran = {
+        "status": result.status,
+        "sampled_size": (seg.crop.height, seg.crop.width),
+        "seed": result.seed,
+        "steps_run": result.steps_run,
+        "sample_s": round(result.sample_s, 6),
+    }
+    return report.model_copy(update=ran)

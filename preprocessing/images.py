@@ -1,0 +1,138 @@
+"""Pictures: bytes to pixels and back, and Lanczos resizing as the reference does it.
+
+Pixels are uint8 ``[H, W, 3]`` RGB; values are float32 ``[H, W, 3]``, 0…1.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from segs_client.contract import Buffer, ImageInput, invalid
+
+from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS_ALLOWED = "a PNG, JPEG or WebP file"
+
+
+def to_pixels(values: Values) -> Pixels:
+    """``trunc(clip(255·x, 0, 255))``, the reference's way from values to pixels."""
+    return np.clip(np.float32(255) * values, 0, 255).astype(np.uint8)
+
+
+def to_pixels_rounded(values: Values) -> Pixels:
+    """The nearest pixel value: for what leaves the service."""
+    return np.rint(np.clip(np.float32(255) * values, 0, 255)).astype(np.uint8)
+
+
+def to_values(pixels: Pixels) -> Values:
+    """Pixels over 255."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def resize_lanczos(pixels: Pixels, height: int, width: int) -> Pixels:
+    """PIL's Lanczos on uint8; a picture of that size already comes back as it is."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def decode_file(data: bytes | memoryview, field: str) -> Pixels:
+    """Decodes a PNG, JPEG or WebP file; its header is checked before its pixels are touched.
+
+    Transparency is dropped, grey becomes RGB, EXIF rotation is left alone (as ComfyUI's inputs
+    are plain arrays, boxes refer to the stored pixels).
+
+    Raises:
+        ContractError: not such a file, truncated, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise invalid(field, "not a readable picture", allowed=_FORMATS_ALLOWED) from error
+    except Image.DecompressionBombError as error:
+        raise invalid(field, "too many pixels", allowed=_size_limits()) from error
+    check_size(image.height, image.width, field)
+    try:
+        return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise invalid(field, "truncated or broken", allowed=_FORMATS_ALLOWED) from error
+
+
+def check_size(height: int, width: int, field: str) -> None:
+    """Refuses pictures beyond the limits."""
+    if max(height, width) > MAX_SIDE_PX or height * width > MAX_IMAGE_PIXELS:
+        raise invalid(field, "too large", value=f"{width}×{height}", allowed=_size_limits())
+
+
+def _size_limits() -> str:
+    return f"sides up to {MAX_SIDE_PX} px and up to {MAX_IMAGE_PIXELS} pixels"
+
+
+def decode_input(data: Pixels, form: ImageInput) -> Pixels:
+    """The request's ``image`` tensor as pixels."""
+    if form.shape is None:
+        return decode_file(data.tobytes(), "image")
+    height, width, _ = form.shape
+    check_size(height, width, "image.shape")
+    expected = math.prod(form.shape)
+    if data.size != expected:
+        raise invalid("image", f"{data.size} bytes", allowed=f"{expected} bytes for its shape")
+    return data.reshape(form.shape)
+
+
+def encode(pixels: Pixels, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int) -> Pixels:
+    """Pixels as the bytes of a file, or as they are; flat uint8."""
+    if encoding == "raw":
+        return np.ascontiguousarray(pixels).reshape(-1)
+    out = io.BytesIO()
+    options: dict[str, int] = {"compress_level": 1} if encoding == "png" else {"quality": quality}
+    Image.fromarray(pixels).save(out, format=encoding, **options)
+    return np.frombuffer(out.getvalue(), dtype=np.uint8)
+
+
+def read_buffer(tensor: Pixels | None, place: Buffer, field: str) -> Values:
+    """An array of the request: float32 values of ``place.shape``, 0…1, read-only.
+
+    Raises:
+        ContractError: it lies outside the tensor, does not decode, or has other values.
+    """
+    available = 0 if tensor is None else tensor.size
+    if tensor is None or place.offset + place.length > available:
+        raise invalid(
+            field,
+            "lies outside its tensor",
+            value=f"bytes {place.offset}…{place.offset + place.length}",
+            allowed=f"up to {available} bytes",
+        )
+    raw = tensor[place.offset : place.offset + place.length]
+    if place.encoding == "float32":
+        return _checked_floats(raw.tobytes(), place, field)
+    if place.encoding == "uint8":
+        return to_values(raw.reshape(place.shape))
+    pixels = decode_file(raw.tobytes(), field)
+    if pixels.shape[:2] != place.shape[:2]:
+        raise invalid(
+            field, "the file has another size", value=pixels.shape[:2], allowed=str(place.shape[:2])
+        )
+    return to_values(pixels if len(place.shape) == 3 else pixels[:, :, 0])
+
+
+def _checked_floats(raw: bytes, place: Buffer, field: str) -> Values:
+    values = np.frombuffer(raw, dtype="<f4").reshape(place.shape)
+    low, high = float(values.min()), float(values.max())  # NaN shows in both
+    if not (low >= 0.0 and high <= 1.0):
+        raise invalid(field, "values out of range", value=f"{low:g}…{high:g}", allowed="0 … 1")
+    return values

@@ -1,0 +1,58 @@
+"""Arrays into one flat uint8 tensor and back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocessing.images import Pixels, Values
+from preprocessing.masks import Mask
+from preprocessing.plan import Piece
+
+_CHANNELS = 3
+
+
+class Packer:
+    """Collects arrays; their bytes become one tensor, in order."""
+
+    def __init__(self) -> None:
+        self._parts: list[Pixels] = []
+        self._size_bytes = 0
+
+    def add(self, array: NDArray[np.float32] | Pixels) -> Piece:
+        """Appends ``[h, w]`` or ``[h, w, 3]`` and tells where it lies."""
+        piece = Piece(offset=self._size_bytes, height=array.shape[0], width=array.shape[1])
+        self.add_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return piece
+
+    def add_bytes(self, flat: Pixels) -> int:
+        """Appends bytes; returns their offset."""
+        offset = self._size_bytes
+        self._parts.append(flat)
+        self._size_bytes += flat.size
+        return offset
+
+    def tensor(self) -> Pixels:
+        """All bytes, flat."""
+        return np.concatenate(self._parts) if self._parts else np.empty(0, dtype=np.uint8)
+
+
+def pixels_at(tensor: Pixels, piece: Piece) -> Pixels:
+    """The uint8 ``[h, w, 3]`` at a place; a view."""
+    size = piece.height * piece.width * _CHANNELS
+    return tensor[piece.offset : piece.offset + size].reshape(piece.height, piece.width, _CHANNELS)
+
+
+def mask_at(tensor: Pixels, piece: Piece) -> Mask:
+    """The float32 ``[h, w]`` at a place."""
+    return _floats(tensor, piece, 1).reshape(piece.height, piece.width)
+
+
+def values_at(tensor: Pixels, piece: Piece) -> Values:
+    """The float32 ``[h, w, 3]`` at a place."""
+    return _floats(tensor, piece, _CHANNELS).reshape(piece.height, piece.width, _CHANNELS)
+
+
+def _floats(tensor: Pixels, piece: Piece, channels: int) -> NDArray[np.float32]:
+    size = piece.height * piece.width * channels * 4
+    return tensor[piece.offset : piece.offset + size].copy().view(np.float32)

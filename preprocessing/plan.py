@@ -1,0 +1,63 @@
+"""The plan: what prepare found out and sample and composite go by; JSON between the steps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from segs_client.contract import Box, DetailRequest, SegStatus
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Piece(_Model):
+    """A crop or mask inside a flat tensor: uint8 ``[h, w, 3]`` or float32 ``[h, w]``."""
+
+    offset: int
+    height: int
+    width: int
+
+
+class PlannedSeg(_Model):
+    """One SEG, in pixels of the picture."""
+
+    bbox: Box
+    crop_region: Box
+    label: str
+    confidence: float
+    mask: Annotated[Piece, Field(description="in tensor masks, float32")]
+    given: Annotated[Piece | None, Field(description="own crop, in tensor given, float32")] = None
+    crop: Annotated[Piece | None, Field(description="resized crop, in tensor crops")] = None
+    skip: SegStatus | None = None
+
+
+class Plan(_Model):
+    """A validated request and the place of every array."""
+
+    request: DetailRequest
+    request_id: str
+    deadline_s: Annotated[float | None, Field(description="time.time() at which it is late")]
+    image_size: Annotated[tuple[int, int], Field(description="height, width")]
+    segs: tuple[PlannedSeg, ...]
+    prepare_s: float
+
+
+class SampledSeg(_Model):
+    """One SEG of one pass as sample leaves it; ``pixels`` lie in tensor ``sampled``."""
+
+    index: int
+    batch_pass: int
+    status: Literal["enhanced", "unsampled_schedule_too_short"]
+    pixels: Piece
+    seed: int
+    steps_run: int
+    sample_s: float
+
+
+class Outcome(_Model):
+    """What sample did: every sampled SEG, pass by pass."""
+
+    segs: tuple[SampledSeg, ...]
+    sample_s: float

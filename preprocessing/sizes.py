@@ -1,0 +1,47 @@
+"""Where a SEG lies and at what size it is sampled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from segs_client.contract import Box, DetailRequest
+
+from preprocessing.limits import MIN_SAMPLED_SIDE_PX
+
+Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"]
+
+
+def scale_box(box: Box, from_size: tuple[int, int], to_size: tuple[int, int]) -> Box:
+    """A box from one (height, width) to another, truncated to pixels."""
+    y_ratio, x_ratio = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return (
+        int(box[0] * x_ratio),
+        int(box[1] * y_ratio),
+        int(box[2] * x_ratio),
+        int(box[3] * y_ratio),
+    )
+
+
+def sampled_size(bbox: Box, crop_region: Box, options: DetailRequest) -> tuple[int, int] | Skip:
+    """The (height, width) that a crop is resized to, or why it is left as it is.
+
+    The box (or the crop) is brought to ``guide_size``; ``max_size`` limits the crop's longer side.
+    ``force_inpaint`` samples what would not grow at its own size.
+    """
+    box_sides = bbox[2] - bbox[0], bbox[3] - bbox[1]
+    width, height = crop_region[2] - crop_region[0], crop_region[3] - crop_region[1]
+    if not options.force_inpaint and min(box_sides) >= options.guide_size:
+        return "skipped_large_enough"
+    guided = min(box_sides) if options.guide_size_for else min(width, height)
+    upscale = options.guide_size / guided
+    new_width, new_height = int(width * upscale), int(height * upscale)
+    if max(new_width, new_height) > options.max_size:
+        upscale *= options.max_size / max(new_width, new_height)
+        new_width, new_height = int(width * upscale), int(height * upscale)
+    if upscale <= 1 or min(new_width, new_height) == 0:
+        if not options.force_inpaint:
+            return "skipped_no_upscale"
+        new_width, new_height = width, height
+    if min(new_width, new_height) < MIN_SAMPLED_SIDE_PX:
+        return "skipped_too_small"
+    return new_height, new_width

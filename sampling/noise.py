@@ -1,0 +1,53 @@
+"""Every random draw of a run: made on the CPU, from generators seeded by the request alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torchsde
+
+SEED_COUNT = 1 << 64
+
+StepNoise = Callable[[], torch.Tensor]
+BrownianIncrement = Callable[[float, float], torch.Tensor]
+
+
+def next_seed(seed: int, by: int = 1) -> int:
+    """``seed + by``, wrapping around after 2⁶⁴−1."""
+    return (seed + by) % SEED_COUNT
+
+
+def seeded_noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
+    """One float32 standard-normal draw of a shape from a fresh CPU generator."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def step_noise(seed: int, shape: Sequence[int]) -> StepNoise:
+    """The generator of ancestral samplers: each call draws the next float32 tensor."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(tuple(shape), generator=generator)
+
+
+def brownian_tree(
+    seed: int, like: torch.Tensor, sigma_min: float, sigma_max: float
+) -> BrownianIncrement:
+    """Brownian motion over σ, as SDE samplers need it (k-diffusion's BrownianTreeNoiseSampler).
+
+    Returns:
+        ``W(a, b)``: the increment between two σ over √|a−b|, standard normal, the same for the
+        same arguments whatever was asked before.
+    """
+    tree = torchsde.BrownianTree(
+        torch.tensor(sigma_min), torch.zeros_like(like, device="cpu"), torch.tensor(sigma_max),
+        entropy=seed,
+    )  # fmt: skip
+
+    def increment(a: float, b: float) -> torch.Tensor:
+        low, high = torch.tensor(min(a, b)), torch.tensor(max(a, b))
+        sign = 1.0 if a < b else -1.0
+        path: torch.Tensor = tree(low, high)
+        return path * (sign / math.sqrt(abs(a - b)))
+
+    return increment

@@ -1,0 +1,58 @@
+"""The discrete noise schedule a UNet was trained with, in σ = √((1−ᾱ)/ᾱ).
+
+All in torch's float32: where a σ lies halfway between two timesteps, the last bit decides which
+of them the network is given, and it must be the bit that the reference computes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from pipelines import Schedule
+
+
+class DiscreteSchedule:
+    """σ of every training timestep, and the way between σ and t.
+
+    Args:
+        betas: β per timestep, float64 ``[T]``.
+    """
+
+    def __init__(self, betas: torch.Tensor) -> None:
+        alphas_bar = torch.cumprod(1.0 - betas, dim=0)
+        self.sigmas = ((1.0 - alphas_bar) / alphas_bar).sqrt().float()
+        self._log_sigmas = self.sigmas.log()
+        self.sigma_min = float(self.sigmas[0])
+        self.sigma_max = float(self.sigmas[-1])
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def of(cls, schedule: Schedule) -> DiscreteSchedule:
+        """The schedule that a descriptor describes (shared: it is never changed)."""
+        ends = schedule.beta_start**0.5, schedule.beta_end**0.5
+        return cls(torch.linspace(*ends, schedule.timesteps, dtype=torch.float64) ** 2)
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    def timestep(self, sigma: float) -> int:
+        """The integer t whose log σ is nearest: what the network is given."""
+        distance = torch.tensor(sigma, dtype=torch.float32).log() - self._log_sigmas
+        return int(distance.abs().argmin())
+
+    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
+        """σ at fractional timesteps, log σ interpolated linearly; out of range: the nearest end."""
+        t = timestep.float().clamp(0, len(self) - 1)
+        low, weight = t.floor().long(), t.frac()
+        high = t.ceil().long()
+        return ((1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high]).exp()
+
+    def sigma_at_percent(self, percent: float) -> float:
+        """σ where a fraction of the sampling is done: ∞ at 0 or below, 0 at 1 or above."""
+        if percent <= 0.0:
+            return float("inf")
+        if percent >= 1.0:
+            return 0.0
+        return float(self.sigma(torch.tensor((1.0 - percent) * (len(self) - 1))))
