@@ -1,0 +1,75 @@
+"""A tiny request that only a server whose parts are all alive can answer.
+
+Triton's health calls say ready even after a model's process has died or hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from segs_client.contract import MODEL_NAME
+
+from serving.errors import CanaryError
+
+_SIDE_PX = 64
+
+
+def canary_request(pipeline: str) -> dict[str, Any]:
+    """The request's JSON: one step on one small SEG, and no picture back."""
+    return {
+        "pipeline": pipeline,
+        "steps": 1,
+        "guide_size": _SIDE_PX,
+        "max_size": _SIDE_PX,
+        "image": {"encoding": "raw", "shape": [_SIDE_PX, _SIDE_PX, 3]},
+        "segs": {"items": [{"bbox": [16, 16, 48, 48]}]},
+        "output": {"image": "none"},
+    }
+
+
+def run_canary(
+    url: str,
+    pipeline: str,
+    timeout_s: float,
+    stop_asked: threading.Event | None = None,
+) -> float:
+    """Sends the canary for one pipeline and returns how long the answer took, in seconds.
+
+    Raises:
+        CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
+    """
+    request = grpc.InferInput("request", [1], "BYTES")
+    text = json.dumps(canary_request(pipeline)).encode()
+    request.set_data_from_numpy(np.array([text], dtype=np.object_))
+    pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
+    image = grpc.InferInput("image", list(pixels.shape), "UINT8")
+    image.set_data_from_numpy(pixels)
+    answers: SimpleQueue[Exception | None] = SimpleQueue()
+    begun = time.monotonic()
+    with grpc.InferenceServerClient(url) as client:
+        call = client.async_infer(
+            MODEL_NAME,
+            [request, image],
+            callback=lambda result, error: answers.put(error),
+            request_id=f"canary-{pipeline}",
+            client_timeout=timeout_s,
+        )
+        while stop_asked is None or not stop_asked.is_set():
+            try:
+                error = answers.get(timeout=0.05)
+            except Empty:
+                if time.monotonic() - begun > timeout_s + 1:
+                    late = f"pipeline {pipeline!r}: no answer in {timeout_s:g} s"
+                    raise CanaryError(late) from None
+                continue
+            if error is not None:
+                raise CanaryError(f"pipeline {pipeline!r}: {error}")
+            return time.monotonic() - begun
+        call.cancel()
+    raise CanaryError(f"pipeline {pipeline!r}: stopped while waiting for the answer")

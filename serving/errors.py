@@ -1,0 +1,27 @@
+"""Errors of finding, starting and supervising the server."""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """Root of this package's errors; the message tells an operator what to do."""
+
+
+class RepositoryError(ServingError):
+    """A repository lacks a pipeline, or holds something that Triton would refuse."""
+
+
+class InstallationError(ServingError):
+    """tritonserver, its stub for this Python, or a shared library is missing."""
+
+
+class PortTakenError(ServingError):
+    """A port that was asked for is in use."""
+
+
+class StartError(ServingError):
+    """tritonserver ended, or was not ready in time."""
+
+
+class CanaryError(ServingError):
+    """The server says that it is ready but a small request fails."""

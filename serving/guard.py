@@ -1,0 +1,126 @@
+"""The process between a server and whoever started it: ends it, whatever happens, without traces.
+
+Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once; end
+of file, or the end of the starter, stops too. Then kills what is left of the process tree and
+removes the server's shared memory and temporary folder. So a starter killed with SIGKILL leaves
+nothing behind. (The kernel's parent-death signal alone would not do: it goes by the thread that
+started a process, and it removes no files.)
+
+Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
+environment. Writes the server's process id to ``pid_fd``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TypedDict
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+class Orders(TypedDict):
+    """What to run and what to remove afterwards."""
+
+    command: list[str]
+    shm_prefix: str
+    workspace: str
+    stop_timeout_s: float
+    starter_pid: int
+    pid_fd: int
+
+
+def remove_leftovers(shm_prefix: str, workspace: Path) -> None:
+    """Removes the shared memory named ``shm_prefix…`` and the folder; missing ones are fine."""
+    if not shm_prefix:
+        raise ValueError("shm_prefix: must not be empty")
+    for path in _SHARED_MEMORY.glob(f"{shm_prefix}*"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill_children() -> None:
+    """Kills all descendants; orphaned ones are among them, as this process adopts them."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not children:
+            return
+        time.sleep(0.02)
+
+
+def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: float) -> None:
+    """Returns when the server has ended, or must be killed."""
+    server_fd = os.pidfd_open(server.pid)
+    order_fd = sys.stdin.fileno()
+    watched = {server_fd, order_fd}
+    # Where the starter has gone already, its end of stdin has too.
+    with contextlib.suppress(ProcessLookupError):
+        watched.add(os.pidfd_open(starter_pid))
+    deadline: float | None = None
+    while True:
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select(watched, [], [], left_s)
+        if not ready or server_fd in ready:
+            return
+        order = os.read(order_fd, 64) if order_fd in ready else b""
+        if b"kill" in order:
+            return
+        if not order:  # end of file, or the starter's end: both would be readable for ever
+            watched -= set(ready)
+        if deadline is None:
+            deadline = time.monotonic() + stop_timeout_s
+            server.terminate()
+
+
+def main() -> int:
+    """Runs the server until it ends; its exit status is ours."""
+    orders: Orders = json.loads(sys.argv[1])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        # Safe here: this process has one thread.
+        server = subprocess.Popen(
+            orders["command"],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,
+        )
+        os.write(orders["pid_fd"], f"{server.pid}\n".encode())
+        os.close(orders["pid_fd"])
+        _watch(server, orders["starter_pid"], orders["stop_timeout_s"])
+        status = server.poll()
+    finally:
+        _kill_children()
+        remove_leftovers(orders["shm_prefix"], Path(orders["workspace"]))
+    return 1 if status is None else abs(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Finding a tritonserver and what it needs of the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import InstallationError
+
+log = logging.getLogger(__name__)
+
+PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+LIBPYTHON = f"libpython{PYTHON_MINOR}.so.1.0"
+STUB_NAME = "triton_python_backend_stub"
+
+_DEBIAN_PACKAGES = {
+    "libz.so.1": "zlib1g",
+    "libstdc++.so.6": "libstdc++6",
+    "libgcc_s.so.1": "libgcc-s1",
+    "libexpat.so.1": "libexpat1",
+    "libresolv.so.2": "libc6",
+}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A tritonserver. ``stub`` and ``python_backend`` are None where the binary brings a complete
+    backend directory of its own, as NVIDIA's image does."""
+
+    binary: Path
+    library_dirs: tuple[Path, ...]
+    python_backend: Path | None = None
+    stub: Path | None = None
+
+
+def find_installation(tritonserver: Path | None = None) -> Installation:
+    """Looks for the server: the given path, then PATH, then the nvidia-pytriton package.
+
+    Raises:
+        InstallationError: there is none, or it has no stub for the running Python.
+    """
+    if tritonserver is not None:
+        if not tritonserver.is_file():
+            raise InstallationError(f"--tritonserver {tritonserver}: no such file")
+        return Installation(tritonserver.resolve(), _libpython_dirs())
+    on_path = shutil.which("tritonserver")
+    if on_path is not None:
+        return Installation(Path(on_path).resolve(), _libpython_dirs())
+    return _bundled()
+
+
+def _bundled() -> Installation:
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise InstallationError(
+            "no tritonserver: it is not on PATH, and the package nvidia-pytriton is not installed "
+            f"for {sys.executable}; pip install nvidia-pytriton==0.7.0, or give --tritonserver PATH"
+        )
+    package = Path(spec.origin).parent
+    root = package / "tritonserver"
+    stub = root / "python_backend_stubs" / PYTHON_MINOR / STUB_NAME
+    if not stub.is_file():
+        found = sorted(path.name for path in (root / "python_backend_stubs").glob("3.*"))
+        raise InstallationError(
+            f"nvidia-pytriton has no Python backend for Python {PYTHON_MINOR}; "
+            f"it has them for {', '.join(found) or 'none'}"
+        )
+    return Installation(
+        binary=root / "bin" / "tritonserver",
+        library_dirs=(*_libpython_dirs(), package.parent / "nvidia_pytriton.libs"),
+        python_backend=root / "backends" / "python",
+        stub=stub,
+    )
+
+
+def _libpython_dirs() -> tuple[Path, ...]:
+    """The folder of the running interpreter's shared library; empty where only the system has it.
+
+    The system's own folder is left to the dynamic loader, lest it hide other libraries.
+    """
+    configured = sysconfig.get_config_var("LIBDIR")
+    candidates = [Path(sys.base_prefix) / "lib", *([Path(configured)] if configured else [])]
+    for folder in candidates:
+        if (folder / LIBPYTHON).is_file() and not folder.is_relative_to("/usr/lib"):
+            return (folder,)
+    return ()
+
+
+def check_libraries(installation: Installation) -> None:
+    """Asks the dynamic loader whether server, backend and stub find all their libraries.
+
+    Raises:
+        InstallationError: names each missing library and, where known, its Debian package.
+    """
+    files = [installation.binary]
+    if installation.stub is not None and installation.python_backend is not None:
+        files += [installation.stub, installation.python_backend / "libtriton_python.so"]
+    environment = dict(os.environ, LD_LIBRARY_PATH=library_path(installation), LC_ALL="C")
+    missing: set[str] = set()
+    for file in files:
+        missing |= missing_libraries(file, environment)
+    if missing:
+        raise InstallationError(
+            "tritonserver cannot start, the machine lacks "
+            + "; ".join(_advice(name) for name in sorted(missing))
+        )
+
+
+def library_path(installation: Installation) -> str:
+    """The server's LD_LIBRARY_PATH: its own folders before the caller's."""
+    parts = [str(folder) for folder in installation.library_dirs]
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    return os.pathsep.join([*parts, inherited] if inherited else parts)
+
+
+def missing_libraries(file: Path, environment: dict[str, str]) -> set[str]:
+    """Names of what ``ldd`` does not find for ``file``; empty where there is no ``ldd``."""
+    try:
+        result = subprocess.run(
+            ["ldd", str(file)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("cannot check the server's libraries: %s", error)
+        return set()
+    output = result.stdout + result.stderr
+    names = set(re.findall(r"^\s*(\S+) => not found", output, re.MULTILINE))
+    return names | set(re.findall(r"version `(\S+)' not found", output))
+
+
+def _advice(name: str) -> str:
+    if name.startswith("GLIBC"):
+        return f"{name}: the C library is too old (Debian 12 or Ubuntu 22.04 at least)"
+    package = _DEBIAN_PACKAGES.get(name)
+    python = re.fullmatch(r"(libpython3\.\d+)\.so\.1\.0", name)
+    if python:
+        package = python[1]
+    return f"{name}: apt-get install {package}" if package else name

@@ -1,0 +1,146 @@
+"""Reading what tritonserver and its Python models write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO, NamedTuple
+
+_GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+:\d+\] +(.*)", re.DOTALL)
+_PYTHON = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (\S+) (.*)", re.DOTALL)
+_LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+_NO_GPU = (
+    "Unable to allocate pinned system memory",
+    "failed to allocate pinned system memory",
+    "CUDA memory pool disabled",
+    "CudaDriverHelper has not been initialized",
+    "unable to create stream for",
+)
+"""What a server on a machine without a GPU complains of at each start."""
+_FAILURES = (
+    re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)", re.DOTALL),
+    re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)", re.DOTALL),
+    re.compile(r"ensemble '(?P<model>[^']+)' (?P<reason>depends on .*)", re.DOTALL),
+)
+
+PYTHON_FORMAT = "%(levelname)s %(name)s %(message)s"
+"""Format of the Python models' log lines, so that their level is seen here."""
+
+
+class Line(NamedTuple):
+    """One line of the server's output; ``logged`` if a Python model's logger wrote it."""
+
+    level: int
+    message: str
+    logged: bool = False
+
+
+def parse_line(line: str) -> Line | None:
+    """Splits one line into logging level and message; None for tables and known noise."""
+    if not line.strip() or line.startswith(("+-", "| ")):
+        return None
+    glog = _GLOG.fullmatch(line)
+    if glog is not None:
+        message = _unquote(glog[2])
+        if not message or any(noise in message for noise in _NO_GPU):
+            return None
+        return Line(_LEVELS[glog[1]], message)
+    python = _PYTHON.fullmatch(line)
+    if python is not None:
+        level = int(getattr(logging, python[1]))
+        return Line(level, f"{python[2]}: {python[3]}", logged=True)
+    if line.startswith("error: "):
+        return Line(logging.ERROR, line)
+    return Line(logging.INFO, line)
+
+
+def _unquote(text: str) -> str:
+    """Triton writes most messages as JSON strings."""
+    if text.startswith('"') and text.endswith('"') and len(text) > 1:
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            return text[1:-1]
+    return text
+
+
+def parse_failure(message: str) -> tuple[str, str] | None:
+    """The model and the reason, if the message says that a model did not load."""
+    for pattern in _FAILURES:
+        found = pattern.search(message)
+        if found is not None:
+            return found["model"], _shorten(found["reason"])
+    return None
+
+
+def _shorten(reason: str) -> str:
+    """The first line, and of a Python traceback the place where it began."""
+    first, *rest = [line.strip() for line in reason.splitlines() if line.strip()]
+    if len(rest) > 1 and rest[0] == "At:":
+        return f"{first} (at {rest[1]})"
+    return first
+
+
+class LogReader:
+    """Reads the server's output in a thread: forwards it, keeps its tail, notes failed models.
+
+    Until ``started`` is set, all but warnings and the Python models' own log lines is forwarded as
+    DEBUG: what fails at start says so many times over, and :meth:`failures` sums it up.
+    """
+
+    def __init__(self, stream: IO[str], log: logging.Logger, copy: Path | None) -> None:
+        self._stream = stream
+        self._log = log
+        self._copy = copy
+        self.started = threading.Event()
+        self._tail: deque[str] = deque(maxlen=500)
+        self._failures: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="tritonserver-log", daemon=True)
+        self._thread.start()
+
+    def tail(self, lines: int = 50) -> str:
+        """The last lines, as they were written."""
+        with self._lock:
+            return "\n".join(list(self._tail)[-lines:])
+
+    def failures(self) -> dict[str, str]:
+        """Models that did not load, with the reasons. Ensembles that fail only because one of
+        their models did are left out."""
+        with self._lock:
+            found = dict(self._failures)
+        own = {model: why for model, why in found.items() if not why.startswith("depends on")}
+        return own or found
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until the output has ended."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        copy = None if self._copy is None else self._copy.open("a", encoding="utf-8")
+        try:
+            for raw in self._stream:
+                line = raw.rstrip("\n")
+                if copy is not None:
+                    copy.write(raw)
+                    copy.flush()
+                self._take(line)
+        finally:
+            if copy is not None:
+                copy.close()
+
+    def _take(self, line: str) -> None:
+        parsed = parse_line(line)
+        failure = None if parsed is None else parse_failure(parsed.message)
+        with self._lock:
+            self._tail.append(line)
+            if failure is not None:
+                self._failures.setdefault(*failure)
+        if parsed is None:
+            return
+        quiet = not (self.started.is_set() or parsed.logged or parsed.level == logging.WARNING)
+        self._log.log(logging.DEBUG if quiet else parsed.level, "%s", parsed.message)

@@ -1,0 +1,43 @@
+"""What can be chosen about a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
+REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
+"""Environment variable of the Python models: folders of pipelines, joined by ``os.pathsep``."""
+LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """One server. A port of 0 is chosen by the system; None leaves that protocol closed."""
+
+    repositories: tuple[Path, ...] = ()
+    """Folders of pipelines, as build_engines writes them."""
+    model_repository: Path = MODEL_REPOSITORY
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int | None = None
+    metrics_port: int | None = None
+    tritonserver: Path | None = None
+    """The binary to run; None takes the one on PATH, else the one in nvidia-pytriton."""
+    model_threads: int = 1
+    """OpenMP and BLAS threads of each Python model's own small array work."""
+    log_level: str = "INFO"
+    log_path: Path | None = None
+    """File that gets the server's output as it is; None keeps only its tail in memory."""
+    start_timeout_s: float = 600.0
+    stop_timeout_s: float = 8.0
+    """From asking the server to stop until it is killed."""
+    canary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stop_timeout_s < 1 or self.start_timeout_s <= 0 or self.model_threads < 1:
+            raise ValueError(
+                "stop_timeout_s >= 1, start_timeout_s > 0 and model_threads >= 1 are required, got "
+                f"{self.stop_timeout_s}, {self.start_timeout_s}, {self.model_threads}"
+            )

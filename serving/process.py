@@ -1,0 +1,42 @@
+"""The operating system's view of a running server: memory, and models whose process has died."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from serving.installation import STUB_NAME
+
+
+class MemoryUse(NamedTuple):
+    """Resident memory of a process tree. PSS counts shared pages once, RSS in every process."""
+
+    rss_bytes: int
+    pss_bytes: int
+
+
+def memory_use(pid: int) -> MemoryUse:
+    """Sums the memory of a process and its descendants; those that end meanwhile count nothing."""
+    rss_bytes = pss_bytes = 0
+    root = psutil.Process(pid)
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.Error, OSError):
+            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+            rss_bytes += int(fields["Rss"].split()[0]) * 1024
+            pss_bytes += int(fields["Pss"].split()[0]) * 1024
+    return MemoryUse(rss_bytes, pss_bytes)
+
+
+def model_processes(pid: int) -> dict[str, int]:
+    """The living processes of Python models below ``pid``: process id by instance name."""
+    found: dict[str, int] = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            arguments = process.cmdline()
+            if arguments and Path(arguments[0]).name == STUB_NAME:
+                found[arguments[-2]] = process.pid
+    return found

@@ -1,0 +1,58 @@
+"""What is checked about model repositories before the server starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segs_client.contract import MODEL_NAME
+
+from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineError, load_all
+from serving.errors import RepositoryError
+
+
+def check_repositories(repositories: Sequence[Path], model_repository: Path) -> tuple[str, ...]:
+    """Reads the descriptors and looks for what would stop Triton.
+
+    Returns the pipelines' names.
+
+    Raises:
+        RepositoryError: a folder is missing, has no pipeline or a broken one, or holds a folder
+            that is no Triton model.
+    """
+    for folder in (model_repository, *repositories):
+        if not folder.is_dir():
+            raise RepositoryError(f"{folder}: no such folder")
+        _check_models(folder)
+    for folder in repositories:
+        if not any(folder.glob(f"*{DESCRIPTOR_SUFFIX}")):
+            raise RepositoryError(
+                f"{folder}: holds no pipeline (no *{DESCRIPTOR_SUFFIX}); build one with "
+                f"python -m build_engines CHECKPOINT --name NAME --repository {folder}"
+            )
+    try:
+        pipelines = load_all(repositories)
+    except PipelineError as error:
+        raise RepositoryError(str(error)) from error
+    for name, (descriptor, folder) in pipelines.items():
+        for network in descriptor.networks.values():
+            if not (folder / network.model).is_dir():
+                raise RepositoryError(
+                    f"{folder}: pipeline {name!r} lacks its model folder {network.model!r}; "
+                    "build it again"
+                )
+    return tuple(pipelines)
+
+
+def _check_models(folder: Path) -> None:
+    """Triton takes every folder for a model, and one bad model stops the server."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not (path / "config.pbtxt").is_file():
+            raise RepositoryError(
+                f"{path}: a folder without config.pbtxt is no Triton model; move it elsewhere"
+            )
+
+
+def has_detailer(model_repository: Path) -> bool:
+    """Whether the repository holds the ensemble that the canary calls."""
+    return (model_repository / MODEL_NAME / "config.pbtxt").is_file()

@@ -1,0 +1,268 @@
+"""A tritonserver under our care: :class:`EmbeddedServer`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from serving.canary import run_canary
+from serving.errors import ServingError, StartError
+from serving.guard import Orders, remove_leftovers
+from serving.installation import check_libraries, find_installation
+from serving.logs import LogReader
+from serving.options import REPOSITORY_ROOT, ServerOptions
+from serving.ports import claim_port
+from serving.process import MemoryUse, memory_use, model_processes
+from serving.repositories import check_repositories, has_detailer
+from serving.workspace import build_backends, build_python, server_command, server_environment
+
+log = logging.getLogger(__name__)
+server_log = logging.getLogger("tritonserver")
+
+
+class EmbeddedServer:
+    """One tritonserver, from start to stop; a context manager.
+
+    Takes the fields of :class:`~serving.options.ServerOptions`; the gRPC port is a free one unless
+    given. Servers are independent: several run side by side, started from any thread.
+
+    >>> with EmbeddedServer([Path("pipelines")]) as server:
+    ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+    """
+
+    def __init__(self, repositories: Iterable[Path | str] = (), **options: Any) -> None:
+        folders = tuple(Path(folder) for folder in repositories)
+        self.options = ServerOptions(**{"grpc_port": 0, **options, "repositories": folders})
+        self.pipelines: tuple[str, ...] = ()
+        self.ports: dict[str, int] = {}
+        self.pid = 0
+        """Process id of tritonserver itself."""
+        self._shm_prefix = f"segs{secrets.token_hex(6)}-"
+        self._workspace = Path()
+        self._guard: subprocess.Popen[str] | None = None
+        self._log: LogReader | None = None
+        self._models: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` for a gRPC client on this machine."""
+        return self._address("grpc")
+
+    @property
+    def http_url(self) -> str:
+        """``host:port`` for an HTTP client on this machine."""
+        return self._address("http")
+
+    @property
+    def log_path(self) -> Path | None:
+        """The file with the server's output, if one was asked for."""
+        return self.options.log_path
+
+    def _address(self, protocol: str) -> str:
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        host = local.get(self.options.host, self.options.host)
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{self.ports[protocol]}"
+
+    def start(self, stop_asked: threading.Event | None = None) -> None:
+        """Starts the server and returns once it is ready and has answered a canary per pipeline.
+
+        Raises:
+            ServingError: what is missing, taken or broken; or ``stop_asked`` was set meanwhile.
+        """
+        options = self.options
+        stop_asked = stop_asked or threading.Event()
+        with self._lock:
+            if self._guard is not None:
+                raise StartError("this server was started before")
+            self.pipelines = check_repositories(options.repositories, options.model_repository)
+            installation = find_installation(options.tritonserver)
+            check_libraries(installation)
+            self._claim_ports()
+            self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
+            try:
+                command = server_command(
+                    options,
+                    installation,
+                    backends=build_backends(installation, self._workspace),
+                    shm_prefix=self._shm_prefix,
+                    ports=self.ports,
+                    admin_key=secrets.token_hex(16),
+                )
+                python_bin = build_python(self._workspace)
+                environment = server_environment(options, installation, python_bin)
+                self._spawn(command, environment)
+            except BaseException:
+                shutil.rmtree(self._workspace, ignore_errors=True)
+                raise
+        try:
+            self._wait_ready(stop_asked)
+            self._sing(stop_asked)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _claim_ports(self) -> None:
+        options = self.options
+        asked = {
+            "grpc": options.grpc_port,
+            "http": options.http_port,
+            "metrics": options.metrics_port,
+        }
+        for protocol, port in asked.items():
+            if port is not None:
+                self.ports[protocol] = claim_port(options.host, port, f"--{protocol}-port")
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
+        read_fd, write_fd = os.pipe()
+        orders = Orders(
+            command=command,
+            shm_prefix=self._shm_prefix,
+            workspace=str(self._workspace),
+            stop_timeout_s=self.options.stop_timeout_s,
+            starter_pid=os.getpid(),
+            pid_fd=write_fd,
+        )
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "serving.guard", json.dumps(orders)],
+                cwd=REPOSITORY_ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                pass_fds=(write_fd,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_fd)
+        assert self._guard.stdout is not None
+        self._log = LogReader(self._guard.stdout, server_log, self.options.log_path)
+        with os.fdopen(read_fd) as pipe:
+            self.pid = int(pipe.readline() or 0)
+
+    def _wait_ready(self, stop_asked: threading.Event) -> None:
+        assert self._guard is not None
+        assert self._log is not None
+        deadline = time.monotonic() + self.options.start_timeout_s
+        with grpc.InferenceServerClient(self.grpc_url) as client:
+            while True:
+                if self._guard.poll() is not None:
+                    raise StartError(self._why_ended())
+                with contextlib.suppress(InferenceServerException):
+                    if client.is_server_ready(client_timeout=1.0):
+                        break
+                if time.monotonic() > deadline:
+                    raise StartError(
+                        f"not ready after {self.options.start_timeout_s:g} s; its last lines:\n"
+                        + self.tail(20)
+                    )
+                if stop_asked.wait(0.05):
+                    raise StartError("stopped while starting")
+        self._log.started.set()
+        self._models = model_processes(self._guard.pid)
+
+    def _why_ended(self) -> str:
+        assert self._log is not None
+        self._log.join(2.0)
+        failures = self._log.failures()
+        if not failures:
+            return "tritonserver ended while starting; its last lines:\n" + self.tail(20)
+        return "tritonserver could not load its models:\n" + "\n".join(
+            f"  {model}: {reason}" for model, reason in sorted(failures.items())
+        )
+
+    def _sing(self, stop_asked: threading.Event) -> None:
+        if not (self.options.canary and has_detailer(self.options.model_repository)):
+            return
+        for pipeline in self.pipelines:
+            taken_s = run_canary(
+                self.grpc_url, pipeline, self.options.start_timeout_s, stop_asked
+            )
+            log.info("pipeline %s answered in %.2f s", pipeline, taken_s)
+
+    def tail(self, lines: int = 50) -> str:
+        """The last lines of the server's output."""
+        return "" if self._log is None else self._log.tail(lines)
+
+    def rss_bytes(self) -> MemoryUse:
+        """Resident memory of the server and all its models, as sums of RSS and of PSS."""
+        self._require_running()
+        return memory_use(self.pid)
+
+    def check(self) -> None:
+        """Looks whether the server and every model's process are still there.
+
+        Raises:
+            ServingError: what has died. Triton does not bring it back.
+        """
+        guard = self._require_running()
+        if guard.poll() is not None:
+            raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
+        dead = sorted(self._models.keys() - model_processes(guard.pid).keys())
+        if dead:
+            raise ServingError(f"the processes of these models have died: {', '.join(dead)}")
+
+    def _require_running(self) -> subprocess.Popen[str]:
+        if self._guard is None:
+            raise ServingError("the server was not started")
+        return self._guard
+
+    def stop(self) -> None:
+        """Stops the server within ``stop_timeout_s`` and about 2 s more; again does nothing."""
+        if self._guard is None:
+            return
+        self._order("stop")
+        try:
+            self._guard.wait(self.options.stop_timeout_s + 4)
+        except subprocess.TimeoutExpired:
+            log.error("the server's guard does not answer; killing it")
+            self._guard.kill()
+            self._guard.wait()
+        if self._log is not None:
+            self._log.join(2.0)
+        # Twice is harmless, and the guard itself may have been killed.
+        remove_leftovers(self._shm_prefix, self._workspace)
+
+    def kill(self) -> None:
+        """Ends the server at once; safe in a signal handler. :meth:`stop` still has to follow."""
+        if self._guard is not None:
+            self._order("kill")
+
+    def _order(self, word: str) -> None:
+        assert self._guard is not None
+        assert self._guard.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            os.write(self._guard.stdin.fileno(), f"{word}\n".encode())
