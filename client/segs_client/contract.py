@@ -14,22 +14,57 @@ input               type       content
 ``seg_images``      UINT8 [n]  optional: the SEGS' own crops, one after another
 output
 ``report``          BYTES [1]  JSON of :class:`Report`
-``image``           UINT8 [n]  the pasted result in the format asked for
-``seg_images``      UINT8 [n]  the detailed crops, where asked for
+``detailed_image``  UINT8 [n]  the pasted result in the format asked for
+``detailed_segs``   UINT8 [n]  the detailed crops, where asked for
 ==================  =========  ==========================================================
+
+(An ensemble has one name space for all its tensors: no output may be named as an input is.)
 
 An output that has nothing to say has length 0.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from segs_client import refusals
+from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid, refuse
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "MAX_REQUEST_BYTES",
+    "MODEL_NAME",
+    "Box",
+    "Buffer",
+    "ContractError",
+    "DetailRequest",
+    "ErrorCode",
+    "ErrorDetail",
+    "ImageInput",
+    "ImageReport",
+    "Model",
+    "OutputOptions",
+    "PasteOptions",
+    "PipelineName",
+    "Report",
+    "SamplerName",
+    "SchedulerName",
+    "SegItem",
+    "SegReport",
+    "SegStatus",
+    "SegsInput",
+    "from_validation_error",
+    "invalid",
+    "parse_request",
+]
+
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
+MAX_REQUEST_BYTES = 16 * 2**20  # of JSON text; pictures and masks travel in their own tensors
 
 SamplerName = Literal["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde"]
 SchedulerName = Literal[
@@ -52,9 +87,9 @@ SegStatus = Literal[
     "skipped_empty_mask",
     "skipped_large_enough",
     "skipped_no_upscale",
+    "skipped_too_small",
     "unsampled_schedule_too_short",
 ]
-ErrorCode = Literal["INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"]
 
 Pixel = Annotated[int, Field(ge=0, le=1 << 20)]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -63,7 +98,7 @@ PipelineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
 class Model(BaseModel):
-    """Base of every wire model: unknown fields are errors, NaN and infinity too, nothing changes."""
+    """Base of every wire model: unknown fields, NaN and infinity are errors; nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -71,8 +106,8 @@ class Model(BaseModel):
 class Buffer(Model):
     """Where an array lies inside one of the concatenated byte tensors.
 
-    ``float32`` and ``uint8`` are raw little-endian values in C order (uint8 0…255 stands for
-    0…1); ``png`` is an encoded file (8-bit grey for masks, RGB for images).
+    ``float32`` and ``uint8`` are raw little-endian values in C order; ``png`` is an encoded file
+    (8-bit grey for masks, RGB for images). A byte ``b`` stands for ``float32(b) / float32(255)``.
     """
 
     offset: Annotated[int, Field(ge=0, description="first byte")] = 0
@@ -81,34 +116,42 @@ class Buffer(Model):
         tuple[Side, ...],
         Field(min_length=2, max_length=3, description="[height, width] or [height, width, 3]"),
     ]
-    encoding: Literal["float32", "uint8", "png"] = "float32"
+    encoding: Annotated[
+        Literal["float32", "uint8", "png"], Field(description="how the values are stored")
+    ] = "float32"
 
     @model_validator(mode="after")
     def _length_fits_shape(self) -> Buffer:
-        if len(self.shape) == 3 and self.shape[2] != 3:
-            raise ValueError(f"shape {list(self.shape)}: an image has 3 channels")
+        shape = list(self.shape)
+        if len(shape) == 3 and shape[2] != 3:
+            allowed = "[height, width] or [height, width, 3]"
+            raise refuse("shape", "an image has 3 channels", value=shape, allowed=allowed)
         if self.encoding != "png":
-            expected = math.prod(self.shape) * (4 if self.encoding == "float32" else 1)
+            expected = math.prod(shape) * (4 if self.encoding == "float32" else 1)
             if self.length != expected:
-                raise ValueError(
-                    f"length {self.length}: shape {list(self.shape)} of {self.encoding} "
-                    f"takes {expected} bytes"
-                )
+                allowed = f"{expected} for {self.encoding} of shape {shape}"
+                raise refuse("length", "does not fit the shape", value=self.length, allowed=allowed)
         return self
 
 
 class ImageInput(Model):
     """How the ``image`` tensor is to be read: an encoded file, or raw RGB uint8 ``[H, W, 3]``."""
 
-    encoding: Literal["file", "raw"] = "file"
+    encoding: Annotated[
+        Literal["file", "raw"], Field(description="an encoded file, or the pixels themselves")
+    ] = "file"
     shape: Annotated[
         tuple[Side, Side, Literal[3]] | None, Field(description="[H, W, 3]; raw pixels only")
     ] = None
 
     @model_validator(mode="after")
     def _raw_has_shape(self) -> ImageInput:
-        if (self.encoding == "raw") != (self.shape is not None):
-            raise ValueError("shape: required with encoding 'raw', and only there")
+        if self.encoding == "raw" and self.shape is None:
+            raise refuse(
+                "shape", "required with encoding 'raw'", value=None, allowed="[height, width, 3]"
+            )
+        if self.encoding == "file" and self.shape is not None:
+            raise refuse("shape", "the file tells its own", value=list(self.shape), allowed="null")
         return self
 
 
@@ -120,8 +163,8 @@ class SegItem(Model):
     crop_region: Annotated[
         Box | None, Field(description="what is cut out and redrawn, in pixels of segs.size")
     ] = None
-    label: Annotated[str, Field(max_length=1024)] = ""
-    confidence: float = 1.0
+    label: Annotated[str, Field(max_length=1024, description="comes back in the report")] = ""
+    confidence: Annotated[float, Field(description="comes back in the report")] = 1.0
     mask: Annotated[
         Buffer | None, Field(description="cropped mask [h, w], 0..1, of the crop region's size")
     ] = None
@@ -134,15 +177,20 @@ class SegItem(Model):
         for name in ("bbox", "crop_region"):
             box = getattr(self, name)
             if box is not None and (box[2] <= box[0] or box[3] <= box[1]):
-                raise ValueError(f"{name} {list(box)}: x2 > x1 and y2 > y1 are required")
+                allowed = "x1, y1, x2, y2 with x2 > x1 and y2 > y1"
+                raise refuse(name, "has no area", value=list(box), allowed=allowed)
         if self.crop_region is None and (self.mask is not None or self.image is not None):
-            raise ValueError("crop_region: required where a mask or an image is given")
-        for name, channels in (("mask", 2), ("image", 3)):
+            raise refuse(
+                "crop_region",
+                "required where a mask or an image is given",
+                value=None,
+                allowed="x1, y1, x2, y2",
+            )
+        for name, allowed in (("mask", "[height, width]"), ("image", "[height, width, 3]")):
             buffer = getattr(self, name)
-            if buffer is None:
-                continue
-            if len(buffer.shape) != channels:
-                raise ValueError(f"{name}.shape {list(buffer.shape)}: {channels} numbers expected")
+            if buffer is not None and len(buffer.shape) != allowed.count(",") + 1:
+                shape = list(buffer.shape)
+                raise refuse(f"{name}.shape", "wrong number of axes", value=shape, allowed=allowed)
         return self
 
 
@@ -150,8 +198,10 @@ class SegsInput(Model):
     """The segments and the (height, width) that their pixels refer to. A size other than the
     picture's scales them; null means the picture's own size."""
 
-    size: tuple[Side, Side] | None = None
-    items: Annotated[tuple[SegItem, ...], Field(max_length=4096)] = ()
+    size: Annotated[
+        tuple[Side, Side] | None, Field(description="height, width; null: the picture's own")
+    ] = None
+    items: Annotated[tuple[SegItem, ...], Field(max_length=4096, description="in order")] = ()
 
 
 class PasteOptions(Model):
@@ -164,7 +214,10 @@ class PasteOptions(Model):
 class OutputOptions(Model):
     """What comes back, and how it is encoded."""
 
-    image: Literal["png", "jpeg", "webp", "raw", "none"] = "png"
+    image: Annotated[
+        Literal["png", "jpeg", "webp", "raw", "none"],
+        Field(description="form of the pasted picture; raw is RGB uint8 [H, W, 3]"),
+    ] = "png"
     quality: Annotated[int, Field(ge=1, le=100, description="of JPEG and WebP")] = 95
     seg_images: Annotated[
         Literal["none", "png", "uint8", "float32"], Field(description="the detailed crops")
@@ -174,36 +227,54 @@ class OutputOptions(Model):
 class DetailRequest(Model):
     """One call of the detailer. Names, defaults and ranges are SEGSDetailer's own."""
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], Field(description="of this contract")] = 1
     pipeline: Annotated[PipelineName, Field(description="the basic_pipe: a compiled checkpoint")]
-    prompt: Annotated[str, Field(max_length=100_000)] = ""
-    negative: Annotated[str, Field(max_length=100_000)] = ""
-    image: ImageInput = ImageInput()
-    segs: SegsInput = SegsInput()
+    prompt: Annotated[str, Field(max_length=100_000, description="what is to be drawn")] = ""
+    negative: Annotated[str, Field(max_length=100_000, description="what is to be avoided")] = ""
+    image: Annotated[ImageInput, Field(description="how the image tensor is read")] = ImageInput()
+    segs: Annotated[SegsInput, Field(description="the segments to redraw")] = SegsInput()
     crop_factor: Annotated[
-        float, Field(ge=1.0, le=100.0, description="for SEGS without a crop_region")
+        float,
+        Field(ge=1.0, le=100.0, description="crop region over box, for SEGS without a crop_region"),
     ] = 3.0
-    crop_min_size: Annotated[Side | None, Field(description="least side of such a region")] = None
+    crop_min_size: Annotated[Side | None, Field(description="least side of such a region, px")] = (
+        None
+    )
 
-    guide_size: Annotated[float, Field(ge=64, le=16384)] = 512
+    guide_size: Annotated[
+        float, Field(ge=64, le=16384, description="shorter side that a SEG is scaled up to, px")
+    ] = 512
     guide_size_for: Annotated[
         bool, Field(description="true: the box is scaled to guide_size; false: the crop region")
     ] = True
-    max_size: Annotated[float, Field(ge=64, le=16384)] = 768
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
-    cfg: Annotated[float, Field(ge=0, le=100)] = 8.0
-    sampler_name: SamplerName = "euler"
-    scheduler: SchedulerName = "normal"
-    denoise: Annotated[float, Field(ge=0.0001, le=1)] = 0.5
-    noise_mask: bool = True
-    force_inpaint: bool = True
-    batch_size: Annotated[int, Field(ge=1, le=100)] = 1
-    cycle: Annotated[int, Field(ge=1, le=10)] = 1
-    noise_mask_feather: Annotated[int, Field(ge=0, le=100)] = 20
+    max_size: Annotated[
+        float, Field(ge=64, le=16384, description="most that a sampled crop's side may be, px")
+    ] = 768
+    seed: Annotated[
+        int, Field(ge=0, le=2**64 - 1, description="of the noise; pass n samples with seed + n")
+    ] = 0
+    steps: Annotated[int, Field(ge=1, le=10_000, description="sampling steps per cycle")] = 20
+    cfg: Annotated[float, Field(ge=0, le=100, description="classifier-free guidance scale")] = 8.0
+    sampler_name: Annotated[SamplerName, Field(description="the sampler")] = "euler"
+    scheduler: Annotated[SchedulerName, Field(description="the noise levels")] = "normal"
+    denoise: Annotated[
+        float, Field(ge=0.0001, le=1, description="share of the schedule that is run")
+    ] = 0.5
+    noise_mask: Annotated[
+        bool, Field(description="redraw only inside the mask, not the whole crop")
+    ] = True
+    force_inpaint: Annotated[
+        bool, Field(description="redraw also SEGS that are large enough already")
+    ] = True
+    batch_size: Annotated[int, Field(ge=1, le=100, description="passes over all SEGS")] = 1
+    cycle: Annotated[int, Field(ge=1, le=10, description="samplings in a row of each SEG")] = 1
+    noise_mask_feather: Annotated[
+        int,
+        Field(ge=0, le=100, description="blur radius of the noise mask, px; 0 keeps it hard"),
+    ] = 20
 
-    paste: PasteOptions = PasteOptions()
-    output: OutputOptions = OutputOptions()
+    paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
+    output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
 
 
 class SegReport(Model):
@@ -222,7 +293,7 @@ class SegReport(Model):
     seed: int | None = None
     steps_run: int = 0
     sample_s: Annotated[float, Field(description="seconds from encode to decode")] = 0.0
-    image: Annotated[Buffer | None, Field(description="place in the output seg_images")] = None
+    image: Annotated[Buffer | None, Field(description="place in the output detailed_segs")] = None
 
 
 class ImageReport(Model):
@@ -243,44 +314,21 @@ class Report(Model):
     times_s: Annotated[dict[str, float], Field(description="seconds per stage")]
 
 
-class ErrorDetail(Model):
-    """A refused or failed request. It ends the gRPC status message as one line of JSON."""
-
-    code: ErrorCode
-    message: str
-    field: Annotated[str | None, Field(description="path in the request, e.g. segs.items.2.mask")]
-    value: Annotated[str | None, Field(description="what was sent, shortened")] = None
-    allowed: Annotated[str | None, Field(description="what would have been accepted")] = None
-    request_id: str = ""
-
-
-class ContractError(ValueError):
-    """Input that breaks the contract; carries the :class:`ErrorDetail` for the answer."""
-
-    def __init__(self, detail: ErrorDetail) -> None:
-        super().__init__(detail.message)
-        self.detail = detail
-
-
-def invalid(field: str, message: str, *, value: object = None, allowed: str | None = None) -> ContractError:
-    """The error for one wrong ``field``; ``value`` is shortened to 80 characters."""
-    shown = None if value is None else _shorten(value)
-    text = f"{field}: {message}"
-    if shown is not None:
-        text += f" (got {shown})"
-    if allowed is not None:
-        text += f"; allowed: {allowed}"
-    return ContractError(
-        ErrorDetail(code="INVALID_ARGUMENT", message=text, field=field, value=shown, allowed=allowed)
-    )
-
-
 def parse_request(text: str | bytes) -> DetailRequest:
     """Validates the JSON of a request.
 
     Raises:
         ContractError: names the first wrong field, its value and what is allowed.
+
+    Example:
+        >>> parse_request('{"pipeline": "base", "steps": 12}').steps
+        12
     """
+    size = len(text)
+    if size > MAX_REQUEST_BYTES:
+        raise invalid(
+            "request", f"too long: {size} bytes", allowed=f"at most {MAX_REQUEST_BYTES} bytes"
+        )
     try:
         return DetailRequest.model_validate_json(text)
     except ValidationError as error:
@@ -288,29 +336,11 @@ def parse_request(text: str | bytes) -> DetailRequest:
 
 
 def from_validation_error(error: ValidationError) -> ContractError:
-    """Turns pydantic's first complaint into ours."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "request"
-    allowed = _allowed(first["type"], first.get("ctx") or {})
-    value = first.get("input")
-    simple = isinstance(value, (str, int, float, bool, list, tuple)) or value is None
-    return invalid(field, first["msg"], value=value if simple else None, allowed=allowed)
+    """Turns the first complaint about a :class:`DetailRequest` into ours."""
+    return refusals.from_validation_error(error, request_schema())
 
 
-def _allowed(kind: str, ctx: dict[str, Any]) -> str | None:
-    if kind == "extra_forbidden":
-        return "the fields of the published schema"
-    if kind == "literal_error":
-        return str(ctx["expected"])
-    for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-        if key in ctx:
-            return f"{sign} {ctx[key]}"
-    for key in ("max_length", "min_length", "pattern"):
-        if key in ctx:
-            return f"{key} {ctx[key]}"
-    return None
-
-
-def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+@functools.cache
+def request_schema() -> dict[str, Any]:
+    """The JSON Schema of :class:`DetailRequest`."""
+    return DetailRequest.model_json_schema()
