@@ -1,0 +1,139 @@
+"""Arrays as the contract means them: float32 in 0..1, and their bytes on the wire."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segs_client.contract import Buffer, invalid
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+AnyArray: TypeAlias = npt.NDArray[Any]
+
+
+def as_unit_floats(value: npt.ArrayLike, name: str, axes: Literal[2, 3]) -> FloatArray:
+    """A read-only float32 copy of a mask ``[h, w]`` or a picture ``[h, w, 3]``, in 0..1.
+
+    Args:
+        value: float or bool in 0..1, or uint8 in 0..255 (divided by 255).
+        name: what errors call it.
+        axes: 2 for a mask, 3 for a picture.
+
+    Raises:
+        ContractError: wrong dtype, shape, or values outside 0..1.
+
+    Example:
+        >>> as_unit_floats(np.array([[0, 255]], np.uint8), "mask", 2)
+        array([[0., 1.]], dtype=float32)
+    """
+    array = np.asarray(value)
+    wanted = "[height, width]" if axes == 2 else "[height, width, 3]"
+    if array.ndim != axes or array.size == 0 or (axes == 3 and array.shape[2] != 3):
+        raise invalid(name, "wrong shape", value=list(array.shape), allowed=wanted)
+    if array.dtype == np.uint8:
+        floats = from_bytes(array)
+    elif array.dtype.kind in "fb":
+        floats = array.astype(np.float32, order="C", copy=True)
+    else:
+        allowed = "float or bool in 0..1, or uint8 in 0..255"
+        raise invalid(name, "wrong dtype", value=str(array.dtype), allowed=allowed)
+    low, high = float(floats.min()), float(floats.max())
+    if not (low >= 0 and high <= 1):
+        raise invalid(name, f"values from {low:g} to {high:g}", allowed="0 … 1, no NaN")
+    floats.setflags(write=False)
+    return floats
+
+
+def from_bytes(array: AnyArray) -> FloatArray:
+    """uint8 0..255 as float32 0..1, the division done in float32."""
+    return np.ascontiguousarray(array).astype(np.float32) / np.float32(255)
+
+
+def encode(array: FloatArray, offset: int) -> tuple[Buffer, bytes]:
+    """The bytes of a float array in 0..1, and where they lie: uint8 if that loses nothing.
+
+    What :func:`decode` makes of it equals ``array`` bit for bit.
+
+    Example:
+        >>> encode(np.ones((2, 2), np.float32), offset=10)[0].encoding
+        'uint8'
+    """
+    data, encoding = as_lossless_bytes(array)
+    buffer = Buffer(offset=offset, length=len(data), shape=array.shape, encoding=encoding)
+    return buffer, data
+
+
+def as_lossless_bytes(array: FloatArray) -> tuple[bytes, Literal["uint8", "float32"]]:
+    """The shortest raw encoding that gives the same float32 bits back."""
+    rounded = np.rint(array * np.float32(255)).astype(np.uint8)
+    same = np.array_equal(from_bytes(rounded).view(np.uint32), array.view(np.uint32))
+    if same:
+        return rounded.tobytes(), "uint8"
+    return array.astype("<f4", copy=False).tobytes(), "float32"
+
+
+def decode(buffer: Buffer, tensor: ByteArray, name: str) -> FloatArray:
+    """Reads the array that ``buffer`` describes out of a concatenated byte tensor.
+
+    Args:
+        buffer: place, shape and encoding.
+        tensor: uint8 ``[n]``.
+        name: what errors call it, e.g. ``segs.items.0.mask``.
+
+    Returns:
+        float32 ``[h, w]`` or ``[h, w, 3]``, 0..1 (raw float32 values are not checked).
+
+    Raises:
+        ContractError: the buffer lies outside the tensor, or its file is not such a picture.
+    """
+    end = buffer.offset + buffer.length
+    if end > tensor.size:
+        raise invalid(name, f"ends at byte {end}", allowed=f"a tensor of {tensor.size} bytes")
+    data = tensor[buffer.offset : end].tobytes()
+    if buffer.encoding == "float32":
+        return np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(buffer.shape)
+    if buffer.encoding == "uint8":
+        return from_bytes(np.frombuffer(data, np.uint8).reshape(buffer.shape))
+    return from_bytes(_decode_png(buffer, data, name))
+
+
+def _decode_png(buffer: Buffer, data: bytes, name: str) -> ByteArray:
+    mode = "L" if len(buffer.shape) == 2 else "RGB"
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if (picture.height, picture.width) != buffer.shape[:2] or picture.mode != mode:
+                found = f"{picture.mode} {picture.height}×{picture.width}"
+                allowed = f"{mode} {buffer.shape[0]}×{buffer.shape[1]}"
+                raise invalid(
+                    name, "not the picture that was announced", value=found, allowed=allowed
+                )
+            return np.asarray(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise invalid(name, "not a readable PNG file") from None
+
+
+def resize_bilinear(mask: FloatArray, height: int, width: int) -> FloatArray:
+    """A mask ``[h, w]`` resized bilinearly, pixel centres at half-integers, no smoothing.
+
+    Example:
+        >>> resize_bilinear(np.array([[0, 1]], np.float32), 1, 4)
+        array([[0.  , 0.25, 0.75, 1.  ]], dtype=float32)
+    """
+    top, bottom, down = _neighbours(mask.shape[0], height)
+    left, right, across = _neighbours(mask.shape[1], width)
+    columns = mask[:, left] * (1 - across) + mask[:, right] * across
+    resized = columns[top] * (1 - down)[:, None] + columns[bottom] * down[:, None]
+    return np.asarray(resized, np.float32)
+
+
+def _neighbours(old: int, new: int) -> tuple[AnyArray, AnyArray, FloatArray]:
+    """Indices before and after each new pixel's centre [new], and the weight of the latter."""
+    centre = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    before = centre.astype(np.intp)
+    after = np.minimum(before + 1, old - 1)
+    return before, after, (centre - before).astype(np.float32)

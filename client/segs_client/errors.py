@@ -1,0 +1,160 @@
+"""Every exception this package raises, and the one mapping from the transport's errors to them.
+
+::
+
+    SegsError
+    ├── InvalidRequest      the request breaks the contract; also a ValueError
+    ├── ServerUnavailable   not reachable, not ready or overloaded: try again
+    ├── DeadlineExceeded    the time-out passed before the answer
+    ├── Cancelled           the call was cancelled
+    └── ServerError         the server failed; its log explains the request id
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from tritonclient.utils import InferenceServerException
+
+from segs_client.contract import ContractError, ErrorCode, ErrorDetail
+
+if TYPE_CHECKING:  # importing gRPC takes a while, and the server's models have no use for it
+    import grpc
+
+
+class SegsError(Exception):
+    """Root of this package's errors.
+
+    Attributes:
+        message: one sentence for people.
+        code: the contract's error code.
+        request_id: the call's id, empty where there was no call.
+        retryable: whether the same call may succeed later.
+    """
+
+    code: ErrorCode = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, request_id: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+
+
+class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happened
+    """The request was refused: ``field`` had ``value``, where ``allowed`` was expected."""
+
+    code: ErrorCode = "INVALID_ARGUMENT"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str = "",
+        field: str | None = None,
+        value: str | None = None,
+        allowed: str | None = None,
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+class ServerUnavailable(SegsError):  # noqa: N818
+    """The server cannot be reached, is not ready or is overloaded; a later try may succeed."""
+
+    code: ErrorCode = "UNAVAILABLE"
+    retryable: ClassVar[bool] = True
+
+
+class DeadlineExceeded(SegsError):  # noqa: N818
+    """The call's time-out passed before the answer came."""
+
+    code: ErrorCode = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(SegsError):  # noqa: N818
+    """The call was cancelled."""
+
+    code: ErrorCode = "CANCELLED"
+
+
+class ServerError(SegsError):
+    """The server failed to do its work; its log explains the request id."""
+
+
+_CLASSES: dict[ErrorCode, type[SegsError]] = {
+    "UNAVAILABLE": ServerUnavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "CANCELLED": Cancelled,
+    "INTERNAL": ServerError,
+}
+_CODES: dict[str, ErrorCode] = {
+    "INVALID_ARGUMENT": "INVALID_ARGUMENT",
+    "OUT_OF_RANGE": "INVALID_ARGUMENT",
+    "UNAVAILABLE": "UNAVAILABLE",
+    "RESOURCE_EXHAUSTED": "UNAVAILABLE",
+    "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
+    "CANCELLED": "CANCELLED",
+}
+_QUEUE_TIMEOUT = "timeout expired"  # Triton reports a request that waited too long as UNAVAILABLE
+
+
+def from_transport(
+    error: InferenceServerException | grpc.RpcError, *, request_id: str = ""
+) -> SegsError:
+    """Maps an error of tritonclient or gRPC to this package's.
+
+    The server's own :class:`~segs_client.contract.ErrorDetail` decides where the status message
+    carries one; else the gRPC status code does.
+
+    Example:
+        >>> from_transport(InferenceServerException("no connection", "StatusCode.UNAVAILABLE"))
+        ServerUnavailable('no connection')
+    """
+    if isinstance(error, InferenceServerException):
+        text, status = error.message() or "", error.status() or ""
+    else:
+        text, status = _details_of(error)
+    detail = ErrorDetail.from_status_message(text)
+    if detail is None:
+        code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
+        if code == "UNAVAILABLE" and _QUEUE_TIMEOUT in text.lower():
+            code = "DEADLINE_EXCEEDED"
+        message = text.strip() or f"the server answered {status or 'an unknown error'}"
+        detail = ErrorDetail(code=code, message=message)
+    return from_detail(detail, request_id=request_id)
+
+
+def from_detail(detail: ErrorDetail, *, request_id: str = "") -> SegsError:
+    """The exception for ``detail``; ``request_id`` is used where the detail has none."""
+    request_id = detail.request_id or request_id
+    if detail.code == "INVALID_ARGUMENT":
+        return InvalidRequest(
+            detail.message,
+            request_id=request_id,
+            field=detail.field,
+            value=detail.value,
+            allowed=detail.allowed,
+        )
+    return _CLASSES[detail.code](detail.message, request_id=request_id)
+
+
+@contextlib.contextmanager
+def contract_checked() -> Iterator[None]:
+    """Context manager or decorator: a ContractError raised inside becomes InvalidRequest."""
+    try:
+        yield
+    except ContractError as error:
+        raise from_detail(error.detail) from None
+
+
+def _details_of(error: grpc.RpcError) -> tuple[str, str]:
+    # A raised RpcError is in practice a grpc.Call too, but the base class promises neither method.
+    details = getattr(error, "details", None)
+    code = getattr(error, "code", None)
+    text = details() if callable(details) else str(error)
+    return text or "", str(code()) if callable(code) else ""

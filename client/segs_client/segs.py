@@ -1,0 +1,301 @@
+"""SEGS: the segments of a picture, and the ways to make them from boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segs_client.arrays import FloatArray, as_unit_floats
+from segs_client.boxes import Box, Size, checked_box, checked_size, crop_region
+from segs_client.contours import filled_regions
+from segs_client.contract import invalid
+from segs_client.errors import contract_checked
+
+__all__ = ["Box", "Seg", "Segs", "Size", "crop_region"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seg:
+    """One segment of a picture.
+
+    Attributes:
+        mask: float32 [h, w], 0..1, of the crop region's size; what is to be redrawn.
+        bbox: x1, y1, x2, y2 in pixels, half-open; its size decides the scale.
+        crop_region: x1, y1, x2, y2 in pixels, half-open; what the network gets to see.
+        confidence: of the detector.
+        label: free text.
+        image: float32 [h, w, 3], 0..1: a crop used instead of cutting the picture; or None.
+
+    Masks and images given as bool, other floats or uint8 are converted; the arrays held are
+    read-only copies.
+
+    Raises:
+        InvalidRequest: wrong shape, dtype or values, or a box without area.
+
+    Example:
+        >>> seg = Seg(mask=np.ones((40, 30)), bbox=(5, 5, 20, 30), crop_region=(0, 0, 30, 40))
+        >>> seg.mask.dtype
+        dtype('float32')
+    """
+
+    mask: FloatArray
+    bbox: Box
+    crop_region: Box
+    confidence: float = 1.0
+    label: str = ""
+    image: FloatArray | None = None
+
+    @contract_checked()
+    def __post_init__(self) -> None:
+        bbox = checked_box(self.bbox, "bbox")
+        region = checked_box(self.crop_region, "crop_region")
+        mask = as_unit_floats(self.mask, "mask", 2)
+        expected = (region[3] - region[1], region[2] - region[0])
+        if mask.shape != expected:
+            allowed = f"{list(expected)}, the size of crop_region {list(region)}"
+            raise invalid("mask", "wrong shape", value=list(mask.shape), allowed=allowed)
+        image = None if self.image is None else as_unit_floats(self.image, "image", 3)
+        for name, value in (
+            ("mask", mask),
+            ("bbox", bbox),
+            ("crop_region", region),
+            ("image", image),
+            ("confidence", float(self.confidence)),
+        ):
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Segs:
+    """The segments of one picture.
+
+    Attributes:
+        size: height and width that the pixels refer to. A picture of another size scales them.
+        items: the segments, in the order in which they are redrawn.
+
+    Example:
+        >>> segs = Segs.from_boxes([(10, 10, 50, 60)], size=(480, 640))
+        >>> len(segs), segs[0].crop_region
+        (1, (0, 0, 120, 150))
+    """
+
+    size: Size
+    items: tuple[Seg, ...] = ()
+
+    @contract_checked()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", checked_size(self.size))
+        object.__setattr__(self, "items", tuple(self.items))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Seg]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Seg:
+        return self.items[index]
+
+    @classmethod
+    @contract_checked()
+    def from_boxes(
+        cls,
+        boxes: Sequence[Sequence[int]],
+        size: Size,
+        crop_factor: float = 3.0,
+        crop_min_size: int | None = None,
+        labels: Sequence[str] | None = None,
+        confidences: Sequence[float] | None = None,
+    ) -> Segs:
+        """One SEG per box; its mask is the filled box.
+
+        Args:
+            boxes: x1, y1, x2, y2 in pixels, half-open.
+            size: height and width of the picture.
+            crop_factor: crop region over box, see :func:`crop_region`.
+            crop_min_size: least side of the crop region, px.
+            labels: one per box.
+            confidences: one per box.
+
+        Raises:
+            InvalidRequest: a box without area or outside the picture, lists of unequal length.
+
+        Example:
+            >>> Segs.from_boxes([(0, 0, 10, 10)], (100, 100), labels=["face"])[0].mask.sum()
+            np.float32(100.0)
+        """
+        texts = [""] * len(boxes) if labels is None else labels
+        numbers = [1.0] * len(boxes) if confidences is None else confidences
+        for name, values in (("labels", texts), ("confidences", numbers)):
+            if len(values) != len(boxes):
+                raise invalid(name, f"{len(values)} given", allowed=f"{len(boxes)}, one per box")
+        height, width = checked_size(size)
+        items = []
+        for index, (box, label, confidence) in enumerate(zip(boxes, texts, numbers, strict=True)):
+            bbox = checked_box(box, f"boxes.{index}")
+            if bbox[0] >= width or bbox[1] >= height:
+                allowed = f"boxes that overlap the picture, {width} wide and {height} high"
+                raise invalid(
+                    f"boxes.{index}", "outside the picture", value=list(bbox), allowed=allowed
+                )
+            region = crop_region(bbox, size, crop_factor, crop_min_size)
+            items.append(
+                Seg(box_mask(bbox, region), bbox, region, confidence=confidence, label=label)
+            )
+        return cls(size, tuple(items))
+
+    @classmethod
+    @contract_checked()
+    def from_mask(
+        cls,
+        mask: npt.ArrayLike,
+        *,
+        combined: bool = False,
+        crop_factor: float = 3.0,
+        bbox_fill: bool = False,
+        drop_size: int = 10,
+        contour_fill: bool = True,
+        crop_min_size: int | None = None,
+        label: str = "",
+    ) -> Segs:
+        """SEGS of a whole picture's mask: one per outer contour, or one of them all.
+
+        A pixel belongs to a contour if its value is at least 1/255. Contours come in the
+        reverse of reading order, as the reference gives them.
+
+        Args:
+            mask: [H, W]; float or bool in 0..1, or uint8 in 0..255.
+            combined: one SEG of everything. Its box ends one pixel short of the last foreground
+                row and column, as in the reference, and its mask is the picture's own.
+            crop_factor: crop region over box, see :func:`crop_region`.
+            bbox_fill: the mask is the box. Of a combined SEG, the mask's values are kept and the
+                box is filled at the picture's coordinates counted from the crop's corner, as in
+                the reference; the two agree where the crop region starts at 0, 0.
+            drop_size: contours with a side below this many pixels are dropped; of no effect on
+                a combined SEG.
+            contour_fill: true: the mask is 1 inside the contour, holes and all; false: it has
+                the values of ``mask`` there. Of no effect on a combined SEG.
+            crop_min_size: least side of the crop region, px.
+            label: of every SEG.
+
+        Raises:
+            InvalidRequest: not such a mask.
+
+        Example:
+            >>> mask = np.zeros((100, 100), np.float32)
+            >>> mask[20:60, 30:70] = 1
+            >>> Segs.from_mask(mask, crop_factor=1)[0].bbox
+            (30, 20, 70, 60)
+        """
+        values = as_unit_floats(mask, "mask", 2)
+        size = checked_size(values.shape)
+        foreground = np.trunc(values * np.float32(255)) > 0
+        found = []
+        if combined:
+            box = _combined_box(foreground)
+            if box is not None:
+                region = crop_region(box, size, crop_factor, crop_min_size)
+                crop = values[_window(region)].copy()
+                if bbox_fill:
+                    crop[box[1] : box[3], box[0] : box[2]] = 1
+                found.append(Seg(crop, box, region, label=label))
+            return cls(size, tuple(found))
+
+        regions = filled_regions(foreground)
+        sides = regions.boxes[:, 2:] - regions.boxes[:, :2]
+        for index in np.flatnonzero((sides >= drop_size).all(axis=1))[::-1]:
+            x1, y1, x2, y2 = (int(value) for value in regions.boxes[index])
+            box = (x1, y1, x2, y2)
+            region = crop_region(box, size, crop_factor, crop_min_size)
+            inside = regions.labels[_window(region)] == index + 1
+            if bbox_fill:
+                crop = box_mask(box, region)
+            elif contour_fill:
+                crop = inside.astype(np.float32)
+            else:
+                crop = np.where(inside, values[_window(region)], np.float32(0))
+            found.append(Seg(crop, box, region, label=label))
+        return cls(size, tuple(found))
+
+    @classmethod
+    @contract_checked()
+    def from_masks(
+        cls,
+        masks: Sequence[npt.ArrayLike],
+        *,
+        combined: bool = False,
+        crop_factor: float = 3.0,
+        bbox_fill: bool = False,
+        drop_size: int = 10,
+        contour_fill: bool = True,
+        crop_min_size: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Segs:
+        """The SEGS of several masks of one picture, one mask after another.
+
+        Args: as :meth:`from_mask`; ``labels`` has one entry per mask.
+
+        Raises:
+            InvalidRequest: no mask, masks of unequal size, or labels of another number.
+
+        Example:
+            >>> Segs.from_masks([np.ones((50, 50)), np.zeros((50, 50))], labels=["a", "b"])[0].label
+            'a'
+        """
+        texts = [""] * len(masks) if labels is None else labels
+        if not masks or len(texts) != len(masks):
+            raise invalid(
+                "masks",
+                f"{len(masks)} masks and {len(texts)} labels",
+                allowed="at least one mask, one label per mask",
+            )
+        parts = [
+            cls.from_mask(
+                mask,
+                combined=combined,
+                crop_factor=crop_factor,
+                bbox_fill=bbox_fill,
+                drop_size=drop_size,
+                contour_fill=contour_fill,
+                crop_min_size=crop_min_size,
+                label=label,
+            )
+            for mask, label in zip(masks, texts, strict=True)
+        ]
+        return parts[0].plus(*parts[1:])
+
+    @contract_checked()
+    def plus(self, *others: Segs) -> Segs:
+        """These SEGS followed by those of ``others``, which must refer to the same size."""
+        for other in others:
+            if other.size != self.size:
+                allowed = f"{list(self.size)}, height and width of the others"
+                raise invalid("size", "unequal", value=list(other.size), allowed=allowed)
+        return Segs(self.size, self.items + tuple(seg for other in others for seg in other.items))
+
+
+def _combined_box(foreground: npt.NDArray[np.bool_]) -> Box | None:
+    rows, columns = (np.flatnonzero(foreground.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    x1, x2 = int(columns[0]), int(columns[-1])
+    y1, y2 = int(rows[0]), int(rows[-1])
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
+def box_mask(box: Box, region: Box) -> FloatArray:
+    """The mask of ``region``'s size [h, w] that is 1 inside ``box`` and 0 elsewhere."""
+    x1, y1, x2, y2 = region
+    mask = np.zeros((y2 - y1, x2 - x1), np.float32)
+    left, top, right, bottom = (
+        max(edge - corner, 0) for edge, corner in zip(box, (x1, y1, x1, y1), strict=True)
+    )
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def _window(region: Box) -> tuple[slice, slice]:
+    return slice(region[1], region[3]), slice(region[0], region[2])
