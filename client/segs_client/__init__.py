@@ -1,1 +1,56 @@
-"""Client of SEGS Detailer."""
+"""Client of SEGS Detailer: submit segments of a picture over gRPC, get them redrawn.
+
+Example::
+
+    from segs_client import Client, Segs
+
+    segs = Segs.from_boxes([(40, 50, 80, 100)], size=(192, 256))
+    with Client("127.0.0.1:8001", pipeline="base") as client:
+        result = client.detail("photo.png", segs, prompt="a smiling face", seed=7)
+    result.image.save("detailed.png")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from segs_client.contract import DetailRequest, OutputOptions, PasteOptions, Report, SegReport
+from segs_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    SegsError,
+    ServerError,
+    ServerUnavailable,
+)
+from segs_client.messages import DetailResult
+from segs_client.segs import Seg, Segs, crop_region
+
+if TYPE_CHECKING:
+    from segs_client.client import Client
+
+__all__ = [
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "DetailRequest",
+    "DetailResult",
+    "InvalidRequest",
+    "OutputOptions",
+    "PasteOptions",
+    "Report",
+    "Seg",
+    "SegReport",
+    "Segs",
+    "SegsError",
+    "ServerError",
+    "ServerUnavailable",
+    "crop_region",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The server imports the contract from here and must not load gRPC for it.
+    if name == "Client":
+        from segs_client.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

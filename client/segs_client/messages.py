@@ -1,0 +1,201 @@
+"""Requests built and answers parsed: pure functions that every client shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from segs_client import arrays, contract
+from segs_client.arrays import ByteArray, FloatArray
+from segs_client.boxes import Size, checked_box
+from segs_client.contract import (
+    DetailRequest,
+    Report,
+    SegReport,
+    invalid,
+)
+from segs_client.errors import ServerError, contract_checked
+from segs_client.pictures import Picture, decode_picture, encode_picture
+from segs_client.refusals import closest_name
+from segs_client.segs import Seg, Segs, box_mask
+
+_OWN_FIELDS = ("version", "image", "segs")
+OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltRequest:
+    """A checked request and the tensors that travel with it.
+
+    Attributes:
+        request: the ``request`` tensor's content.
+        image: uint8 [n]: an encoded file or raw pixels.
+        masks: uint8 [n], or None where no SEG brings a mask.
+        seg_images: uint8 [n], or None where no SEG brings a crop.
+        image_size: height and width of the picture.
+        segs: the SEGS sent, or None where boxes were.
+    """
+
+    request: DetailRequest
+    image: ByteArray
+    masks: ByteArray | None
+    seg_images: ByteArray | None
+    image_size: Size
+    segs: Segs | None
+
+
+@dataclass(frozen=True, eq=False)
+class DetailResult:
+    """The server's answer.
+
+    Attributes:
+        image: the picture with all detailed crops pasted, RGB; None with output.image "none".
+        segs: one SEG per SEG and pass, in the order of ``report.segs``, in pixels of the picture;
+            each holds its detailed crop where output.seg_images asked for them.
+        report: what became of each SEG.
+    """
+
+    image: Image.Image | None
+    segs: Segs
+    report: Report
+
+
+@contract_checked()
+def build(
+    image: Picture,
+    segs: Segs | Sequence[Sequence[int]],
+    *,
+    pipeline: str,
+    **options: Any,
+) -> BuiltRequest:
+    """Builds a request.
+
+    Args:
+        image: see :func:`segs_client.pictures.encode_picture`.
+        segs: SEGS, or boxes (x1, y1, x2, y2; half-open pixels) around which the server makes crop
+            regions with ``crop_factor`` and ``crop_min_size``.
+        pipeline: name of a compiled checkpoint.
+        options: the other fields of :class:`~segs_client.contract.DetailRequest`.
+
+    Raises:
+        InvalidRequest: an unknown option or a value out of range.
+        OSError: the image's path cannot be read.
+
+    Example:
+        >>> built = build(np.zeros((64, 64, 3)), [(8, 8, 40, 40)], pipeline="base", steps=4)
+        >>> built.request.steps, built.request.segs.items[0].bbox
+        (4, (8, 8, 40, 40))
+    """
+    _refuse_unknown(options)
+    declared, pixels, size = encode_picture(image)
+    masks, crops = _Concatenation(), _Concatenation()
+    if isinstance(segs, Segs):
+        items = [_item(seg, masks, crops) for seg in segs]
+    else:
+        boxes = [checked_box(box, f"segs.items.{index}.bbox") for index, box in enumerate(segs)]
+        items = [{"bbox": box} for box in boxes]
+    declared_segs = {"size": segs.size if isinstance(segs, Segs) else size, "items": items}
+    try:
+        request = DetailRequest.model_validate(
+            {"pipeline": pipeline, "image": declared, "segs": declared_segs, **options}
+        )
+    except ValidationError as error:
+        raise contract.from_validation_error(error) from None
+    return BuiltRequest(
+        request=request,
+        image=pixels,
+        masks=masks.tensor(),
+        seg_images=crops.tensor(),
+        image_size=size,
+        segs=segs if isinstance(segs, Segs) else None,
+    )
+
+
+def parse(
+    built: BuiltRequest, report: str | bytes, image: ByteArray, seg_images: ByteArray
+) -> DetailResult:
+    """Reads the answer to ``built``.
+
+    Args:
+        built: the request, whose masks the resulting SEGS keep.
+        report: JSON of a :class:`~segs_client.contract.Report`.
+        image: uint8 [n], the ``image`` output.
+        seg_images: uint8 [n], the ``seg_images`` output.
+
+    Raises:
+        ServerError: the answer breaks the contract.
+    """
+    try:
+        parsed = Report.model_validate_json(report)
+        picture = decode_picture(parsed.image, image)
+        height, width, _ = parsed.image.shape
+        items = tuple(_answered(built, seg, seg_images) for seg in parsed.segs)
+        return DetailResult(picture, Segs((height, width), items), parsed)
+    except (ValueError, LookupError) as error:  # pydantic's and the contract's errors among them
+        raise ServerError(f"the server's answer breaks the contract: {error}") from error
+
+
+class _Concatenation:
+    """Collects arrays into one byte tensor."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def add(self, array: FloatArray) -> contract.Buffer:
+        buffer, data = arrays.encode(array, self._length)
+        self._parts.append(data)
+        self._length += len(data)
+        return buffer
+
+    def tensor(self) -> ByteArray | None:
+        return np.frombuffer(b"".join(self._parts), np.uint8) if self._parts else None
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            closest = closest_name(name, OPTIONS)
+            known = ", ".join(OPTIONS)
+            allowed = f"closest is '{closest}' among {known}" if closest else known
+            raise invalid(name, "unknown option", allowed=allowed)
+
+
+def _item(seg: Seg, masks: _Concatenation, crops: _Concatenation) -> dict[str, Any]:
+    return {
+        "bbox": seg.bbox,
+        "crop_region": seg.crop_region,
+        "label": seg.label,
+        "confidence": seg.confidence,
+        "mask": masks.add(seg.mask),
+        "image": None if seg.image is None else crops.add(seg.image),
+    }
+
+
+def _answered(built: BuiltRequest, seg: SegReport, seg_images: ByteArray) -> Seg:
+    x1, y1, x2, y2 = seg.crop_region
+    if built.segs is None:
+        mask = box_mask(seg.bbox, seg.crop_region)
+    else:
+        mask = built.segs[seg.index].mask
+        if mask.shape != (y2 - y1, x2 - x1):  # the SEGS were scaled to the picture
+            mask = arrays.resize_bilinear(mask, y2 - y1, x2 - x1)
+    return Seg(
+        mask=mask,
+        bbox=seg.bbox,
+        crop_region=seg.crop_region,
+        confidence=seg.confidence,
+        label=seg.label,
+        image=_crop(seg, seg_images),
+    )
+
+
+def _crop(seg: SegReport, seg_images: ByteArray) -> FloatArray | None:
+    if seg.image is None:
+        return None
+    return arrays.decode(seg.image, seg_images, f"segs.{seg.index}.image")

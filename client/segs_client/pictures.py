@@ -1,0 +1,108 @@
+"""Pictures on their way to the server and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+from segs_client.arrays import ByteArray
+from segs_client.boxes import Size
+from segs_client.contract import ImageInput, ImageReport, invalid
+
+Picture: TypeAlias = "Image.Image | npt.NDArray[Any] | bytes | str | Path"
+
+_SENT_AS_IS = ("PNG", "JPEG", "WEBP")
+
+
+def encode_picture(picture: Picture) -> tuple[ImageInput, ByteArray, Size]:
+    """How a picture is sent: its declaration, its bytes (uint8 [n]) and its (height, width).
+
+    Args:
+        picture: a PIL image; an array [H, W, 3], uint8 or float in 0..1 (becomes
+            ``trunc(clip(255 * x, 0, 255))``); an encoded file's bytes; or its path. RGB files of
+            PNG, JPEG and WebP are sent untouched, all else as raw RGB pixels, an orientation
+            that the file asks for applied and transparency dropped.
+
+    Raises:
+        ContractError: not a picture, more than one, or an array of another kind.
+        OSError: the path cannot be read.
+
+    Example:
+        >>> declared, data, size = encode_picture(np.zeros((2, 4, 3), np.uint8))
+        >>> declared.shape, data.size, size
+        ((2, 4, 3), 24, (2, 4))
+    """
+    if isinstance(picture, (str, Path)):
+        picture = Path(picture).read_bytes()
+    if isinstance(picture, bytes):
+        return _encode_file(picture)
+    if isinstance(picture, Image.Image):
+        return _encode_pixels(np.asarray(picture.convert("RGB")))
+    return _encode_pixels(_as_pixels(picture))
+
+
+def decode_picture(form: ImageReport, data: ByteArray) -> Image.Image | None:
+    """The picture of an answer, RGB; None where none was asked for.
+
+    Raises:
+        ContractError: ``data`` is not the picture that ``form`` announces.
+    """
+    if form.encoding == "none":
+        return None
+    height, width, _ = form.shape
+    if form.encoding == "raw":
+        if data.size != height * width * 3:
+            raise invalid("image", f"{data.size} bytes", allowed=f"{height * width * 3} bytes")
+        return Image.fromarray(data.reshape(form.shape))
+    try:
+        with Image.open(io.BytesIO(data.tobytes()), formats=[form.encoding.upper()]) as picture:
+            decoded = picture.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise invalid("image", f"not a readable {form.encoding} file") from None
+    if decoded.size != (width, height):
+        raise invalid("image", "wrong size", value=decoded.size, allowed=str((width, height)))
+    return decoded
+
+
+def _encode_file(data: bytes) -> tuple[ImageInput, ByteArray, Size]:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if getattr(picture, "n_frames", 1) != 1:
+                frames = f"{getattr(picture, 'n_frames', 0)} frames"
+                raise invalid("image", "more than one picture", value=frames, allowed="one")
+            upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if picture.format in _SENT_AS_IS and picture.mode == "RGB" and upright:
+                return ImageInput(), np.frombuffer(data, np.uint8), (picture.height, picture.width)
+            return _encode_pixels(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        allowed = "PNG, JPEG, WebP or another file that Pillow reads"
+        raise invalid("image", "not a readable picture", allowed=allowed) from None
+
+
+def _encode_pixels(pixels: ByteArray) -> tuple[ImageInput, ByteArray, Size]:
+    height, width, _ = pixels.shape
+    declared = ImageInput(encoding="raw", shape=(height, width, 3))
+    return declared, np.ascontiguousarray(pixels).ravel(), (height, width)
+
+
+def _as_pixels(array: object) -> ByteArray:
+    if not isinstance(array, np.ndarray):
+        allowed = "a PIL image, a numpy array, an encoded file's bytes, or a path"
+        raise invalid("image", "not a picture", value=type(array).__name__, allowed=allowed)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        allowed = "[height, width, 3]"
+        raise invalid("image", "wrong shape", value=list(array.shape), allowed=allowed)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f":
+        allowed = "uint8, or float in 0..1"
+        raise invalid("image", "wrong dtype", value=str(array.dtype), allowed=allowed)
+    if not np.isfinite(array).all():
+        raise invalid("image", "not finite", allowed="values 0 … 1")
+    # float32 first: the reference's tensors are float32, and truncation depends on it.
+    return np.trunc(np.clip(array.astype(np.float32) * np.float32(255), 0, 255)).astype(np.uint8)

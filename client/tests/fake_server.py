@@ -1,0 +1,64 @@
+"""A tiny gRPC server that speaks Triton's protocol, for tests of the clients' transport."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+Handler = Callable[[Any, grpc.ServicerContext], dict[str, bytes]]
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers ``ModelInfer`` with what ``handler`` returns: output name to raw bytes."""
+
+    def __init__(self, handler: Handler, model_ready: bool = True) -> None:
+        self.handler = handler
+        self.model_ready = model_ready
+        self.requests: list[Any] = []
+
+    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ModelReadyResponse(ready=self.model_ready)
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.requests.append(request)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        for name, data in self.handler(request, context).items():
+            is_text = name == "report"
+            shape = [1] if is_text else [len(data)]
+            response.outputs.add(name=name, datatype="BYTES" if is_text else "UINT8", shape=shape)
+            prefix = len(data).to_bytes(4, "little") if is_text else b""
+            response.raw_output_contents.append(prefix + data)
+        return response
+
+
+def inputs_of(request: Any) -> dict[str, bytes]:
+    """Raw bytes of every input; the text's own of a BYTES [1] input."""
+    found = {}
+    for tensor, data in zip(request.inputs, request.raw_input_contents, strict=True):
+        found[tensor.name] = data[4:] if tensor.datatype == "BYTES" else data
+    return found
+
+
+@contextlib.contextmanager
+def serving(fake: FakeTriton) -> Iterator[str]:
+    """Runs ``fake`` on a free port of loopback and yields its address."""
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=unlimited)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=0).wait()
