@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from segs_client.contract import MODEL_NAME
 
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineError, load_all
@@ -33,7 +34,7 @@ def check_repositories(repositories: Sequence[Path], model_repository: Path) -> 
     try:
         pipelines = load_all(repositories)
     except PipelineError as error:
-        raise RepositoryError(str(error)) from error
+        raise RepositoryError(_short(error)) from error
     for name, (descriptor, folder) in pipelines.items():
         for network in descriptor.networks.values():
             if not (folder / network.model).is_dir():
@@ -47,10 +48,25 @@ def check_repositories(repositories: Sequence[Path], model_repository: Path) -> 
 def _check_models(folder: Path) -> None:
     """Triton takes every folder for a model, and one bad model stops the server."""
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not (path / "config.pbtxt").is_file():
+        if not path.is_dir():
+            continue
+        if not (path / "config.pbtxt").is_file():
             raise RepositoryError(
                 f"{path}: a folder without config.pbtxt is no Triton model; move it elsewhere"
             )
+        if not any(version.name.isdecimal() for version in path.iterdir()):
+            raise RepositoryError(f"{path}: a Triton model needs a version folder, such as 1")
+
+
+def _short(error: PipelineError) -> str:
+    """Of a descriptor's many complaints the first."""
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    first = cause.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    summary = str(error).partition(": ")[0]
+    return f"{summary}: not a pipeline descriptor: {field}: {first['msg']}; build it again"
 
 
 def has_detailer(model_repository: Path) -> bool:

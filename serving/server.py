@@ -75,19 +75,15 @@ class EmbeddedServer:
     @property
     def grpc_url(self) -> str:
         """``host:port`` for a gRPC client on this machine."""
-        return self._address("grpc")
-
-    @property
-    def http_url(self) -> str:
-        """``host:port`` for an HTTP client on this machine."""
-        return self._address("http")
+        return self.address("grpc")
 
     @property
     def log_path(self) -> Path | None:
         """The file with the server's output, if one was asked for."""
         return self.options.log_path
 
-    def _address(self, protocol: str) -> str:
+    def address(self, protocol: str) -> str:
+        """``host:port`` of ``grpc``, ``http`` or ``metrics`` for a client on this machine."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         host = local.get(self.options.host, self.options.host)
         shown = f"[{host}]" if ":" in host else host

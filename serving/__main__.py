@@ -1,0 +1,111 @@
+"""Command line: ``python -m serving serve`` and ``python -m serving canary``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from serving.canary import run_canary
+from serving.errors import ServingError
+from serving.options import MODEL_REPOSITORY, ServerOptions
+from serving.supervise import supervise
+
+log = logging.getLogger("serving")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, 1 after an error, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        if options.command == "serve":
+            supervise(_server_options(options), options.ready_file)
+        else:
+            taken_s = run_canary(options.url, options.pipeline, options.timeout)
+            log.info("pipeline %s answered in %.2f s", options.pipeline, taken_s)
+    except ServingError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _server_options(options: argparse.Namespace) -> ServerOptions:
+    return ServerOptions(
+        repositories=tuple(options.repository),
+        model_repository=options.model_repository,
+        host=options.host,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        tritonserver=options.tritonserver,
+        model_threads=options.model_threads,
+        log_level=options.log_level,
+        log_path=options.log_file,
+        start_timeout_s=options.start_timeout,
+        stop_timeout_s=options.stop_timeout,
+        canary=not options.no_canary,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    serve = commands.add_parser("serve", help="start tritonserver and keep it up")
+    add = serve.add_argument
+    add(
+        "--repository", type=Path, nargs="+", action="extend", required=True, metavar="DIR",
+        help="folder of pipelines, as build_engines writes it; may be given several times",
+    )
+    add("--model-repository", type=Path, default=MODEL_REPOSITORY, metavar="DIR",
+        help="the project's own Triton models")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--grpc-port", type=_port, default=8001, help="default 8001; 0: any free one")
+    add("--http-port", type=_port, metavar="PORT", help="also serve HTTP (usually 8000)")
+    add("--metrics-port", type=_port, metavar="PORT",
+        help="also serve Prometheus metrics (usually 8002)")
+    add("--tritonserver", type=Path, metavar="PATH",
+        help="the server to run; default: on PATH, else the one in nvidia-pytriton")
+    add("--model-threads", type=_positive, default=1, metavar="N",
+        help="OpenMP threads of each Python model (the networks have their own; default 1)")
+    add("--ready-file", type=Path, metavar="FILE",
+        help="JSON with pid and ports, there while the server is ready")
+    add("--log-file", type=Path, metavar="FILE", help="keep tritonserver's own output here")
+    add("--start-timeout", type=float, default=600.0, metavar="SECONDS")
+    add("--stop-timeout", type=float, default=8.0, metavar="SECONDS",
+        help="for running requests to end before the server is killed")
+    add("--no-canary", action="store_true", help="be ready without having answered a request")
+
+    canary = commands.add_parser("canary", help="ask a running server for one tiny picture")
+    canary.add_argument("pipeline", help="name of the pipeline")
+    canary.add_argument("--url", default="127.0.0.1:8001", help="host:port of gRPC")
+    canary.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    for command in (serve, canary):
+        command.add_argument(
+            "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+        )
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port is 0 to 65535")
+    return port
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 at least")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

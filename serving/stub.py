@@ -1,0 +1,96 @@
+"""What our models share inside Triton's Python stub: tensors in and out, errors, set-up.
+
+Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from segs_client.contract import ContractError, ErrorDetail
+
+from preprocessing.plan import DeadlineExceededError
+
+REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
+
+Tensor = NDArray[Any] | bytes
+
+log = logging.getLogger(__name__)
+
+_CODES = {
+    "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
+    "UNAVAILABLE": pb_utils.TritonError.UNAVAILABLE,
+    # Triton has no such code; clients go by the detail in the message.
+    "DEADLINE_EXCEEDED": pb_utils.TritonError.CANCELLED,
+    "CANCELLED": pb_utils.TritonError.CANCELLED,
+    "INTERNAL": pb_utils.TritonError.INTERNAL,
+}
+
+
+def repositories() -> list[Path]:
+    """The folders that hold pipelines, as the one who started the server said."""
+    value = os.environ.get(REPOSITORIES_VARIABLE, "")
+    return [Path(part) for part in value.split(os.pathsep) if part]
+
+
+def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
+    """A flat uint8 input; None where an optional one is missing."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    array: NDArray[np.uint8] = tensor.as_numpy()
+    return array
+
+
+def required(request: Any, name: str) -> NDArray[np.uint8]:
+    """A flat uint8 input that Triton has made sure of."""
+    array = flat(request, name)
+    return np.empty(0, dtype=np.uint8) if array is None else array
+
+
+def text(request: Any, name: str) -> bytes:
+    """The one element of a BYTES input."""
+    value: bytes = pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]
+    return value
+
+
+def answer(**tensors: Tensor) -> Any:
+    """A response with these outputs: bytes as BYTES [1], arrays as they are."""
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor(
+                name, np.array([value], dtype=object) if isinstance(value, bytes) else value
+            )
+            for name, value in tensors.items()
+        ]
+    )
+
+
+def refusal(error: BaseException, request_id: str) -> Any:
+    """The response to a request that failed.
+
+    The caller learns what it can mend; what is our fault gets an id, and the log the story.
+    """
+    if isinstance(error, ContractError):
+        detail = error.detail.model_copy(update={"request_id": request_id})
+    elif isinstance(error, DeadlineExceededError):
+        detail = _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
+    else:
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident %s, request %r", incident, request_id, exc_info=error)
+        detail = _detail("INTERNAL", f"internal error; the log has incident {incident}", request_id)
+    return pb_utils.InferenceResponse(
+        output_tensors=[],
+        error=pb_utils.TritonError(detail.to_status_message(), _CODES[detail.code]),
+    )
+
+
+def _detail(code: Any, message: str, request_id: str) -> ErrorDetail:
+    return ErrorDetail(code=code, message=message, request_id=request_id)
