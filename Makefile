@@ -1,0 +1,86 @@
+# Everything a fresh machine needs is python3 (3.10 to 3.12) with venv, make and git.
+# Choose an interpreter with `make test PYTHON=python3.12`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+REQUIREMENTS := requirements.txt requirements-dev.txt pyproject.toml client/pyproject.toml
+FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& { echo "$$name"; break; }; done
+
+REPOSITORY ?= out/pipelines
+PYTEST_ARGS ?=
+SERVE_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+# PyPI's own torch brings gigabytes of CUDA. Empty it to take that one all the same.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: install
+install: $(STAMP) ## create .venv and install everything (all other targets do so)
+
+$(STAMP): $(REQUIREMENTS)
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.10, 3.11 or 3.12 is needed; found $$(python3 --version 2>&1 || true)." \
+			"Install python3 and python3-venv, or name one: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	if [ ! -x $(PY) ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+			version="$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+			echo "$$python cannot make virtual environments." \
+				"On Debian and Ubuntu: apt-get install python3-venv (or python$$version-venv)" >&2; \
+			exit 1; \
+		fi; \
+		rm -rf $(VENV); "$$python" -m venv $(VENV); \
+	fi
+	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
+	$(PIP_INSTALL) --no-deps --retries 1 $(TORCH_INDEX:%=--extra-index-url %) \
+		"$$(grep '^torch==' requirements.txt)"
+	$(PIP_INSTALL) -r requirements-dev.txt
+	$(PIP_INSTALL) --no-deps -e client -e .
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## build a small pipeline, serve it, and redraw a picture's segments
+	$(PY) -m examples.demo $(DEMO_ARGS)
+
+.PHONY: test
+test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff
+	$(PY) -m ruff check .
+
+.PHONY: types
+types: $(STAMP) ## mypy, strict
+	$(PY) -m mypy
+
+.PHONY: bench
+bench: $(STAMP) ## run the benchmarks (BENCH_ARGS=...)
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
+.PHONY: serve
+serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SERVE_ARGS=...)
+	$(PY) -m serving serve --repository $(REPOSITORY) $(SERVE_ARGS)
+
+.PHONY: clean
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info client/*.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
