@@ -1,0 +1,117 @@
+"""Attention as one onnxruntime operator, ``com.microsoft.MultiHeadAttention``.
+
+Exported plainly, attention is a dozen operators around a score matrix of heads × tokens ×
+tokens: 2.7 GB a row for a 768 px picture. The operator computes it in blocks (flash attention)
+on a CPU and with fused kernels on a GPU. Modules are switched to it only for the export; the
+results they are checked against come from the libraries' own attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from transformers import AttentionInterface, CLIPTextModel
+
+from build_engines.errors import CheckpointError
+
+CONTRIB_DOMAIN = "com.microsoft"
+_CLIP_ATTENTION = "segs_fused_causal"
+
+
+class _MultiHeadAttention(torch.autograd.Function):
+    """softmax(q·kᵀ·scale)·v over heads: q [B, S, H·E], k and v [B, T, H·E] → [B, S, H·E]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        scale: float,
+        causal: bool,
+    ) -> torch.Tensor:
+        q, k, v = (_split(x, heads).transpose(1, 2) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        return mixed.transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g: Any, q: Any, k: Any, v: Any, heads: int, scale: float, causal: bool) -> Any:
+        """The exporter's view: one node whose shape is the query's."""
+        out = g.op(
+            f"{CONTRIB_DOMAIN}::MultiHeadAttention",
+            *(q, k, v),
+            num_heads_i=heads,
+            scale_f=scale,
+            unidirectional_i=int(causal),
+        )
+        out.setType(q.type())
+        return out
+
+
+_attend: Any = _MultiHeadAttention.apply
+
+
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    # [B, S, H·E] → [B, S, H, E]
+    return x.reshape(x.shape[0], x.shape[1], heads, x.shape[2] // heads)
+
+
+class FusedAttention:
+    """A diffusers attention processor: the default one's arithmetic, on the fused operator."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention over tokens [B, S, C] or, in a VAE, pixels [B, C, h, w]; same shape back.
+
+        Raises:
+            CheckpointError: the layer has a part that SD's networks do not have.
+        """
+        for part in ("spatial_norm", "norm_q", "norm_k", "norm_cross"):
+            if getattr(attn, part, None):
+                raise CheckpointError(f"attention with {part} is not supported")
+        residual = hidden_states
+        if residual.ndim == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        mixed = _attend(q, k, v, attn.heads, attn.scale, False)
+        out: torch.Tensor = attn.to_out[0](mixed)
+        if residual.ndim == 4:
+            out = out.transpose(1, 2).reshape(residual.shape)
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor if attn.rescale_output_factor != 1 else out
+
+
+def use_fused_clip_attention(encoder: CLIPTextModel) -> None:
+    """Switches a CLIP text encoder, in place, to the fused operator. With an attention of an
+    unknown name transformers makes no mask: the operator itself is causal."""
+    AttentionInterface.register(_CLIP_ATTENTION, _clip_attention)
+    encoder.config._attn_implementation = _CLIP_ATTENTION
+
+
+def _clip_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    # [B, H, S, E] each → [B, S, H, E]
+    heads = int(query.shape[1])
+    q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
+    return _split(_attend(q, k, v, heads, scaling, True), heads), None

@@ -1,0 +1,85 @@
+"""The command line: arguments, logging, signals, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from build_engines.build import TARGETS, build
+from build_engines.errors import BuildError
+
+log = logging.getLogger("build_engines")
+
+INTERRUPTED = 130
+_DESCRIPTION = """\
+Compiles a Stable Diffusion checkpoint into the Triton models of one pipeline: text encoder,
+UNet, VAE encoder and decoder, tokenizer, and a descriptor. Each network is compared with the
+checkpoint's own before it is accepted. An unchanged checkpoint is not built again; a build
+that fails or is interrupted leaves an older one as it was."""
+_EXIT_CODES = """\
+exit codes: 0 built, or unchanged; 1 failed; 2 wrong arguments; 3 the checkpoint cannot be used;
+4 an exported network differs from the checkpoint's; 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    _quiet_libraries(options.verbose)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        build(options.checkpoint, options.name, options.repository, options.target)
+    except BuildError as error:
+        log.error("%s", error, exc_info=options.verbose)
+        return error.exit_code
+    except OSError as error:
+        log.error("%s", error, exc_info=options.verbose)
+        return BuildError.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted; what was built before is as it was")
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m build_engines",
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, help="a diffusers folder with safetensors weights (SD 1.x)"
+    )
+    parser.add_argument(
+        "--name", required=True, help="the pipeline's name; its models are NAME_unet and so on"
+    )
+    parser.add_argument(
+        "--repository", required=True, type=Path, help="the Triton model repository to write into"
+    )
+    parser.add_argument(
+        "--target", default="onnx", help=f"what runs the networks: {', '.join(TARGETS)} (default)"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log details and tracebacks")
+    return parser
+
+
+def _quiet_libraries(verbose: bool) -> None:
+    """Keeps the libraries' own chatter out of the log; errors stay."""
+    if verbose:
+        return
+    for name in ("diffusers", "transformers", "torch", "onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

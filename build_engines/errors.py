@@ -1,0 +1,21 @@
+"""What can go wrong while a pipeline is built, and the exit code each failure has."""
+
+from __future__ import annotations
+
+
+class BuildError(Exception):
+    """Root of every failure that the user is told about. The message is complete by itself."""
+
+    exit_code = 1
+
+
+class CheckpointError(BuildError):
+    """The checkpoint is incomplete, of another family, or in a format that is refused."""
+
+    exit_code = 3
+
+
+class VerificationError(BuildError):
+    """An exported network does not compute what the checkpoint's network computes."""
+
+    exit_code = 4

@@ -1,0 +1,47 @@
+"""SHA-256 of files, and what a build depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+_LIBRARIES = (
+    "diffusers",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+
+def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
+    """The file's SHA-256 in hex; ``advance`` is told of every block's length in bytes."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            advance(count)
+    return digest.hexdigest()
+
+
+def build_versions() -> dict[str, str]:
+    """What else decides a build's result: the libraries' versions, and a digest of this
+    package's code under ``build_engines``."""
+    folder = Path(__file__).parent
+    return {
+        **{name: version(name) for name in _LIBRARIES},
+        "build_engines": _digest(sorted(folder.rglob("*.py")), folder),
+    }
+
+
+def _digest(files: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""The two halves of the variational autoencoder (KL, 8 pixels to a latent)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from build_engines.attention import FusedAttention
+from build_engines.checkpoint import Checkpoint
+from build_engines.networks.base import Axis, NetworkExport, Tensor
+from build_engines.weights import load_weights
+
+_MODEL: Any = AutoencoderKL  # diffusers' classes are not typed
+
+
+class _EncodeMean(nn.Module):
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae: Any = vae
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        # [B, 3, H, W] → [B, 4, H/8, W/8]
+        return cast(torch.Tensor, self.vae.encode(sample).latent_dist.mean)
+
+
+class _Decode(nn.Module):
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae: Any = vae
+
+    def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
+        # [B, 4, h, w] → [B, 3, 8h, 8w]
+        return cast(torch.Tensor, self.vae.decode(latent_sample, return_dict=False)[0])
+
+
+class _VaeHalf(NetworkExport):
+    part = "vae"
+    max_batch = 4
+
+    def _load_vae(self, checkpoint: Checkpoint) -> nn.Module:
+        with torch.device("meta"):
+            vae: nn.Module = _MODEL.from_config(dict(self.config))
+        load_weights(vae, checkpoint.path(checkpoint.weights(self.part)), _current_name)
+        return vae
+
+    def prepare(self, module: nn.Module) -> None:
+        cast(Any, module).vae.set_attn_processor(FusedAttention())
+
+
+class VaeEncoder(_VaeHalf):
+    """``sample`` FP32 [B, 3, H, W], −1…1, sides multiples of 8 → ``latent_mean`` FP32
+    [B, 4, H/8, W/8], the posterior's mean, not scaled."""
+
+    role = "vae_encoder"
+    axes = (Axis("height_px", 32, 512, 2048), Axis("width_px", 32, 512, 2048))
+    checked_sizes = (
+        {"height_px": 152, "width_px": 192},
+        {"height_px": 128, "width_px": 104},
+    )
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor("sample", "FP32", (self.config["in_channels"], "height_px", "width_px")),)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return (Tensor("latent_mean", "FP32", (self.config["latent_channels"], "height", "width")),)
+
+    def load(self, checkpoint: Checkpoint) -> nn.Module:
+        return _EncodeMean(self._load_vae(checkpoint))
+
+    def fill(
+        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Pixels between −1 and 1."""
+        return torch.rand(shape, generator=generator) * 2 - 1
+
+
+class VaeDecoder(_VaeHalf):
+    """``latent_sample`` FP32 [B, 4, h, w], divided by the scaling factor → ``sample`` FP32
+    [B, 3, 8h, 8w], about −1…1, not clipped."""
+
+    role = "vae_decoder"
+    axes = (Axis("height", 4, 64, 256), Axis("width", 4, 64, 256))
+    checked_sizes = ({"height": 19, "width": 24}, {"height": 16, "width": 13})
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (
+            Tensor("latent_sample", "FP32", (self.config["latent_channels"], "height", "width")),
+        )
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return (Tensor("sample", "FP32", (self.config["out_channels"], "height_px", "width_px")),)
+
+    def load(self, checkpoint: Checkpoint) -> nn.Module:
+        return _Decode(self._load_vae(checkpoint))
+
+
+_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _current_name(name: str) -> str:
+    """Checkpoints from before diffusers 0.17 name the attention's layers differently."""
+    if ".attentions." not in name:
+        return name
+    head, layer, kind = name.rsplit(".", 2)
+    return f"{head}.{_OLD_ATTENTION_NAMES.get(layer, layer)}.{kind}"

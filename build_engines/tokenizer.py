@@ -1,0 +1,44 @@
+"""The checkpoint's CLIP vocabulary as one ``tokenizer.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPTokenizer
+
+from build_engines.checkpoint import Checkpoint
+from build_engines.errors import CheckpointError
+
+TOKENIZER_FILE = "tokenizer.json"
+_CLIP: Any = CLIPTokenizer  # its signature leaves out the pairs that it takes
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
+    """Writes ``folder/tokenizer.json`` from ``part/vocab.json`` and ``part/merges.txt``.
+
+    The file is in the format of the ``tokenizers`` library, without truncation or padding, and
+    encodes as transformers' CLIPTokenizer does.
+
+    Raises:
+        CheckpointError: a file is missing or is no CLIP vocabulary.
+    """
+    vocab = checkpoint.json(f"{part}/vocab.json")
+    missing = [token for token in (START, END) if token not in vocab]
+    if missing:
+        raise CheckpointError(f"{part}/vocab.json: not CLIP's vocabulary: no {missing[0]}")
+    path = checkpoint.path(f"{part}/merges.txt")
+    merges = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        pair = tuple(line.split(" "))
+        if line.startswith("#version") or not line:
+            continue
+        if len(pair) != 2:
+            raise CheckpointError(f"{path}: {line!r}: two tokens a line are expected")
+        merges.append(pair)
+    try:
+        tokenizer = _CLIP(vocab=vocab, merges=merges)
+    except Exception as error:  # all that the library raises for an unknown token
+        raise CheckpointError(f"{path}: does not fit vocab.json: {error}") from error
+    tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
