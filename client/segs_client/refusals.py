@@ -67,20 +67,9 @@ class ErrorDetail(BaseModel):
             >>> ErrorDetail(code="INTERNAL", message="failed").to_status_message().splitlines()[0]
             'failed'
         """
-        bounded = self.model_copy(
-            update={
-                name: _cut(text, MESSAGE_CHARS)
-                for name in ("message", "field", "value", "allowed", "request_id")
-                if (text := getattr(self, name)) is not None
-            }
-        )
-        text = bounded._as_text()
-        if len(quote(text)) > STATUS_BYTES:
-            sent = bounded.model_dump()
-            for name in ("message", "field", "value", "allowed", "request_id"):
-                if sent[name] is not None:
-                    sent[name] = _cut(sent[name].encode("ascii", "replace").decode(), 300)
-            text = ErrorDetail(**sent)._as_text()
+        limit = MESSAGE_CHARS
+        while len(quote(text := self._as_text(limit))) > STATUS_BYTES:
+            limit //= 2
         return text
 
     @classmethod
@@ -104,8 +93,15 @@ class ErrorDetail(BaseModel):
         except ValidationError:
             return None
 
-    def _as_text(self) -> str:
-        return " ".join(self.message.split()) + "\n" + self.model_dump_json(exclude_none=True)
+    def _as_text(self, limit: int) -> str:
+        texts = {
+            name: _cut(value, limit)
+            for name, value in self.model_dump(exclude_none=True).items()
+            if name != "code"
+        }
+        detail = self.model_copy(update=texts)
+        sentence = " ".join(detail.message.split())
+        return f"{sentence}\n{detail.model_dump_json(exclude_none=True)}"
 
 
 class ContractError(ValueError):
@@ -148,7 +144,9 @@ def from_validation_error(error: ValidationError, schema: Mapping[str, Any]) -> 
     if kind == CUSTOM_KIND:
         path = ".".join(part for part in (field, context["field"]) if part)
         return _refused(path, context["message"], context["value"], context["allowed"])
-    if kind == "extra_forbidden":
+    if kind == "json_invalid":
+        allowed: str | None = "one JSON object, in UTF-8"
+    elif kind == "extra_forbidden":
         allowed = _known_names(str(location[-1]), node_at(schema, location[:-1]))
     else:
         allowed = allowed_values(node_at(schema, location), schema)

@@ -124,8 +124,8 @@ class Segs:
             InvalidRequest: a box without area or outside the picture, lists of unequal length.
 
         Example:
-            >>> Segs.from_boxes([(0, 0, 10, 10)], (100, 100), labels=["face"])[0].mask.sum()
-            np.float32(100.0)
+            >>> Segs.from_boxes([(0, 0, 10, 10)], (100, 100), labels=["face"])[0].mask.shape
+            (30, 30)
         """
         texts = [""] * len(boxes) if labels is None else labels
         numbers = [1.0] * len(boxes) if confidences is None else confidences

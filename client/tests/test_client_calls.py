@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import segs_client
 from fake_server import FakeTriton, inputs_of, serving
+
+import segs_client
 from segs_client import Client, Segs
 from segs_client.contract import ErrorDetail, parse_request
 

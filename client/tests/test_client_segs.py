@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from segs_client import InvalidRequest, Seg, Segs, crop_region
 from segs_client.contours import filled_regions
 

@@ -1,0 +1,80 @@
+"""The mapping from the transport's errors to the client's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from segs_client import errors
+from segs_client.contract import ErrorCode, ErrorDetail
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        ("StatusCode.INVALID_ARGUMENT", errors.InvalidRequest, "INVALID_ARGUMENT"),
+        ("StatusCode.UNAVAILABLE", errors.ServerUnavailable, "UNAVAILABLE"),
+        ("StatusCode.RESOURCE_EXHAUSTED", errors.ServerUnavailable, "UNAVAILABLE"),
+        ("StatusCode.DEADLINE_EXCEEDED", errors.DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        ("StatusCode.CANCELLED", errors.Cancelled, "CANCELLED"),
+        ("StatusCode.INTERNAL", errors.ServerError, "INTERNAL"),
+        ("StatusCode.NOT_FOUND", errors.ServerError, "INTERNAL"),
+        ("StatusCode.UNKNOWN", errors.ServerError, "INTERNAL"),
+        (None, errors.ServerError, "INTERNAL"),
+    ],
+)
+def test_status_decides_without_detail(status: str | None, kind: type[Any], code: str) -> None:
+    error = errors.from_transport(InferenceServerException("trouble", status), request_id="r")
+    assert type(error) is kind
+    assert (error.code, error.message, error.request_id) == (code, "trouble", "r")
+    assert error.retryable == (code == "UNAVAILABLE")
+    assert isinstance(error, errors.SegsError)
+
+
+@pytest.mark.parametrize(
+    "code", ["INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"]
+)
+def test_detail_wins_over_status(code: ErrorCode) -> None:
+    detail = ErrorDetail(code=code, message="said", field="f", value="v", allowed="a")
+    text = "in ensemble 'segs_detailer', " + detail.to_status_message()
+    error = errors.from_transport(InferenceServerException(text, "StatusCode.UNKNOWN"))
+    assert (error.code, error.message) == (code, "said")
+    if isinstance(error, errors.InvalidRequest):
+        assert (error.field, error.value, error.allowed) == ("f", "v", "a")
+        assert isinstance(error, ValueError)
+
+
+def test_request_id_of_the_server_wins() -> None:
+    text = ErrorDetail(code="INTERNAL", message="m", request_id="theirs").to_status_message()
+    error = errors.from_transport(InferenceServerException(text, None), request_id="ours")
+    assert error.request_id == "theirs"
+
+
+def test_time_out_in_triton_queue_is_a_deadline() -> None:
+    waited = InferenceServerException("Request timeout expired", "StatusCode.UNAVAILABLE")
+    assert isinstance(errors.from_transport(waited), errors.DeadlineExceeded)
+
+
+def test_message_is_never_empty() -> None:
+    assert (
+        "StatusCode.INTERNAL"
+        in errors.from_transport(InferenceServerException("", "StatusCode.INTERNAL")).message
+    )
+
+
+class Call(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "connection refused"
+
+
+def test_grpc_errors() -> None:
+    error = errors.from_transport(Call())
+    assert isinstance(error, errors.ServerUnavailable)
+    assert error.message == "connection refused"
+    assert isinstance(errors.from_transport(grpc.RpcError("bare")), errors.ServerError)
