@@ -12,6 +12,7 @@ Example::
 
 from typing import TYPE_CHECKING, Any
 
+from segs_client.compare import compare_image
 from segs_client.contract import DetailRequest, OutputOptions, PasteOptions, Report, SegReport
 from segs_client.errors import (
     Cancelled,
@@ -43,6 +44,7 @@ __all__ = [
     "SegsError",
     "ServerError",
     "ServerUnavailable",
+    "compare_image",
     "crop_region",
 ]
 

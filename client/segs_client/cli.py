@@ -1,0 +1,210 @@
+"""``segs-detail``: redraw segments of one picture from the command line.
+
+Exit status: 0 done; 2 the request or a file is wrong; 1 the server is in trouble.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from segs_client.boxes import Box
+from segs_client.client import DEFAULT_TIMEOUT_S, Client
+from segs_client.compare import compare_image
+from segs_client.contract import DetailRequest, Report, SegReport
+from segs_client.errors import InvalidRequest, SegsError
+from segs_client.flags import add_flags, given_options
+from segs_client.messages import DetailResult
+from segs_client.segs import Segs
+
+DONE, SERVER_TROUBLE, WRONG_INPUT = 0, 1, 2
+_JPEG_QUALITY = 95
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status; wrong usage exits with 2."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not given.box and not given.mask:
+        parser.error("nothing to redraw: give --box or --mask")
+    try:
+        options = given_options(given, given.option)
+        for path in (given.output, given.compare):
+            _check_writable(path)
+        _run(given, options)
+    except InvalidRequest as error:
+        return _failed(error.message, error.request_id, WRONG_INPUT)
+    except SegsError as error:
+        hint = "; the same call may succeed later" if error.retryable else ""
+        return _failed(f"{error.code}: {error.message}{hint}", error.request_id, SERVER_TROUBLE)
+    except (OSError, ValueError) as error:
+        return _failed(str(error), "", WRONG_INPUT)
+    except KeyboardInterrupt:
+        return _failed("interrupted", "", 130)
+    return DONE
+
+
+def report_table(report: Report) -> str:
+    """What became of each SEG, one line each, columns aligned."""
+    header = ("seg", "pass", "status", "box", "crop region", "sampled", "steps", "seconds", "label")
+    rows = [header, *(_row(seg) for seg in report.segs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _run(given: argparse.Namespace, options: dict[str, object]) -> None:
+    with Client(given.url, timeout_s=given.timeout) as client:
+        result = client.detail(given.image, _segments(given, options), **options)  # type: ignore[arg-type]
+    if result.image is None:
+        raise ValueError("output.image=none leaves nothing to write")
+    _save(result.image, given.output)
+    if given.compare:
+        _save(_comparison(given.image, result.image, result), given.compare)
+    if given.report:
+        given.report.write_text(result.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    print(report_table(result.report))  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segs-detail",
+        description="Redraw segments of a picture at higher resolution.",
+        epilog="exit status: 0 done, 2 wrong usage or request, 1 server trouble",
+    )
+    add = parser.add_argument
+    add("image", type=Path, metavar="IMAGE", help="the picture")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="where the result goes, in the format of the suffix",
+    )
+    add(
+        "--box",
+        type=_box,
+        action="append",
+        default=[],
+        metavar="X1,Y1,X2,Y2",
+        help="a segment in pixels, half-open; may be given again",
+    )
+    add(
+        "--mask",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture whose white areas are segments; may be given again",
+    )
+    add(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="also write a before/after picture with the segments outlined",
+    )
+    add("--report", type=Path, metavar="FILE", help="also write the report's JSON")
+    add(
+        "--url",
+        default="127.0.0.1:8001",
+        metavar="HOST:PORT",
+        help="the server's gRPC address (default %(default)s)",
+    )
+    add(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="give up after this time (default %(default)g)",
+    )
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any option by its name in the contract, e.g. paste.feather=3",
+    )
+    add_flags(parser.add_argument_group("options of the detailer"))
+    return parser
+
+
+def _box(text: str) -> Box:
+    try:
+        x1, y1, x2, y2 = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a box; four whole numbers X1,Y1,X2,Y2 expected"
+        ) from None
+    return x1, y1, x2, y2
+
+
+def _segments(given: argparse.Namespace, options: dict[str, object]) -> Segs | list[Box]:
+    """Boxes alone are left to the server; with a mask all SEGS are made here."""
+    boxes: list[Box] = given.box
+    if not given.mask:
+        return boxes
+    shared = {
+        name: options.get(name, DetailRequest.model_fields[name].default)
+        for name in ("crop_factor", "crop_min_size")
+    }
+    masks = [np.asarray(_opened(path).convert("L")) for path in given.mask]
+    segs = Segs.from_masks(masks, **shared)  # type: ignore[arg-type]
+    if not boxes:
+        return segs
+    picture = _opened(given.image)
+    size = (picture.height, picture.width)
+    return Segs.from_boxes(boxes, size, **shared).plus(segs)  # type: ignore[arg-type]
+
+
+def _comparison(path: Path, after: Image.Image, result: DetailResult) -> Image.Image:
+    return compare_image(_opened(path).convert("RGB"), after, result.segs)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture)
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuses what could not be written before the server does its work for nothing."""
+    if path is None:
+        return
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path}: no picture format has the suffix {path.suffix!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder does not exist")
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        picture.save(path, quality=_JPEG_QUALITY)
+    else:
+        picture.save(path)
+
+
+def _row(seg: SegReport) -> tuple[str, ...]:
+    sampled = "-" if seg.sampled_size is None else f"{seg.sampled_size[1]}×{seg.sampled_size[0]}"
+    return (
+        str(seg.index), str(seg.batch_pass), seg.status, ",".join(map(str, seg.bbox)),
+        ",".join(map(str, seg.crop_region)), sampled, str(seg.steps_run), f"{seg.sample_s:.2f}",
+        seg.label,
+    )  # fmt: skip
+
+
+def _failed(message: str, request_id: str, status: int) -> int:
+    suffix = f" (request {request_id})" if request_id else ""
+    print(f"segs-detail: {message}{suffix}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Command line flags for the contract's options, generated from its JSON Schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from segs_client.contract import request_schema
+from segs_client.ranges import allowed_values, node_at
+
+_NOT_FLAGS = ("version", "image", "segs", "output")  # what the command line says in other ways
+_ALIASES = {"sampler_name": "--sampler", "noise_mask_feather": "--feather"}
+_TYPES = {"integer": int, "number": float}
+_PREFIX = "option:"
+
+
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds one flag per option; those not given stay out of the namespace.
+
+    ``guide_size`` becomes ``--guide-size``, ``paste.feather`` becomes ``--paste-feather``.
+    """
+    required = request_schema()["required"]
+    for path, node in _options():
+        name = ".".join(path)
+        flags = ["--" + "-".join(path).replace("_", "-")]
+        if name in _ALIASES:
+            flags.append(_ALIASES[name])
+        settings: dict[str, Any] = {
+            "dest": _PREFIX + name,
+            "default": argparse.SUPPRESS,
+            "required": name in required,
+            "help": _help(node).replace("%", "%%"),
+        }
+        if node["type"] == "boolean":
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings["type"] = _TYPES.get(node["type"], str)
+            settings["metavar"] = _metavar(node)
+        parser.add_argument(*flags, **settings)
+
+
+def given_options(namespace: argparse.Namespace, extra: Sequence[str]) -> dict[str, Any]:
+    """The options given as flags, then those given as ``name=value``, nested by their dots.
+
+    A value is read as JSON, or else as text.
+
+    Raises:
+        ValueError: an entry of ``extra`` without ``=``.
+
+    Example:
+        >>> given_options(argparse.Namespace(), ["paste.feather=3", "scheduler=karras"])
+        {'paste': {'feather': 3}, 'scheduler': 'karras'}
+    """
+    found: dict[str, Any] = {}
+    for dest, value in vars(namespace).items():
+        if dest.startswith(_PREFIX):
+            _insert(found, dest.removeprefix(_PREFIX), value)
+    for text in extra:
+        name, separator, value = text.partition("=")
+        if not name or not separator:
+            raise ValueError(f"--option {text}: name=value expected")
+        _insert(found, name, _json_or_text(value))
+    return found
+
+
+def _options() -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    schema = request_schema()
+    for name in schema["properties"]:
+        node = node_at(schema, [name])
+        if name in _NOT_FLAGS or node is None:
+            continue
+        for inner in node.get("properties", ()):
+            child = node_at(schema, [name, inner])
+            if child is not None:
+                yield (name, inner), child
+        if "properties" not in node:
+            yield (name,), node
+
+
+def _help(node: Mapping[str, Any]) -> str:
+    facts = []
+    if node.get("default") not in (None, ""):
+        facts.append(f"default {_shown(node['default'])}")
+    allowed = allowed_values(node, request_schema())
+    if allowed and node["type"] != "boolean":
+        facts.append(allowed)
+    description = str(node.get("description", ""))
+    return f"{description} ({'; '.join(facts)})" if facts else description
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _metavar(node: Mapping[str, Any]) -> str:
+    return {"integer": "N", "number": "X"}.get(node["type"], "NAME" if "enum" in node else "TEXT")
+
+
+def _insert(options: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        options = options.setdefault(parent, {})
+        if not isinstance(options, dict):
+            raise ValueError(f"--option {dotted}: {parent} has a value already")
+    options[last] = value
+
+
+def _json_or_text(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
