@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 
 from preprocessing.images import (
     Pixels,
@@ -19,6 +18,7 @@ from preprocessing.images import (
 from preprocessing.packing import Packer, mask_at, pixels_at, values_at
 from preprocessing.paste import paste
 from preprocessing.plan import Outcome, Plan, PlannedSeg, SampledSeg
+from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 
 
 @dataclass(frozen=True)

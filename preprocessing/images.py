@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from segs_client.contract import Buffer, ImageInput, invalid
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
+from segs_client.contract import Buffer, ImageInput, invalid
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]

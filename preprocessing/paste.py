@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from segs_client.contract import Box
 
 from preprocessing.images import Values
 from preprocessing.masks import Mask, blur, resize_bilinear
+from segs_client.contract import Box
 
 
 def paste(

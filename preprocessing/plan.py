@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from segs_client.contract import Box, DetailRequest, SegStatus
+
+
+class DeadlineExceededError(Exception):
+    """A request's deadline passed before it was done."""
 
 
 class _Model(BaseModel):

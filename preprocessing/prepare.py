@@ -6,10 +6,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from segs_client import boxes
-from segs_client.contract import Box, DetailRequest, SegItem, invalid, parse_request
-from segs_client.segs import box_mask
-
 from preprocessing import limits
 from preprocessing.images import (
     Pixels,
@@ -24,6 +20,9 @@ from preprocessing.masks import Mask, resize_bilinear
 from preprocessing.packing import Packer
 from preprocessing.plan import Plan, PlannedSeg
 from preprocessing.sizes import sampled_size, scale_box
+from segs_client import boxes
+from segs_client.contract import Box, DetailRequest, SegItem, invalid, parse_request
+from segs_client.segs import box_mask
 
 
 @dataclass(frozen=True)

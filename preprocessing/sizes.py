@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from segs_client.contract import Box, DetailRequest
-
 from preprocessing.limits import MIN_SAMPLED_SIDE_PX
+from segs_client.contract import Box, DetailRequest
 
 Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"]
 

@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segs_client.contract import DetailRequest
 
 from sampling.denoiser import Denoiser, run_sampler
 from sampling.masks import LatentMask, MaskSchedule, feather, to_latent
@@ -19,6 +18,7 @@ from sampling.program import Call, Program
 from sampling.samplers import SAMPLERS, Run
 from sampling.schedulers import SCHEDULERS, run_levels
 from sampling.text import to_common_length
+from segs_client.contract import DetailRequest
 
 _FACTOR = 8
 """Pixels to a latent cell, each way."""

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from preprocessing.plan import DeadlineExceededError
 from sampling.program import Call, Program, Tensors
 
 T = TypeVar("T")
@@ -30,10 +31,6 @@ class Networks(Protocol):
     """Runs one batch: tensors ``[rows, …]`` by name, in and out."""
 
     async def run(self, network: str, inputs: Tensors) -> Tensors: ...
-
-
-class DeadlineExceededError(Exception):
-    """A program's deadline passed before it was done."""
 
 
 @dataclass

@@ -37,17 +37,18 @@ def brownian_tree(
 
     Returns:
         ``W(a, b)``: the increment between two σ over √|a−b|, standard normal, the same for the
-        same arguments whatever was asked before.
+        same arguments whatever was asked before. Beyond the span the path stands still.
     """
     tree = torchsde.BrownianTree(
-        torch.tensor(sigma_min), torch.zeros_like(like, device="cpu"), torch.tensor(sigma_max),
+        torch.tensor(sigma_min),
+        torch.zeros_like(like, device="cpu"),
+        torch.tensor(sigma_max),
         entropy=seed,
-    )  # fmt: skip
+    )
 
     def increment(a: float, b: float) -> torch.Tensor:
-        low, high = torch.tensor(min(a, b)), torch.tensor(max(a, b))
-        sign = 1.0 if a < b else -1.0
-        path: torch.Tensor = tree(low, high)
-        return path * (sign / math.sqrt(abs(a - b)))
+        low, high = (min(max(end, sigma_min), sigma_max) for end in sorted((a, b)))
+        path: torch.Tensor = tree(torch.tensor(low), torch.tensor(high))
+        return path * math.copysign(1 / math.sqrt(abs(a - b)), b - a)
 
     return increment

@@ -103,7 +103,7 @@ def linear_quadratic(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
 def kl_optimal(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
     """Equal distances in arctan σ: optimal in KL for Gaussian data (Align Your Steps,
     arXiv 2404.14507, section 3.1)."""
-    done = torch.linspace(0, 1, steps)
+    done = torch.arange(steps) / max(steps - 1, 1)
     ends = math.atan(schedule.sigma_max), math.atan(schedule.sigma_min)
     return _ending_in_zero(((1 - done) * ends[0] + done * ends[1]).tan())
 

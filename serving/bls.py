@@ -43,6 +43,5 @@ class TritonNetworks:
         if response.has_error():
             raise NetworkError(f"{network}: {response.error().message()}")
         return {
-            tensor.name(): from_dlpack(tensor.to_dlpack())
-            for tensor in response.output_tensors()
+            tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in response.output_tensors()
         }

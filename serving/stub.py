@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
-from segs_client.contract import ContractError, ErrorDetail
 
 from preprocessing.plan import DeadlineExceededError
-
-REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
+from segs_client.contract import ContractError, ErrorDetail
+from serving.options import REPOSITORIES_VARIABLE
 
 Tensor = NDArray[Any] | bytes
 
 log = logging.getLogger(__name__)
 
+# Names of TritonError's codes: it has them only once the stub is running.
 _CODES = {
-    "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
-    "UNAVAILABLE": pb_utils.TritonError.UNAVAILABLE,
+    "INVALID_ARGUMENT": "INVALID_ARG",
+    "UNAVAILABLE": "UNAVAILABLE",
     # Triton has no such code; clients go by the detail in the message.
-    "DEADLINE_EXCEEDED": pb_utils.TritonError.CANCELLED,
-    "CANCELLED": pb_utils.TritonError.CANCELLED,
-    "INTERNAL": pb_utils.TritonError.INTERNAL,
+    "DEADLINE_EXCEEDED": "CANCELLED",
+    "CANCELLED": "CANCELLED",
+    "INTERNAL": "INTERNAL",
 }
 
 
@@ -88,7 +88,9 @@ def refusal(error: BaseException, request_id: str) -> Any:
         detail = _detail("INTERNAL", f"internal error; the log has incident {incident}", request_id)
     return pb_utils.InferenceResponse(
         output_tensors=[],
-        error=pb_utils.TritonError(detail.to_status_message(), _CODES[detail.code]),
+        error=pb_utils.TritonError(
+            detail.to_status_message(), getattr(pb_utils.TritonError, _CODES[detail.code])
+        ),
     )
 
 

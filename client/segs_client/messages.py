@@ -124,8 +124,8 @@ def parse(
     Args:
         built: the request, whose masks the resulting SEGS keep.
         report: JSON of a :class:`~segs_client.contract.Report`.
-        image: uint8 [n], the ``image`` output.
-        seg_images: uint8 [n], the ``seg_images`` output.
+        image: uint8 [n], the ``detailed_image`` output.
+        seg_images: uint8 [n], the ``detailed_segs`` output.
 
     Raises:
         ServerError: the answer breaks the contract.

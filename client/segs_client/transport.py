@@ -66,7 +66,7 @@ def read_answer(built: BuiltRequest, answer: Any) -> DetailResult:
     """
     report = answer.as_numpy("report")
     text = b"" if report is None or not report.size else report.ravel()[0]
-    return parse(built, text, _output(answer, "image"), _output(answer, "seg_images"))
+    return parse(built, text, _output(answer, "detailed_image"), _output(answer, "detailed_segs"))
 
 
 def check_timeout(timeout_s: float) -> None:

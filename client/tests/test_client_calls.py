@@ -53,7 +53,11 @@ def echo(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
         "image": {"encoding": "raw", "shape": picture.shape},
         "times_s": {"sample": 0.5},
     }
-    return {"report": json.dumps(report).encode(), "image": picture.tobytes(), "seg_images": crops}
+    return {
+        "report": json.dumps(report).encode(),
+        "detailed_image": picture.tobytes(),
+        "detailed_segs": crops,
+    }
 
 
 def abort(code: grpc.StatusCode, message: str) -> Any:

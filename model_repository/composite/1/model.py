@@ -1,0 +1,36 @@
+"""composite: sampled crops go back into the picture, and all into the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from preprocessing.composite import composite
+from preprocessing.plan import Outcome, Plan
+from serving import stub
+from serving.stub_logging import configure_logging
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        configure_logging()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            composed = composite(
+                Plan.model_validate_json(stub.text(request, "plan")),
+                Outcome.model_validate_json(stub.text(request, "outcome")),
+                canvas=stub.required(request, "canvas"),
+                sampled=stub.required(request, "sampled"),
+                masks=stub.required(request, "seg_masks"),
+                given=stub.required(request, "given"),
+            )
+        except Exception as error:
+            return stub.refusal(error, request.request_id())
+        return stub.answer(
+            report=composed.report.model_dump_json().encode(),
+            detailed_image=composed.image,
+            detailed_segs=composed.seg_images,
+        )

@@ -1,0 +1,42 @@
+"""prepare: the request's JSON and bytes become a plan and arrays of known shape."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pipelines import load_all
+from preprocessing.prepare import prepare
+from serving import stub
+from serving.stub_logging import configure_logging
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        configure_logging()
+        self._pipelines = load_all(stub.repositories()).keys()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        timeout_us = request.timeout()
+        try:
+            prepared = prepare(
+                stub.text(request, "request"),
+                stub.required(request, "image"),
+                stub.flat(request, "masks"),
+                stub.flat(request, "seg_images"),
+                pipelines=self._pipelines,
+                request_id=request.request_id(),
+                deadline_s=time.time() + timeout_us / 1e6 if timeout_us else None,
+            )
+        except Exception as error:
+            return stub.refusal(error, request.request_id())
+        return stub.answer(
+            plan=prepared.plan.model_dump_json().encode(),
+            canvas=prepared.canvas,
+            crops=prepared.crops,
+            seg_masks=prepared.masks,
+            given=prepared.given,
+        )

@@ -1,0 +1,78 @@
+"""sample: hands every request to the step engine, whose loop runs in a thread of its own.
+
+execute returns at once; answers are sent from the loop when a request's last SEG is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+from preprocessing.images import Pixels
+from preprocessing.plan import Plan
+from sampling.engine import StepEngine
+from sampling.pipeline import load_pipelines
+from sampling.service import sample
+from serving import stub
+from serving.bls import TritonNetworks
+from serving.stub_logging import configure_logging
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        configure_logging()
+        torch.set_num_threads(1)
+        self._pipelines = load_pipelines(stub.repositories())
+        networks = [
+            network
+            for pipeline in self._pipelines.values()
+            for network in pipeline.descriptor.networks.values()
+        ]
+        self._engine = StepEngine(
+            TritonNetworks({network.model: list(network.outputs) for network in networks}),
+            {network.model: network.max_batch for network in networks},
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
+        self._thread.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            work = self._answer(
+                request.get_response_sender(),
+                request.request_id(),
+                stub.text(request, "plan"),
+                stub.required(request, "crops"),
+                stub.required(request, "seg_masks"),
+            )
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def finalize(self) -> None:
+        self._loop.call_soon_threadsafe(self._serving.cancel)
+        self._thread.join(timeout=2)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._serving = self._loop.create_task(self._engine.serve())
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._serving)
+        self._loop.close()
+
+    async def _answer(
+        self, sender: Any, request_id: str, plan_json: bytes, crops: Pixels, masks: Pixels
+    ) -> None:
+        try:
+            plan = Plan.model_validate_json(plan_json)
+            pipeline = self._pipelines[plan.request.pipeline]
+            done = await sample(self._engine, pipeline, plan, crops, masks)
+            response = stub.answer(
+                outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
+            )
+        except Exception as error:
+            response = stub.refusal(error, request_id)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,97 @@
+"""Runs golden cases and says how far each is from the reference.
+
+python -m tests.golden --cases DIR --checkpoints DIR [--through engine|server] [NAME…]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from build_engines import build
+from segs_client.errors import SegsError
+from tests.golden.cases import Case, UnsupportedError, find, read
+from tests.golden.runners import RUNNERS, Runner
+from tests.golden.verdict import MAX_DIFFERENCE, MEAN_DIFFERENCE, Verdict, judge
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line per case and a summary; returns 0 if all passed."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    paths = find(arguments.cases, arguments.names)
+    if not paths:
+        _say(f"no case in {arguments.cases}" + (" has such a name" if arguments.names else ""))
+        return 2
+    verdicts: dict[str, Verdict] = {}
+    cases: list[Case] = []
+    for path in paths:
+        try:
+            cases.append(read(path))
+        except UnsupportedError as error:
+            verdicts[path.stem] = Verdict(fault=str(error))
+    for checkpoint in sorted({case.checkpoint for case in cases}):
+        build(arguments.checkpoints / checkpoint, checkpoint, arguments.repository)
+    runner = RUNNERS[arguments.through](arguments.repository) if cases else None
+    try:
+        for case in cases:
+            verdicts[case.name] = _verdict(runner, case)
+            _say(f"{case.name:40} {verdicts[case.name]}")
+    finally:
+        if runner is not None:
+            runner.close()
+    for name in sorted(verdicts.keys() - {case.name for case in cases}):
+        _say(f"{name:40} {verdicts[name]}")
+    passed = sum(verdict.passed for verdict in verdicts.values())
+    _say(f"{passed} passed, {len(verdicts) - passed} failed")
+    return 0 if passed == len(verdicts) else 1
+
+
+def _verdict(runner: Runner | None, case: Case) -> Verdict:
+    if runner is None:
+        return Verdict(fault="no runner")
+    try:
+        return judge(case, runner.run(case))
+    except (SegsError, ValueError) as error:
+        return Verdict(fault=f"{type(error).__name__}: {error}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.golden",
+        description="Runs golden cases: what the reference made, and how far this project is from "
+        f"it. A case passes with a difference of at most {MAX_DIFFERENCE:g} grey levels, "
+        f"{MEAN_DIFFERENCE:g} in the mean.",
+    )
+    parser.add_argument("--cases", type=Path, required=True, help="folder with *.npz cases")
+    parser.add_argument(
+        "--checkpoints", type=Path, required=True, help="folder with the checkpoints' folders"
+    )
+    parser.add_argument(
+        "--through",
+        choices=sorted(RUNNERS),
+        default="engine",
+        help="the engine in this process (default), or the real server over gRPC",
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("build/golden"),
+        help="where the checkpoints are compiled to (default: %(default)s)",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="cases, or beginnings of their names; default all"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Two ways to run a case: the engine in this process, or the real server over gRPC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from segs_client import Client
+from segs_client.messages import DetailResult, build, parse
+from serving.local import LocalDetailer
+from serving.server import EmbeddedServer
+from tests.golden.cases import Case
+
+
+class Runner(Protocol):
+    """Runs cases on pipelines that are named as the cases' checkpoints."""
+
+    def run(self, case: Case) -> DetailResult: ...
+
+    def close(self) -> None: ...
+
+
+class EngineRunner:
+    """All of the service but Triton."""
+
+    def __init__(self, repository: Path) -> None:
+        self._detailer = LocalDetailer([repository])
+
+    def run(self, case: Case) -> DetailResult:
+        built = build(case.image, case.segs, pipeline=case.checkpoint, **case.options)
+        done = self._detailer.detail(
+            built.request.model_dump_json().encode(), built.image, built.masks, built.seg_images
+        )
+        return parse(built, done.report.model_dump_json(), done.image, done.seg_images)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ServerRunner:
+    """A real tritonserver, asked by the client."""
+
+    def __init__(self, repository: Path) -> None:
+        self._server = EmbeddedServer([repository])
+        self._server.start()
+        self._client = Client(self._server.grpc_url)
+
+    def run(self, case: Case) -> DetailResult:
+        return self._client.detail(case.image, case.segs, pipeline=case.checkpoint, **case.options)
+
+    def close(self) -> None:
+        self._client.close()
+        self._server.stop()
+
+
+RUNNERS = {"engine": EngineRunner, "server": ServerRunner}

@@ -1,0 +1,44 @@
+"""A model whose answer is known: data drawn from a normal distribution of a given spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from pipelines import Schedule
+from sampling.noise import brownian_tree, step_noise
+from sampling.samplers import SAMPLERS, Eval, Prediction, Run
+from sampling.schedule import DiscreteSchedule
+
+SCHEDULE = DiscreteSchedule.of(Schedule())
+
+
+def denoise(x: torch.Tensor, sigma: float, spread: float) -> torch.Tensor:
+    """The exact denoiser of N(0, spread²)."""
+    return x * spread**2 / (spread**2 + sigma**2)
+
+
+def exact_end(x: torch.Tensor, sigma: float, sigma_end: float, spread: float) -> torch.Tensor:
+    """Where the probability-flow ODE takes x from σ to σ_end."""
+    return x * math.sqrt((spread**2 + sigma_end**2) / (spread**2 + sigma**2))
+
+
+def run(
+    name: str, x: torch.Tensor, sigmas: Sequence[float], spread: float, seed: int = 0
+) -> tuple[torch.Tensor, list[Eval]]:
+    """Runs a sampler; returns its final x and every question it asked."""
+    tools = Run(
+        noise=step_noise(seed, x.shape),
+        brownian=lambda low, high: brownian_tree(seed, x, low, high),
+        schedule=SCHEDULE,
+    )
+    steps = SAMPLERS[name].steps(x, sigmas, tools)
+    asked = [next(steps)]
+    while True:
+        answer = denoise(asked[-1].x, asked[-1].sigma, spread)
+        try:
+            asked.append(steps.send(Prediction(answer, answer)))
+        except StopIteration as end:
+            return end.value, asked
