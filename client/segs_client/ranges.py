@@ -62,6 +62,8 @@ def _resolved(node: Node, schema: Node) -> Node:
     """Follows ``$ref`` and unwraps "this or null", keeping the description beside it."""
     nullable = False
     outer = node
+    if "allOf" in node:  # so pydantic before 2.9 wraps a reference that has a description
+        node = node["allOf"][0]
     if "anyOf" in node:
         choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
         nullable = len(choices) < len(node["anyOf"])

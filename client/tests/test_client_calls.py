@@ -166,7 +166,7 @@ def test_deadline() -> None:
 
 def test_answer_that_breaks_the_contract() -> None:
     def wrong(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
-        return {"report": b"{}", "image": b""}
+        return {"report": b"{}", "detailed_image": b""}
 
     with (
         serving(FakeTriton(wrong)) as url,

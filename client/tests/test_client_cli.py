@@ -33,7 +33,7 @@ def invert(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
     ]  # fmt: skip
     report = {"pipeline": asked.pipeline, "segs": segs, "times_s": {},
               "image": {"encoding": "raw", "shape": PIXELS.shape}}  # fmt: skip
-    return {"report": json.dumps(report).encode(), "image": (255 - PIXELS).tobytes()}
+    return {"report": json.dumps(report).encode(), "detailed_image": (255 - PIXELS).tobytes()}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import jsonschema
 import numpy as np
+import pydantic
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -176,9 +177,14 @@ def test_status_message_stays_below_the_limit_of_grpc(character: str) -> None:
     assert ErrorDetail.from_status_message(text) is not None
 
 
+@pytest.mark.skipif(
+    tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 10),
+    reason="older pydantic words the same schema otherwise",
+)
 def test_schema_file_is_fresh() -> None:
     committed = (DOCS / "contract.schema.json").read_text(encoding="utf-8")
-    assert committed == schema.schema_text(), "run: python -m segs_client.schema"
+    # Parsed, since releases of pydantic differ in writing 64 or 64.0.
+    assert json.loads(committed) == schema.contract_schema(), "run: python -m segs_client.schema"
 
 
 def test_schema_writes_where_told(tmp_path: Path) -> None:
