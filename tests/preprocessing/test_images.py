@@ -1,0 +1,130 @@
+"""Decoding, its refusals, and the way between pixels and values."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocessing.images import (
+    decode_file,
+    decode_input,
+    encode,
+    read_buffer,
+    resize_lanczos,
+    to_pixels,
+    to_values,
+)
+from segs_client.contract import Buffer, ContractError, ImageInput
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+
+
+def flat(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_every_pixel_survives_the_way_to_values_and_back() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(to_pixels(to_values(every)), every)
+
+
+def test_values_are_truncated_and_clipped() -> None:
+    values = np.array([-0.5, 0.999 / 255, 1.999 / 255, 2.0], dtype=np.float32)
+    assert to_pixels(values).tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("encoding", ["png", "raw"])
+def test_lossless_encodings(encoding: str) -> None:
+    form = ImageInput(encoding="raw", shape=(7, 5, 3)) if encoding == "raw" else ImageInput()
+    assert np.array_equal(decode_input(encode(PIXELS, encoding, 95), form), PIXELS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "webp"])
+def test_lossy_encodings_keep_the_picture(encoding: str) -> None:
+    smooth = np.full((64, 64, 3), 100, dtype=np.uint8)
+    decoded = decode_input(encode(smooth, encoding, 95), ImageInput())  # type: ignore[arg-type]
+    assert np.abs(decoded.astype(int) - 100).max() <= 2
+
+
+def test_grey_and_transparent_files_become_rgb() -> None:
+    for mode in ("L", "RGBA", "P"):
+        out = io.BytesIO()
+        Image.fromarray(PIXELS).convert(mode).save(out, "png")
+        assert decode_file(out.getvalue(), "image").shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a readable picture"),
+        (b"hello", "not a readable picture"),
+        (png_header(40_000, 40_000), "too"),
+        (png_header(20_000, 10), "too large"),
+        (png_header(100, 100), "truncated"),
+    ],
+)
+def test_bad_files_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ContractError, match=message) as refusal:
+        decode_file(data, "image")
+    assert refusal.value.detail.field == "image"
+    assert refusal.value.detail.allowed
+
+
+def test_other_formats_are_refused() -> None:
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).save(out, "bmp")
+    with pytest.raises(ContractError, match="not a readable picture"):
+        decode_file(out.getvalue(), "image")
+
+
+def test_a_truncated_file_is_refused() -> None:
+    data = encode(np.tile(PIXELS, (40, 40, 1)), "png", 95).tobytes()
+    with pytest.raises(ContractError, match="truncated"):
+        decode_file(data[: len(data) // 2], "image")
+
+
+def test_raw_pixels_must_fill_their_shape() -> None:
+    with pytest.raises(ContractError, match="bytes"):
+        decode_input(PIXELS.reshape(-1)[:-1], ImageInput(encoding="raw", shape=(7, 5, 3)))
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    assert resize_lanczos(PIXELS, 7, 5) is PIXELS
+    assert resize_lanczos(PIXELS, 14, 10).shape == (14, 10, 3)
+
+
+def test_buffers_are_read_from_their_place() -> None:
+    values = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
+    tensor = flat(b"abc" + values.tobytes())
+    read = read_buffer(tensor, Buffer(offset=3, length=24, shape=(2, 3)), "mask")
+    assert np.array_equal(read, values)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 1.1])
+def test_values_out_of_range_are_refused(bad: float) -> None:
+    values = np.full((2, 2), bad, dtype=np.float32)
+    with pytest.raises(ContractError, match="values out of range"):
+        read_buffer(flat(values.tobytes()), Buffer(length=16, shape=(2, 2)), "mask")
+
+
+def test_a_buffer_outside_its_tensor_is_refused() -> None:
+    with pytest.raises(ContractError, match="outside its tensor") as refusal:
+        read_buffer(flat(bytes(15)), Buffer(length=16, shape=(2, 2)), "segs.items.0.mask")
+    assert refusal.value.detail.field == "segs.items.0.mask"

@@ -1,0 +1,135 @@
+"""Sizes and skips, scaled SEGS, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preprocessing.images import encode
+from preprocessing.packing import mask_at, pixels_at
+from preprocessing.prepare import Prepared, prepare
+from preprocessing.sizes import sampled_size, scale_box
+from segs_client.contract import ContractError, DetailRequest
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+
+def request(**fields: Any) -> bytes:
+    return json.dumps({"pipeline": "base", "guide_size": 64, **fields}).encode()
+
+
+def prepared(masks: bytes = b"", image: bytes | None = None, **fields: Any) -> Prepared:
+    return prepare(
+        request(**fields),
+        encode(PIXELS, "png", 95) if image is None else np.frombuffer(image, dtype=np.uint8),
+        np.frombuffer(masks, dtype=np.uint8),
+        None,
+        pipelines={"base"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"guide_size": 128}, (256, 320)),
+        ({"guide_size": 128, "guide_size_for": False}, (128, 160)),
+        ({"guide_size": 128, "max_size": 200}, (160, 200)),
+        ({"guide_size": 64, "max_size": 64}, (80, 100)),  # forced: its own size
+        ({"guide_size": 64, "max_size": 64, "force_inpaint": False}, "skipped_no_upscale"),
+        ({"guide_size": 64}, (128, 160)),
+        ({"guide_size": 104.5}, (209, 261)),
+    ],
+)
+def test_sampled_size(options: dict[str, Any], expected: tuple[int, int] | str) -> None:
+    asked = DetailRequest(pipeline="base", **options)
+    assert sampled_size((20, 20, 70, 60), (0, 0, 100, 80), asked) == expected
+
+
+def test_a_box_that_is_large_enough_is_skipped_unless_forced() -> None:
+    box, region = (0, 0, 64, 70), (0, 0, 100, 100)
+    lazy = DetailRequest(pipeline="base", guide_size=64, force_inpaint=False)
+    assert sampled_size(box, region, lazy) == "skipped_large_enough"
+    assert sampled_size(box, region, lazy.model_copy(update={"force_inpaint": True})) == (100, 100)
+
+
+def test_a_sliver_cannot_be_sampled() -> None:
+    asked = DetailRequest(pipeline="base", guide_size=64, max_size=768)
+    assert sampled_size((0, 0, 1000, 5), (0, 0, 1000, 5), asked) == "skipped_too_small"
+
+
+def test_boxes_scale_truncated_by_their_own_ratio() -> None:
+    assert scale_box((10, 12, 51, 63), (100, 200), (150, 500)) == (25, 18, 127, 94)
+
+
+def test_without_region_and_mask_the_box_is_the_mask() -> None:
+    done = prepared(segs={"items": [{"bbox": [40, 30, 60, 50]}]}, crop_factor=2.0)
+    (seg,) = done.plan.segs
+    assert seg.crop_region == (30, 20, 70, 60)
+    mask = mask_at(done.masks, seg.mask)
+    assert mask.shape == (40, 40)
+    assert mask[10:30, 10:30].min() == 1
+    assert mask.sum() == 400
+    assert seg.crop is not None
+    assert pixels_at(done.crops, seg.crop).shape == (128, 128, 3)
+
+
+def test_an_empty_mask_is_skipped() -> None:
+    item = {
+        "bbox": [0, 0, 8, 8],
+        "crop_region": [0, 0, 8, 8],
+        "mask": {"length": 64, "shape": [8, 8], "encoding": "uint8"},
+    }
+    (seg,) = prepared(bytes(64), segs={"items": [item]}).plan.segs
+    assert seg.skip == "skipped_empty_mask"
+    assert seg.crop is None
+
+
+def test_no_segs_is_a_request_too() -> None:
+    assert prepared().plan.segs == ()
+
+
+SEG = {"bbox": [0, 0, 8, 8], "crop_region": [0, 0, 8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"pipeline": "nobody"}, "pipeline"),
+        ({"sampler_name": "nobody"}, "sampler_name"),
+        ({"scheduler": "nobody"}, "scheduler"),
+        ({"guide_size": 1}, "guide_size"),
+        ({"nobody": 1}, "nobody"),
+        ({"segs": {"items": [{"bbox": [0, 0, 200, 8]}]}}, "segs.items.0.bbox"),
+        (
+            {"segs": {"items": [SEG, {**SEG, "crop_region": [0, 90, 8, 97]}]}},
+            "segs.items.1.crop_region",
+        ),
+        (
+            {"segs": {"items": [{**SEG, "mask": {"length": 256, "shape": [8, 8]}}]}},
+            "segs.items.0.mask",
+        ),
+        (
+            {"segs": {"items": [{**SEG, "mask": {"length": 64, "shape": [4, 4]}}]}},
+            "segs.items.0.mask.shape",
+        ),
+        ({"segs": {"size": [960, 1280], "items": [SEG]}}, "segs.items.0.bbox"),
+        (
+            {"guide_size": 16384, "max_size": 16384, "segs": {"items": [SEG]}},
+            "segs.items.0",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(ContractError) as refusal:
+        prepared(**fields)
+    assert refusal.value.detail.field == field
+    assert refusal.value.detail.message.startswith(field)
+
+
+def test_an_unknown_pipeline_lists_the_known_ones() -> None:
+    with pytest.raises(ContractError) as refusal:
+        prepared(pipeline="nobody")
+    assert refusal.value.detail.allowed == "base"

@@ -1,0 +1,169 @@
+"""The step engine with networks that only keep count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+import torch
+
+from preprocessing.plan import DeadlineExceededError
+from sampling.engine import StepEngine
+from sampling.program import Call, Program, Tensors
+
+T = TypeVar("T")
+
+
+@dataclass
+class CountingNetworks:
+    """Adds 1 to every row, and remembers each batch as (network, rows)."""
+
+    seconds: float = 0.0
+    batches: list[tuple[str, int]] = field(default_factory=list)
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        self.batches.append((network, inputs["x"].shape[0]))
+        await asyncio.sleep(self.seconds)
+        if network == "broken":
+            raise RuntimeError("this network is broken")
+        return {"y": inputs["x"] + 1}
+
+
+def steps(count: int, *, network: str = "net", width: int = 2, rows: int = 1) -> Program[float]:
+    """A program of ``count`` calls; returns how often a 1 was added to its 0."""
+    x = torch.zeros(rows, width)
+    for _ in range(count):
+        outputs = yield Call(network, {"x": x})
+        x = outputs["y"]
+    return float(x.mean())
+
+
+def on_engine(
+    work: Callable[[StepEngine], Awaitable[T]], networks: CountingNetworks, max_batch: int = 4
+) -> T:
+    async def main() -> T:
+        engine = StepEngine(networks, {"net": max_batch, "other": max_batch, "broken": max_batch})
+        serving = asyncio.create_task(engine.serve())
+        try:
+            return await asyncio.wait_for(asyncio.ensure_future(work(engine)), 10)
+        finally:
+            serving.cancel()
+
+    return asyncio.run(main())
+
+
+def test_programs_go_step_by_step_together() -> None:
+    networks = CountingNetworks()
+
+    async def work(engine: StepEngine) -> list[float]:
+        return await asyncio.gather(*(engine.run(steps(5), request=str(i)) for i in range(4)))
+
+    assert on_engine(work, networks) == [5.0] * 4
+    assert networks.batches == [("net", 4)] * 5
+
+
+def test_a_batch_never_exceeds_its_limit_and_calls_stay_whole() -> None:
+    networks = CountingNetworks()
+
+    async def work(engine: StepEngine) -> list[float]:
+        return await asyncio.gather(*(engine.run(steps(3, rows=2)) for _ in range(5)))
+
+    assert on_engine(work, networks, max_batch=5) == [3.0] * 5
+    assert {rows for _, rows in networks.batches} <= {2, 4}
+
+
+def test_a_call_larger_than_the_limit_still_runs() -> None:
+    networks = CountingNetworks()
+    assert on_engine(lambda engine: engine.run(steps(1, rows=9)), networks, max_batch=4) == 1.0
+    assert networks.batches == [("net", 9)]
+
+
+def test_shapes_and_networks_are_not_mixed() -> None:
+    networks = CountingNetworks()
+
+    async def work(engine: StepEngine) -> list[float]:
+        return await asyncio.gather(
+            engine.run(steps(2, width=2)),
+            engine.run(steps(2, width=3)),
+            engine.run(steps(2, network="other")),
+        )
+
+    assert on_engine(work, networks) == [2.0] * 3
+    assert sorted(networks.batches) == [("net", 1)] * 4 + [("other", 1)] * 2
+
+
+def test_who_comes_later_joins_the_next_step() -> None:
+    networks = CountingNetworks(seconds=0.01)
+
+    async def work(engine: StepEngine) -> list[float]:
+        first = asyncio.ensure_future(engine.run(steps(6)))
+        await asyncio.sleep(0.025)
+        second = asyncio.ensure_future(engine.run(steps(2)))
+        return [await first, await second]
+
+    assert on_engine(work, networks) == [6.0, 2.0]
+    assert sum(rows for _, rows in networks.batches) == 8
+    assert [rows for _, rows in networks.batches].count(2) == 2  # both of its steps were shared
+
+
+def test_a_faulty_program_fails_alone() -> None:
+    def faulty() -> Program[float]:
+        yield Call("net", {"x": torch.zeros(1, 2)})
+        raise ValueError("mine alone")
+
+    async def work(engine: StepEngine) -> list[float | BaseException]:
+        return await asyncio.gather(
+            engine.run(faulty()), engine.run(steps(3)), return_exceptions=True
+        )
+
+    failed, good = on_engine(work, CountingNetworks())
+    assert isinstance(failed, ValueError)
+    assert good == 3.0
+
+
+def test_a_broken_network_fails_its_callers_and_the_engine_goes_on() -> None:
+    async def work(engine: StepEngine) -> float:
+        with pytest.raises(RuntimeError, match="this network is broken"):
+            await engine.run(steps(1, network="broken"))
+        return await engine.run(steps(2))
+
+    assert on_engine(work, CountingNetworks()) == 2.0
+
+
+def test_a_late_program_ends_within_a_step() -> None:
+    networks = CountingNetworks(seconds=0.01)
+
+    async def work(engine: StepEngine) -> None:
+        with pytest.raises(DeadlineExceededError):
+            await engine.run(steps(10_000), deadline_s=time.time() + 0.05)
+
+    on_engine(work, networks)
+    assert 1 <= len(networks.batches) <= 7
+
+
+def test_a_cancelled_caller_frees_its_place() -> None:
+    networks = CountingNetworks(seconds=0.01)
+
+    async def work(engine: StepEngine) -> float:
+        gone = asyncio.ensure_future(engine.run(steps(10_000)))
+        await asyncio.sleep(0.025)
+        gone.cancel()
+        before = len(networks.batches)
+        await asyncio.sleep(0.05)
+        assert len(networks.batches) <= before + 1
+        return await engine.run(steps(1))
+
+    assert on_engine(work, networks) == 1.0
+
+
+def test_statistics_count_shared_batches() -> None:
+    async def work(engine: StepEngine) -> StepEngine:
+        await asyncio.gather(*(engine.run(steps(2), request=str(i)) for i in range(2)))
+        return engine
+
+    stats = on_engine(work, CountingNetworks()).stats
+    assert (stats.batches, stats.rows, stats.rows_possible, stats.shared_batches) == (2, 4, 4, 2)

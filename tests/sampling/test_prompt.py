@@ -1,0 +1,103 @@
+"""Emphasis, chunks, and the conditioning they lead to."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sampling.program import Call, Tensors, run_alone
+from sampling.prompt import ChunkLayout, Weighted, lay_out, parse_weights
+from sampling.text import TextEncoder, to_common_length
+from tests.conftest import CHECKPOINTS, GOLDEN
+
+LAYOUT = ChunkLayout(start=1, end=2, padding=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("", [("", 1.0)]),
+        ("plain", [("plain", 1.0)]),
+        ("a (b) c", [("a ", 1.0), ("b", 1.1), (" c", 1.0)]),
+        ("(b:1.3)", [("b", 1.3)]),
+        ("((b))", [("b", 1.1 * 1.1)]),
+        ("((b:2))", [("b", 2.0)]),
+        ("(a (b) c:0.5)", [("a ", 0.5), ("b", 0.5 * 1.1), (" c", 0.5)]),
+        ("(b:-0.5)", [("b", -0.5)]),
+        ("(b: 1.3 )", [("b", 1.3)]),
+        ("(at 5:30 pm)", [("at 5:30 pm", 1.1)]),
+        (r"\(b\)", [("(b)", 1.0)]),
+        (r"(\(b\):1.2)", [("(b)", 1.2)]),
+        ("(b", [("(b", 1.0)]),
+        ("b) c", [("b) c", 1.0)]),
+        ("[b]", [("[b]", 1.0)]),
+        ("(:1.3)", [(":1.3", 1.1)]),
+    ],
+)
+def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
+    assert parse_weights(prompt) == [Weighted(text, pytest.approx(w)) for text, w in expected]
+
+
+def tokens(text: str) -> list[int]:
+    return [100 + int(word) for word in text.split()]
+
+
+def words(first: int, count: int) -> str:
+    return " ".join(str(word) for word in range(first, first + count))
+
+
+def test_a_chunk_has_start_end_and_padding() -> None:
+    (chunk,) = lay_out("5 6", tokens, LAYOUT)
+    assert chunk.ids == (1, 105, 106, 2, *[0] * 73)
+    assert len(chunk.weights) == 77
+
+
+def test_a_long_run_is_split_at_75_tokens() -> None:
+    first, second = lay_out(words(0, 80), tokens, LAYOUT)
+    assert first.ids == (1, *range(100, 175), 2)
+    assert second.ids[:7] == (1, *range(175, 180), 2)
+
+
+def test_a_short_run_moves_to_the_next_chunk_as_a_whole() -> None:
+    first, second = lay_out(f"{words(0, 70)} ({words(70, 7)}:1.5)", tokens, LAYOUT)
+    assert first.ids[70:73] == (169, 2, 0)
+    assert second.ids[:9] == (1, *range(170, 177), 2)
+    assert second.weights[1:9] == (*[1.5] * 7, 1.0)
+
+
+def test_a_run_of_eight_is_split() -> None:
+    first, second = lay_out(f"{words(0, 70)} ({words(70, 8)}:1.5)", tokens, LAYOUT)
+    assert first.ids == (1, *range(100, 175), 2)
+    assert second.ids[:5] == (1, 175, 176, 177, 2)
+
+
+def test_conditioning_is_the_references() -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.CLIPTextModel.from_pretrained(CHECKPOINTS / "sd15" / "text_encoder")
+    model = model.float().eval()
+
+    def networks(call: Call) -> Tensors:
+        with torch.no_grad():
+            ids = call.inputs["input_ids"].long()
+            return {"hidden_state": model(ids).last_hidden_state}
+
+    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15" / "tokenizer")
+    layout = ChunkLayout(slow.bos_token_id, slow.eos_token_id, slow.eos_token_id)
+    encoder = TextEncoder("text", slow.backend_tokenizer, layout)
+    with np.load(GOLDEN / "conditioning.npz") as data:
+        prompts = json.loads(bytes(data["prompts"]))
+        for index, prompt in enumerate(prompts):
+            context = run_alone(encoder.encode(prompt), networks)
+            torch.testing.assert_close(
+                context, torch.from_numpy(data[f"cond_{index}"]), rtol=1e-4, atol=1e-4, msg=prompt
+            )
+
+
+def test_unequal_lengths_are_repeated_to_a_common_one() -> None:
+    short, long = torch.randn(1, 77 * 2, 3), torch.randn(1, 77 * 3, 3)
+    rows = to_common_length([short, long])
+    assert rows.shape == (2, 77 * 6, 3)
+    assert torch.equal(rows[0, 77 * 2 : 77 * 4], short[0])
