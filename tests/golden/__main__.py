@@ -6,6 +6,7 @@ python -m tests.golden --cases DIR --checkpoints DIR [--through engine|server] [
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from build_engines import build
 from segs_client.errors import SegsError
+from serving.server import EmbeddedServer
 from tests.golden.cases import Case, UnsupportedError, find, read
-from tests.golden.runners import RUNNERS, Runner
+from tests.golden.runners import EngineRunner, Runner, ServerRunner
 from tests.golden.verdict import MAX_DIFFERENCE, MEAN_DIFFERENCE, Verdict, judge
 
 
@@ -35,14 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             verdicts[path.stem] = Verdict(fault=str(error))
     for checkpoint in sorted({case.checkpoint for case in cases}):
         build(arguments.checkpoints / checkpoint, checkpoint, arguments.repository)
-    runner = RUNNERS[arguments.through](arguments.repository) if cases else None
-    try:
-        for case in cases:
-            verdicts[case.name] = _verdict(runner, case)
-            _say(f"{case.name:40} {verdicts[case.name]}")
-    finally:
-        if runner is not None:
-            runner.close()
+    if cases:
+        verdicts.update(_run(cases, arguments.through, arguments.repository))
     for name in sorted(verdicts.keys() - {case.name for case in cases}):
         _say(f"{name:40} {verdicts[name]}")
     passed = sum(verdict.passed for verdict in verdicts.values())
@@ -50,9 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if passed == len(verdicts) else 1
 
 
-def _verdict(runner: Runner | None, case: Case) -> Verdict:
-    if runner is None:
-        return Verdict(fault="no runner")
+def _run(cases: Sequence[Case], through: str, repository: Path) -> dict[str, Verdict]:
+    verdicts = {}
+    with contextlib.ExitStack() as stack:
+        runner = _runner(through, repository, stack)
+        for case in cases:
+            verdicts[case.name] = _verdict(runner, case)
+            _say(f"{case.name:40} {verdicts[case.name]}")
+    return verdicts
+
+
+def _runner(through: str, repository: Path, stack: contextlib.ExitStack) -> Runner:
+    if through == "engine":
+        return EngineRunner(repository)
+    runner = ServerRunner(stack.enter_context(EmbeddedServer([repository])))
+    stack.callback(runner.close)
+    return runner
+
+
+def _verdict(runner: Runner, case: Case) -> Verdict:
     try:
         return judge(case, runner.run(case))
     except (SegsError, ValueError) as error:
@@ -77,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--through",
-        choices=sorted(RUNNERS),
+        choices=("engine", "server"),
         default="engine",
         help="the engine in this process (default), or the real server over gRPC",
     )

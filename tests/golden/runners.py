@@ -40,17 +40,11 @@ class EngineRunner:
 class ServerRunner:
     """A real tritonserver, asked by the client."""
 
-    def __init__(self, repository: Path) -> None:
-        self._server = EmbeddedServer([repository])
-        self._server.start()
-        self._client = Client(self._server.grpc_url)
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._client = Client(server.grpc_url)
 
     def run(self, case: Case) -> DetailResult:
         return self._client.detail(case.image, case.segs, pipeline=case.checkpoint, **case.options)
 
     def close(self) -> None:
         self._client.close()
-        self._server.stop()
-
-
-RUNNERS = {"engine": EngineRunner, "server": ServerRunner}

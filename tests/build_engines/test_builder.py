@@ -1,0 +1,172 @@
+"""Whole builds: the descriptor, unchanged input, failures that leave the old build alone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from build_engines import VerificationError, build, builder
+from build_engines.errors import BuildError
+from build_engines.export import export_onnx
+from build_engines.fingerprint import build_versions
+from build_engines.networks import NetworkExport
+from pipelines.descriptor import load_all
+from tests.build_engines.conftest import snapshot
+from tests.conftest import CHECKPOINTS
+
+SD15 = CHECKPOINTS / "sd15"
+
+
+def touch(checkpoint: Path) -> None:
+    """Changes a file of the checkpoint without changing its meaning."""
+    path = checkpoint / "unet" / "config.json"
+    path.write_text(path.read_text() + "\n")
+
+
+def refuse_to_build(*args: object) -> None:
+    pytest.fail("an unchanged pipeline was built again")
+
+
+def test_the_descriptor_names_every_file(repository: Path) -> None:
+    descriptor, folder = load_all([repository])["sd15"]
+    assert folder == repository
+    assert (descriptor.family, descriptor.target, descriptor.prediction) == (
+        ("sd1", "onnx", "epsilon")
+    )
+    assert descriptor.latent_scale == pytest.approx(0.18215)
+    assert descriptor.context_dim == 32
+    assert descriptor.tokenizer == "sd15_text_encoder/tokenizer.json"
+    listed: dict[str, str] = {}
+    for network in descriptor.networks.values():
+        listed |= network.files
+    on_disk = snapshot(repository)
+    models = {path: data for path, data in on_disk.items() if path.startswith("sd15_")}
+    assert listed == {path: hashlib.sha256(data).hexdigest() for path, data in models.items()}
+    source = snapshot(SD15)
+    assert descriptor.source == {
+        path: hashlib.sha256(source[path]).hexdigest() for path in descriptor.source
+    }
+    assert {"unet/config.json", "tokenizer/merges.txt"} < descriptor.source.keys()
+
+
+def test_unchanged_input_is_not_built_again(
+    built: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(builder, "_build_models", refuse_to_build)
+    before = snapshot(built)
+    with caplog.at_level("INFO"):
+        descriptor = build(SD15, "sd15", built)
+    assert descriptor.name == "sd15"
+    assert "unchanged" in caplog.text
+    assert snapshot(built) == before
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "library", "model", "lost file"])
+def test_a_change_is_noticed(
+    built: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    if change == "checkpoint":
+        touch(checkpoint)
+    elif change == "library":
+        versions = {**build_versions(), "torch": "0.0"}
+        monkeypatch.setattr(builder, "build_versions", lambda: versions)
+    elif change == "model":
+        with (built / "sd15_unet" / "1" / "model.onnx.data").open("r+b") as file:
+            file.write(b"\xff")
+    else:
+        (built / "sd15_text_encoder" / "tokenizer.json").unlink()
+    started: list[str] = []
+
+    def start(*args: object) -> None:
+        started.append(change)
+        raise BuildError("stopped by the test")
+
+    monkeypatch.setattr(builder, "_build_models", start)
+    with pytest.raises(BuildError, match="stopped by the test"):
+        build(checkpoint, "sd15", built)
+    assert started == [change]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_a_stopped_build_leaves_the_old_one(
+    built: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    touch(checkpoint)
+    before = snapshot(built)
+    export = builder._build_network
+
+    def stop_at_the_unet(network: NetworkExport, *rest: object) -> None:
+        if network.role == "unet":
+            raise kind
+        export(network, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builder, "_build_network", stop_at_the_unet)
+    with pytest.raises(kind):
+        build(checkpoint, "sd15", built)
+    assert snapshot(built) == before
+    assert build(SD15, "sd15", built).name == "sd15"
+
+
+def test_a_wrong_export_is_refused(
+    built: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(checkpoint)
+    before = snapshot(built)
+
+    def wrong(network: NetworkExport, module: nn.Module, folder: Path) -> Path:
+        with torch.no_grad():
+            next(iter(module.parameters())).mul_(1.01)
+        return export_onnx(network, module, folder)
+
+    monkeypatch.setattr(builder, "export_onnx", wrong)
+    with pytest.raises(VerificationError, match=r"text_encoder at batch=\d.*differs from torch"):
+        build(checkpoint, "sd15", built)
+    assert snapshot(built) == before
+
+
+def test_an_export_that_does_not_run_is_refused(
+    built: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(checkpoint)
+    before = snapshot(built)
+
+    def cut_off(network: NetworkExport, module: nn.Module, folder: Path) -> Path:
+        path = export_onnx(network, module, folder)
+        path.write_bytes(path.read_bytes()[:1000])
+        return path
+
+    monkeypatch.setattr(builder, "export_onnx", cut_off)
+    with pytest.raises(VerificationError, match="text_encoder: onnxruntime cannot run the export"):
+        build(checkpoint, "sd15", built)
+    assert snapshot(built) == before
+
+
+def test_changed_weights_are_built_anew(built: Path, checkpoint: Path) -> None:
+    path = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_out.bias"] += 1
+    save_file(state, path)
+    before = snapshot(built)
+    build(checkpoint, "sd15", built)
+    after = snapshot(built)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"sd15.pipeline.json", "sd15_unet/1/model.onnx.data"}
+    weights = [np.frombuffer(s["sd15_unet/1/model.onnx.data"], np.float32) for s in (before, after)]
+    assert np.count_nonzero(weights[0] != weights[1]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "message"),
+    [("sd15", "tensorrt", "target: 'tensorrt'.*onnx"), ("../up", "onnx", "name: '../up'")],
+)
+def test_wrong_options_are_refused(tmp_path: Path, name: str, target: str, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        build(SD15, name, tmp_path / "repository", target)
+    assert not (tmp_path / "repository").exists()

@@ -1,0 +1,147 @@
+"""What is refused, and that the message says what and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.errors import CheckpointError
+from build_engines.families import SD1, detect, read_schedule
+from build_engines.networks import ClipTextEncoder, VaeDecoder
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_the_small_checkpoint_is_sd1(checkpoint: Path) -> None:
+    assert detect(open_checkpoint(checkpoint)) is SD1
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "pytorch_model.bin"])
+def test_a_pickle_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(CheckpointError, match="can run any code"):
+        open_checkpoint(tmp_path / name)
+
+
+def test_a_pickle_in_the_folder_is_refused(checkpoint: Path) -> None:
+    (checkpoint / UNET).rename((checkpoint / UNET).with_suffix(".bin"))
+    with pytest.raises(CheckpointError, match=r"model\.bin: pickle .* can run any code"):
+        SD1.source_files(open_checkpoint(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["unet/config.json", "vae/config.json", "tokenizer/merges.txt", "tokenizer/vocab.json"],
+)
+def test_a_missing_file_is_named(checkpoint: Path, file: str) -> None:
+    (checkpoint / file).unlink()
+    with pytest.raises(CheckpointError, match=f"{file} is missing"):
+        opened = open_checkpoint(checkpoint)
+        detect(opened).source_files(opened)
+
+
+@pytest.mark.parametrize("file", [UNET, TEXT, VAE])
+def test_missing_weights_are_named(checkpoint: Path, file: str) -> None:
+    (checkpoint / file).unlink()
+    with pytest.raises(CheckpointError, match=f"{file.split('/')[0]} has no weights"):
+        SD1.source_files(open_checkpoint(checkpoint))
+
+
+def test_half_precision_variants_are_found(checkpoint: Path) -> None:
+    (checkpoint / UNET).rename((checkpoint / UNET).with_suffix(".fp16.safetensors"))
+    assert open_checkpoint(checkpoint).weights("unet").endswith(".fp16.safetensors")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "single.safetensors"])
+def test_only_a_folder_is_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "single.safetensors").touch()
+    with pytest.raises(CheckpointError, match="folder"):
+        open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("unet/config.json", "in_channels", 9),
+        ("unet/config.json", "addition_embed_type", "text_time"),
+        ("text_encoder/config.json", "hidden_act", "gelu"),
+        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
+    ],
+)
+def test_another_family_is_refused(checkpoint: Path, file: str, field: str, value: object) -> None:
+    edit(checkpoint / file, **{field: value})
+    with pytest.raises(CheckpointError, match=f"{file} has {field} {value!r}"):
+        detect(open_checkpoint(checkpoint))
+
+
+def test_another_schedule_is_refused(checkpoint: Path) -> None:
+    edit(checkpoint / "scheduler/scheduler_config.json", beta_schedule="linear")
+    with pytest.raises(CheckpointError, match="beta_schedule 'linear'"):
+        read_schedule(open_checkpoint(checkpoint))
+
+
+def test_broken_json_is_refused(checkpoint: Path) -> None:
+    (checkpoint / "unet/config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: not readable as JSON"):
+        detect(open_checkpoint(checkpoint))
+
+
+def text_encoder(checkpoint: Path) -> ClipTextEncoder:
+    return ClipTextEncoder(Checkpoint(checkpoint).json("text_encoder/config.json"))
+
+
+def test_a_cut_off_weight_file_is_refused(checkpoint: Path) -> None:
+    content = (checkpoint / TEXT).read_bytes()
+    (checkpoint / TEXT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+
+
+def test_tensors_that_do_not_fit_are_named(checkpoint: Path) -> None:
+    state = load_file(checkpoint / TEXT)
+    state["stray"] = state.pop("final_layer_norm.bias")
+    save_file(state, checkpoint / TEXT)
+    with pytest.raises(CheckpointError, match=r"1 missing \(final_layer_norm.*1 extra \(stray\)"):
+        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+
+
+def test_a_tensor_of_another_shape_is_named(checkpoint: Path) -> None:
+    edit(checkpoint / "text_encoder/config.json", intermediate_size=96)
+    with pytest.raises(CheckpointError, match=r"shape \[64\].*asks for \[96\]"):
+        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+
+
+@torch.inference_mode()
+def test_older_names_of_the_text_encoder(checkpoint: Path) -> None:
+    ids = torch.arange(77)[None]
+    expected = text_encoder(checkpoint).load(Checkpoint(checkpoint))(ids)
+    state = {f"text_model.{k}": v for k, v in load_file(checkpoint / TEXT).items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(state, checkpoint / TEXT)
+    assert torch.equal(text_encoder(checkpoint).load(Checkpoint(checkpoint))(ids), expected)
+
+
+@torch.inference_mode()
+def test_older_names_of_the_vae(checkpoint: Path) -> None:
+    opened = Checkpoint(checkpoint)
+    vae = VaeDecoder(opened.json("vae/config.json"))
+    latent = torch.randn((1, 4, 5, 6), generator=torch.Generator().manual_seed(0))
+    expected = vae.load(opened)(latent)
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    state = load_file(checkpoint / VAE)
+    for new, name in old.items():
+        state = {key.replace(new, name): value for key, value in state.items()}
+    assert any(".query." in key for key in state)
+    save_file(state, checkpoint / VAE)
+    assert torch.equal(vae.load(opened)(latent), expected)
