@@ -5,7 +5,20 @@
 where its networks differ, a class in :mod:`build_engines.networks`.
 """
 
-from build_engines.build import build
+from pathlib import Path
+
 from build_engines.errors import BuildError, CheckpointError, VerificationError
+from pipelines.descriptor import PipelineDescriptor
 
 __all__ = ["BuildError", "CheckpointError", "VerificationError", "build"]
+
+
+def build(
+    checkpoint: Path, name: str, repository: Path, target: str = "onnx"
+) -> PipelineDescriptor:
+    """Builds a pipeline, unless an unchanged build of it is there; see
+    :func:`build_engines.builder.build` for arguments and errors."""
+    # Imported here: torch and its libraries take seconds, which --help has no use for.
+    from build_engines.builder import build as run
+
+    return run(checkpoint, name, repository, target)

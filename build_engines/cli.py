@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from build_engines.build import TARGETS, build
+from build_engines import build
 from build_engines.errors import BuildError
+from build_engines.options import TARGETS
 
 log = logging.getLogger("build_engines")
 

@@ -46,6 +46,7 @@ def export_onnx(network: NetworkExport, module: nn.Module, folder: Path) -> Path
     """
     graph = _trace(network, module)
     weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    _declare_outputs(network, graph)
     with (folder / DATA_FILE).open("wb") as file:
         _attach(graph, weights, file)
     path = folder / MODEL_FILE
@@ -80,6 +81,16 @@ def _trace(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
             dynamic_axes=axes,
         )
         return onnx.load(str(path))
+
+
+def _declare_outputs(network: NetworkExport, model: onnx.ModelProto) -> None:
+    """Gives the outputs their known sizes, some of which the trace cannot infer."""
+    del model.graph.output[:]
+    for tensor in network.outputs:
+        shape = ["batch", *tensor.dims]
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, shape)
+        )
 
 
 def _attach(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor], file: BinaryIO) -> None:

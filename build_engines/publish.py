@@ -9,28 +9,23 @@ one, never a mixture.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from build_engines.errors import BuildError
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Path]:
-    """An empty folder to build in; removed at the end, and so is one that a killed build left.
-
-    Raises:
-        BuildError: another build of the same pipeline is running.
-    """
+    """An empty folder to build in, removed at the end. What a killed build left in it is
+    removed now; while another process builds the same pipeline, this waits."""
     folder = repository / f".{name}.building"
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _lock(folder)
     try:
-        if not _lock(descriptor, folder):
-            raise BuildError(f"{repository}: pipeline {name!r} is being built by another process")
         _empty(folder)
         try:
             yield folder
@@ -90,13 +85,20 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> bool:
-    """Locks the opened folder; false if somebody else has it, or just removed it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat())
+def _lock(folder: Path) -> int:
+    """Makes the folder and locks it; returns its descriptor, whose closing unlocks it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for another build of the same pipeline", folder.parent)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # The one who had it has removed it: what is locked then is a folder without a name.
+        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+        os.close(descriptor)
 
 
 def _empty(folder: Path) -> None:

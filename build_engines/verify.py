@@ -49,12 +49,14 @@ def verify(network: NetworkExport, model: Path, expected: Iterable[Reference]) -
         VerificationError: a result has another shape, is not finite, or differs by more than
             :data:`TOLERANCE`.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return max(_error(network, session, reference) for reference in expected)
-    except onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
+    except VerificationError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no other base
         raise VerificationError(
             f"{network.role}: onnxruntime cannot run the export: {error}"
         ) from error

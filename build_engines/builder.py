@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
 from build_engines.checkpoint import Checkpoint, open_checkpoint
-from build_engines.errors import BuildError
 from build_engines.export import export_onnx
 from build_engines.families import Family, detect, read_schedule
 from build_engines.fingerprint import build_versions, sha256
 from build_engines.networks import NetworkExport
+from build_engines.options import check_options
 from build_engines.progress import Advance, progress
 from build_engines.publish import publish, staging, write_flushed
 from build_engines.tokenizer import TOKENIZER_FILE, write_tokenizer
 from build_engines.triton_config import model_config
 from build_engines.verify import references, verify
-from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network, PipelineDescriptor
+from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network, PipelineDescriptor, Schedule
 
 log = logging.getLogger(__name__)
 
-TARGETS: tuple[str, ...] = get_args(PipelineDescriptor.model_fields["target"].annotation)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_LATENT_SCALE = 0.18215
 _VERSION = "1"
 _STAGES = ("load", "run in torch", "export", "check")
@@ -49,38 +45,28 @@ def build(
     Raises:
         BuildError: nothing was changed: a build that was there before is still whole.
     """
-    _check_options(name, target)
+    check_options(name, target)
     opened = open_checkpoint(checkpoint)
     family = detect(opened)
+    schedule = read_schedule(opened)
     source = _hash(opened.root, family.source_files(opened), "Hashing the checkpoint")
     built_with = build_versions()
-    found = _read(repository, name)
-    if found is not None and (found.source, found.built_with) == (source, built_with):
-        if found.target == target and _is_whole(found, repository):
-            log.info("%s: unchanged, nothing to build", name)
-            return found
-        log.info("%s: files were changed or lost since they were built", name)
+    if found := _unchanged(repository, name, source, built_with):
+        return found
     with staging(repository, name) as folder:
+        if found := _unchanged(repository, name, source, built_with):
+            return found  # another process has just built it
         networks = family.open_networks(opened)
         _build_models(opened, family, networks, name, folder)
-        descriptor = _describe(opened, family, networks, name, folder, source, built_with)
+        descriptor = _describe(opened, family, schedule, networks, name, folder, source, built_with)
         filename = name + DESCRIPTOR_SUFFIX
         write_flushed(folder / filename, descriptor.model_dump_json(indent=2) + "\n")
         models = [network.model_name(name) for network in networks]
-        if found is not None:
-            models += [old.model for old in found.networks.values() if old.model not in models]
+        if older := _read(repository, name):
+            models += [old.model for old in older.networks.values() if old.model not in models]
         publish(folder, repository, models, filename)
     log.info("%s: built in %s", name, repository)
     return descriptor
-
-
-def _check_options(name: str, target: str) -> None:
-    if target not in TARGETS:
-        raise BuildError(f"target: {target!r} is not available; allowed: {', '.join(TARGETS)}")
-    if not _NAME.fullmatch(name):
-        raise BuildError(
-            f"name: {name!r}; allowed: 1 to 64 of A-Z a-z 0-9 _ . -, the first a letter or digit"
-        )
 
 
 def _build_models(
@@ -121,6 +107,7 @@ def _build_network(
 def _describe(
     checkpoint: Checkpoint,
     family: Family,
+    schedule: Schedule,
     networks: list[NetworkExport],
     name: str,
     folder: Path,
@@ -141,7 +128,7 @@ def _describe(
         family=family.name,
         target="onnx",
         prediction="epsilon",
-        schedule=read_schedule(checkpoint),
+        schedule=schedule,
         latent_channels=vae["latent_channels"],
         latent_scale=vae.get("scaling_factor", DEFAULT_LATENT_SCALE),
         context_dim=checkpoint.json("unet/config.json")["cross_attention_dim"],
@@ -171,6 +158,20 @@ def _read(repository: Path, name: str) -> PipelineDescriptor | None:
     except (OSError, ValidationError):
         log.info("%s: not readable, building anew", path)
         return None
+
+
+def _unchanged(
+    repository: Path, name: str, source: dict[str, str], built_with: dict[str, str]
+) -> PipelineDescriptor | None:
+    """The build that is there, if it is whole and building it again would give the same."""
+    found = _read(repository, name)
+    if found is None or (found.source, found.built_with) != (source, built_with):
+        return None
+    if not _is_whole(found, repository):
+        log.info("%s: files were changed or lost since they were built", name)
+        return None
+    log.info("%s: unchanged, nothing to build", name)
+    return found
 
 
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:
