@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc
-from segs_client.contract import MODEL_NAME
 
+from segs_client.contract import MODEL_NAME
 from serving.errors import CanaryError
 
 _SIDE_PX = 64

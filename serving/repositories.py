@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
-from segs_client.contract import MODEL_NAME
 
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineError, load_all
+from segs_client.contract import MODEL_NAME
 from serving.errors import RepositoryError
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from serving.onnx_session import open_session
+from serving.onnx_session import SessionSettings, open_session, return_freed_memory
 from serving.stub_logging import configure_logging
 from serving.tensor_rules import InputRules, TensorError
 
@@ -28,16 +28,12 @@ class TritonPythonModel:
         """Loads the network of this version with the config's parameters."""
         configure_logging()
         config = json.loads(args["model_config"])
-        parameters = {
-            name: value["string_value"] for name, value in config.get("parameters", {}).items()
-        }
+        return_freed_memory()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._name = args["model_name"]
         self._session = open_session(
             folder / (config.get("default_model_filename") or "model.onnx"),
-            threads=int(parameters.get("intra_op_thread_count", 0)),
-            inter_threads=int(parameters.get("inter_op_thread_count", 0)),
-            parallel=parameters.get("execution_mode", "0") == "1",
+            settings=SessionSettings.from_config(config),
         )
         self._rules = InputRules.from_config(config)
         self._outputs = [output["name"] for output in config["output"]]

@@ -1,0 +1,61 @@
+"""The Python onnxruntime backend inside a real server."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from serving.server import EmbeddedServer
+
+pytestmark = pytest.mark.server
+
+
+def _double(server: EmbeddedServer, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    tensor = grpc.InferInput("x", list(shape), "FP32")
+    tensor.set_data_from_numpy(np.ones(shape, np.float32))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        answer = client.infer("double", [tensor], client_timeout=10)
+    values: NDArray[np.float32] = answer.as_numpy("y")
+    return values
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (4, 300)])
+def test_answers_any_free_size(server: EmbeddedServer, shape: tuple[int, ...]) -> None:
+    np.testing.assert_array_equal(_double(server, shape), np.full(shape, 2, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 4), (5, 4), (2, 2, 2), (4,)])
+def test_refuses_a_wrong_shape_and_answers_on(
+    server: EmbeddedServer, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        _double(server, shape)
+    assert "INVALID_ARGUMENT" in str(refused.value.status())
+    assert "model.py" not in str(refused.value)
+    assert _double(server, (1, 3)).shape == (1, 3)
+    server.check()
+
+
+def test_python_models_see_our_packages_and_pipelines(server: EmbeddedServer) -> None:
+    tensor = grpc.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b""], dtype=np.object_))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        answer = client.infer("echo", [tensor], client_timeout=10).as_numpy("text")[0].decode()
+    assert answer.split(" ")[0] == f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def test_calls_that_change_the_server_are_closed(server: EmbeddedServer) -> None:
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        for call in (client.get_system_shared_memory_status, client.get_model_repository_index):
+            with pytest.raises(InferenceServerException, match="admin-key"):
+                call()
+
+
+def test_memory_of_the_whole_tree(server: EmbeddedServer) -> None:
+    memory = server.rss_bytes()
+    assert 50e6 < memory.pss_bytes <= memory.rss_bytes < 1.5e9

@@ -1,0 +1,177 @@
+"""Start, supervision and stop of a real tritonserver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as grpc
+
+from pipelines.descriptor import PipelineDescriptor
+from serving.errors import PortTakenError, ServingError, StartError
+from serving.server import EmbeddedServer
+from tests.serving import toys
+
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
+
+
+def _pipeline_folder(folder: Path) -> Path:
+    """A pipeline without networks: enough for the start-up checks."""
+    folder.mkdir()
+    descriptor = PipelineDescriptor.model_construct(
+        version=1,
+        name="toy",
+        family="sd1",
+        target="onnx",
+        prediction="epsilon",
+        latent_scale=0.18215,
+        context_dim=8,
+        tokenizer="toy.tokenizer.json",
+        networks={},
+        source={},
+        built_with={},
+    )
+    (folder / "toy.pipeline.json").write_text(descriptor.model_dump_json())
+    return folder
+
+
+def _serve(toy_repository: Path, folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    ready_file = folder / "ready.json"
+    command = [sys.executable, "-m", "serving", "serve"]
+    command += ["--repository", str(_pipeline_folder(folder / "pipelines"))]
+    command += ["--model-repository", str(toy_repository), "--grpc-port", "0"]
+    command += ["--ready-file", str(ready_file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not ready_file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"serve is not ready: {process.communicate()[1]}")
+        time.sleep(0.05)
+    return process, ready_file
+
+
+def test_serve_says_where_it_is_and_stops_on_sigterm(toy_repository: Path, tmp_path: Path) -> None:
+    process, ready_file = _serve(toy_repository, tmp_path)
+    ready = json.loads(ready_file.read_text())
+    assert ready["pid"] == process.pid
+    with grpc.InferenceServerClient(f"127.0.0.1:{ready['grpc_port']}") as client:
+        assert client.is_server_ready()
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=15)[1]
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 0
+    assert not ready_file.exists()
+    assert f"ready: grpc 127.0.0.1:{ready['grpc_port']}" in output
+
+
+def test_killing_the_parent_leaves_nothing(toy_repository: Path, tmp_path: Path) -> None:
+    process, _ = _serve(toy_repository, tmp_path)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(tree, timeout=9)
+    assert alive == []
+
+
+def test_a_dead_model_is_seen_and_the_server_comes_back(
+    toy_repository: Path, tmp_path: Path
+) -> None:
+    process, ready_file = _serve(toy_repository, tmp_path)
+    first = json.loads(ready_file.read_text())
+    stubs = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "double" in " ".join(child.cmdline()) and "stub" in child.name()
+    ]
+    stubs[0].kill()
+    deadline = time.monotonic() + 30
+    second = first
+    while second["server_pid"] == first["server_pid"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+        if ready_file.exists():
+            second = json.loads(ready_file.read_text())
+    # The second interrupt kills what the first one asked to end.
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=15)[1]
+    assert "double_0_0" in output
+    assert second["server_pid"] != first["server_pid"]
+    assert second["grpc_port"] == first["grpc_port"]
+
+
+def test_two_servers_side_by_side(toy_repository: Path) -> None:
+    servers = [EmbeddedServer(model_repository=toy_repository) for _ in range(2)]
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(EmbeddedServer.start, servers))
+        assert servers[0].grpc_url != servers[1].grpc_url
+        servers[0].stop()
+        with grpc.InferenceServerClient(servers[1].grpc_url) as client:
+            assert client.is_model_ready("double")
+        servers[1].check()
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_a_hanging_model_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    toys.add_hanging(tmp_path)
+    server = EmbeddedServer(model_repository=tmp_path, stop_timeout_s=3.0)
+    server.start()
+    tensor = grpc.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b""], dtype=np.object_))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        client.async_infer("hanging", [tensor], callback=lambda result, error: None)
+        time.sleep(0.3)
+        begun = time.monotonic()
+        server.stop()
+    assert time.monotonic() - begun < 8
+
+
+def test_a_broken_model_is_named(tmp_path: Path) -> None:
+    toys.add_double(tmp_path)
+    toys.add_python(tmp_path, "broken", "import no_such_module\n")
+    toys.add_double(tmp_path, "garbled")
+    (tmp_path / "garbled" / "1" / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(StartError) as failed:
+        EmbeddedServer(model_repository=tmp_path).start()
+    lines = str(failed.value).splitlines()
+    assert "No module named 'no_such_module'" in next(line for line in lines if "broken" in line)
+    assert any(line.strip().startswith("garbled: ") for line in lines)
+    assert not any("double" in line for line in lines)
+    assert len(lines) <= 4
+
+
+def test_a_taken_port_is_named(toy_repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError) as refused:
+            EmbeddedServer(model_repository=toy_repository, grpc_port=port).start()
+    message = str(refused.value)
+    assert f"port {port}" in message
+    assert "--grpc-port" in message
+    assert str(os.getpid()) in message
+
+
+def test_a_stop_while_starting(toy_repository: Path) -> None:
+    asked = threading.Event()
+    threading.Timer(0.3, asked.set).start()
+    begun = time.monotonic()
+    with pytest.raises(ServingError, match="stopped"):
+        EmbeddedServer(model_repository=toy_repository).start(asked)
+    assert time.monotonic() - begun < 10

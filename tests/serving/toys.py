@@ -1,0 +1,96 @@
+"""Small Triton repositories for tests of the server itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+_PYTHON_CONFIG = """
+backend: "python"
+max_batch_size: 0
+input [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+
+_ECHO = '''
+import os
+import sys
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+import pipelines
+import preprocessing
+import sampling
+import segs_client
+import serving
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        text = f"{sys.version_info[0]}.{sys.version_info[1]} {os.environ['SEGS_REPOSITORIES']}"
+        answer = pb_utils.Tensor("text", np.array([text.encode()], dtype=np.object_))
+        return [pb_utils.InferenceResponse([answer]) for _ in requests]
+'''
+
+_HANGING = '''
+import time
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(600)
+'''
+
+
+def add_double(repository: Path, name: str = "double") -> None:
+    """An onnxruntime model: FP32 x [n, -1] → y = 2x."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.pbtxt").write_text(
+        """
+backend: "onnxruntime"
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
+optimization { graph { level: 1 } }
+"""
+    )
+    write_double(folder / "model.onnx")
+
+
+def write_double(path: Path) -> None:
+    """The ONNX file of y = x + x for x [batch, n]."""
+    shape = ["batch", "n"]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+
+
+def add_echo(repository: Path, name: str = "echo") -> None:
+    """A Python model that answers its Python version and its SEGS_REPOSITORIES."""
+    add_python(repository, name, _ECHO)
+
+
+def add_hanging(repository: Path, name: str = "hanging") -> None:
+    """A Python model that does not answer within ten minutes."""
+    add_python(repository, name, _HANGING)
+
+
+def add_python(repository: Path, name: str, source: str) -> None:
+    """A Python model, BYTES text [1] → text [1], with this source."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.pbtxt").write_text(_PYTHON_CONFIG)
+    (folder / "model.py").write_text(source)
