@@ -41,9 +41,9 @@ def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
     ):
 
         def advance(count: int = 1, what: str = "") -> None:
+            bar.update(count)
             if what:
                 bar.set_postfix_str(what)
-            bar.update(count)
 
         yield advance
     log.info("%s: done in %.1f s", title, time.monotonic() - started)

@@ -42,6 +42,26 @@ def test_a_refusal_is_one_line_without_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "repository").exists()
 
 
+def test_a_terminated_build_leaves_nothing(tmp_path: Path) -> None:
+    arguments = [str(CHECKPOINTS / "sd15"), "--name", "x", "--repository", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "build_engines", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "text_encoder: exported" in line:
+            process.terminate()
+            break
+    rest = process.stderr.read()
+    assert process.wait(60) == cli.INTERRUPTED
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_arguments_are_exit_code_2() -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([])
