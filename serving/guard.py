@@ -52,6 +52,16 @@ def remove_leftovers(shm_prefix: str, workspace: Path) -> None:
     shutil.rmtree(workspace, ignore_errors=True)
 
 
+def _remove_execution_environment(begun_s: float) -> None:
+    """Removes the empty folder that the Python backend makes in /tmp at start, for packed Python
+    environments that we do not use, and that a killed server leaves behind."""
+    for path in Path("/tmp").glob("python_env_*"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_uid == os.getuid() and begun_s <= status.st_mtime < begun_s + 10:
+                path.rmdir()
+
+
 def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
@@ -105,6 +115,7 @@ def main() -> int:
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    begun_s = time.time()
     try:
         # Safe here: this process has one thread.
         server = subprocess.Popen(
@@ -118,6 +129,7 @@ def main() -> int:
         status = server.poll()
     finally:
         _kill_children()
+        _remove_execution_environment(begun_s)
         remove_leftovers(orders["shm_prefix"], Path(orders["workspace"]))
     return 1 if status is None else abs(status)
 

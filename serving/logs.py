@@ -53,6 +53,8 @@ def parse_line(line: str) -> Line | None:
     if python is not None:
         level = int(getattr(logging, python[1]))
         return Line(level, f"{python[2]}: {python[3]}", logged=True)
+    if line.startswith("Signal ("):
+        return Line(logging.DEBUG, line)
     if line.startswith("error: "):
         return Line(logging.ERROR, line)
     return Line(logging.INFO, line)

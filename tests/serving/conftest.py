@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,28 @@ from serving.server import EmbeddedServer
 from tests.serving import toys
 
 
+def _owner(path: Path) -> str:
+    """What a guard's command line says of a path: a shared memory's prefix, a folder's name."""
+    return path.name.partition("-")[0] + "-" if path.parent.name == "shm" else path.name
+
+
 def _traces() -> set[str]:
-    found = {f"/dev/shm/{path.name}" for path in Path("/dev/shm").glob("segs*")}
-    found |= {str(path) for path in Path("/tmp").glob("segs-detailer-*")}
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if "triton_python_backend_stub" in command or "bin/tritonserver" in command:
-            found.add(f"{process.pid} {command}")
+    """Shared memory, temporary folders and processes of servers that no living guard looks after,
+    whose command line names both the server's shared memory and its folder."""
+    commands = {
+        process.pid: " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    }
+    guards = " ".join(command for command in commands.values() if "serving.guard" in command)
+    found = {
+        str(path)
+        for path in (*Path("/dev/shm").glob("segs*"), *Path("/tmp").glob("segs-detailer-*"))
+        if _owner(path) not in guards
+    }
+    for pid, command in commands.items():
+        workspace = re.search(r"/segs-detailer-[^/]+(?=/backends)", command)
+        if workspace is not None and workspace[0] not in guards:
+            found.add(f"{pid} {command}")
     return found
 
 
@@ -29,9 +45,9 @@ def no_traces() -> Iterator[None]:
     before = _traces()
     yield
     deadline = time.monotonic() + 3
-    while _traces() - before and time.monotonic() < deadline:
+    while (left := _traces() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert _traces() - before == set()
+    assert left == set()
 
 
 @pytest.fixture(scope="session")
