@@ -47,25 +47,32 @@ def find_installation(tritonserver: Path | None = None) -> Installation:
     Raises:
         InstallationError: there is none, or it has no stub for the running Python.
     """
-    if tritonserver is not None:
-        if not tritonserver.is_file():
-            raise InstallationError(f"--tritonserver {tritonserver}: no such file")
-        return Installation(tritonserver.resolve(), _libpython_dirs())
-    on_path = shutil.which("tritonserver")
-    if on_path is not None:
-        return Installation(Path(on_path).resolve(), _libpython_dirs())
-    return _bundled()
+    if tritonserver is None:
+        on_path = shutil.which("tritonserver")
+        binary = _bundled_binary() if on_path is None else Path(on_path)
+    elif tritonserver.is_file():
+        binary = tritonserver
+    else:
+        raise InstallationError(f"--tritonserver {tritonserver}: no such file")
+    binary = binary.resolve()
+    root = binary.parent.parent
+    if (root / "python_backend_stubs").is_dir():
+        return _of_wheel(root)
+    return Installation(binary, _libpython_dirs())
 
 
-def _bundled() -> Installation:
+def _bundled_binary() -> Path:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise InstallationError(
             "no tritonserver: it is not on PATH, and the package nvidia-pytriton is not installed "
             f"for {sys.executable}; pip install nvidia-pytriton==0.7.0, or give --tritonserver PATH"
         )
-    package = Path(spec.origin).parent
-    root = package / "tritonserver"
+    return Path(spec.origin).parent / "tritonserver" / "bin" / "tritonserver"
+
+
+def _of_wheel(root: Path) -> Installation:
+    """The parts of nvidia-pytriton's folder ``tritonserver``."""
     stub = root / "python_backend_stubs" / PYTHON_MINOR / STUB_NAME
     if not stub.is_file():
         found = sorted(path.name for path in (root / "python_backend_stubs").glob("3.*"))
@@ -75,7 +82,7 @@ def _bundled() -> Installation:
         )
     return Installation(
         binary=root / "bin" / "tritonserver",
-        library_dirs=(*_libpython_dirs(), package.parent / "nvidia_pytriton.libs"),
+        library_dirs=(*_libpython_dirs(), root.parent.parent / "nvidia_pytriton.libs"),
         python_backend=root / "backends" / "python",
         stub=stub,
     )

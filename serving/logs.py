@@ -19,6 +19,7 @@ _NO_GPU = (
     "CUDA memory pool disabled",
     "CudaDriverHelper has not been initialized",
     "unable to create stream for",
+    "DCGM unable to start",
 )
 """What a server on a machine without a GPU complains of at each start."""
 _FAILURES = (
