@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt pyproject.toml client/pyproject.toml
 FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
-	&& { echo "$$name"; break; }; done
+	&& { echo "$$name"; break; }; done; true
 
 REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
