@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,25 +30,26 @@ print(json.dumps(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - be
 """
 
 
-@pytest.fixture(scope="module")
-def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of Stable Diffusion 1.5's size, random weights, float16."""
-    folder = tmp_path_factory.mktemp("full") / "checkpoint"
-    write_checkpoint(folder, "sd15", CHECKPOINTS / "sd15" / "tokenizer")
-    return folder
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder that is removed at once; pytest would keep its own, gigabytes, for three runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
-def test_memory_of_the_build_and_of_its_models(full_size: Path, tmp_path: Path) -> None:
+def test_memory_of_the_build_and_of_its_models(scratch: Path) -> None:
+    full_size, repository = scratch / "checkpoint", scratch / "repository"
+    write_checkpoint(full_size, "sd15", CHECKPOINTS / "sd15" / "tokenizer")
     weights_bytes = 2 * sum(path.stat().st_size for path in full_size.rglob("*.safetensors"))
     assert weights_bytes == pytest.approx(4.265e9, rel=0.01)
 
     command = ["-m", "build_engines", str(full_size), "--name", "full", "--repository"]
-    process = subprocess.Popen([sys.executable, *command, str(tmp_path)], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, *command, str(repository)], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert 1024 * usage.ru_maxrss <= 2.5 * weights_bytes
 
-    models = [str(tmp_path / f"full_{role}" / "1" / "model.onnx") for role in ROLES]
+    models = [str(repository / f"full_{role}" / "1" / "model.onnx") for role in ROLES]
     result = subprocess.run(
         [sys.executable, "-c", LOAD, *models], capture_output=True, text=True, check=True
     )
