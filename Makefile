@@ -18,8 +18,8 @@ PYTEST_ARGS ?=
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
-# PyPI's own torch brings gigabytes of CUDA. Empty it to take that one all the same.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
+TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help
@@ -46,9 +46,7 @@ $(STAMP): $(REQUIREMENTS)
 		rm -rf $(VENV); "$$python" -m venv $(VENV); \
 	fi
 	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
-	$(PIP_INSTALL) --no-deps --retries 1 $(TORCH_INDEX:%=--extra-index-url %) \
-		"$$(grep '^torch==' requirements.txt)"
-	$(PIP_INSTALL) -r requirements-dev.txt
+	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) -r requirements-dev.txt
 	$(PIP_INSTALL) --no-deps -e client -e .
 	@touch $@
 
