@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe
+from examples import scene
 from segs_client import Client
 from segs_client.messages import build
 from serving.local import LocalDetailer
 from serving.server import EmbeddedServer
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+PICTURE = np.asarray(scene.draw(512, 512)[0])
 BOX = (192, 192, 320, 320)
 LONG_S = 2.0
 MAX_RATIO = 1.15

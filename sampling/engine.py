@@ -185,21 +185,25 @@ class StepEngine:
         self.stats.rows += rows
         self.stats.rows_possible += possible
         self.stats.shared_batches += len(requests) > 1
-        log.debug(
-            "batch network=%s rows=%d calls=%d requests=%d",
-            batch[0].call.network, rows, len(batch), len(requests),
-        )  # fmt: skip
 
     async def _run_batch(self, batch: list[_Waiting]) -> None:
+        network = batch[0].call.network
+        start_s = time.perf_counter()
         try:
-            outputs = await self.networks.run(
-                batch[0].call.network, _stack([waiting.call for waiting in batch])
-            )
+            outputs = await self.networks.run(network, _stack([each.call for each in batch]))
         except Exception as error:
             for waiting in batch:
                 if not waiting.live.done.done():
                     waiting.live.done.set_exception(error)
             return
+        log.debug(
+            "batch network=%s rows=%d calls=%d requests=%d ms=%.1f",
+            network,
+            sum(waiting.call.rows for waiting in batch),
+            len(batch),
+            len({waiting.live.request for waiting in batch}),
+            (time.perf_counter() - start_s) * 1e3,
+        )
         start = 0
         for waiting in batch:
             end = start + waiting.call.rows

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from serving.onnx_session import SessionSettings, open_session, return_freed_memory
+from serving.onnx_session import SessionSettings, open_session
 from serving.stub_logging import configure_logging
 from serving.tensor_rules import InputRules, TensorError
 
@@ -28,7 +28,6 @@ class TritonPythonModel:
         """Loads the network of this version with the config's parameters."""
         configure_logging()
         config = json.loads(args["model_config"])
-        return_freed_memory()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._name = args["model_name"]
         self._session = open_session(
