@@ -17,7 +17,6 @@ REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
 SERVE_ARGS ?=
 DEMO_ARGS ?=
-BENCH_ARGS ?=
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -63,16 +62,17 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(STAMP) ## ruff
+lint: $(STAMP) ## ruff: rules and formatting
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 .PHONY: types
 types: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
 
 .PHONY: bench
-bench: $(STAMP) ## run the benchmarks (BENCH_ARGS=...)
-	$(PY) -m benchmarks $(BENCH_ARGS)
+bench: $(STAMP) ## measure what serving adds to one SEG
+	$(PY) -m benchmarks
 
 .PHONY: serve
 serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SERVE_ARGS=...)

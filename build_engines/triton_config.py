@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from build_engines.networks import NetworkExport, Tensor

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from build_engines import build
 from examples import scene
@@ -24,7 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 CHECKPOINT = PROJECT / "tests" / "data" / "checkpoints" / "sd15"
 PIPELINE = "demo"
 REPOSITORY = PROJECT / "build" / "demo"
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "prompt": "a (smiling:1.2) face, detailed skin",
     "negative": "blurry, low quality",
     "guide_size": 160,

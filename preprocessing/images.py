@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
+from segs_client.arrays import decode
 from segs_client.contract import Buffer, ImageInput, invalid
 
 Pixels = NDArray[np.uint8]
@@ -104,34 +105,12 @@ def encode(pixels: Pixels, encoding: Literal["png", "jpeg", "webp", "raw"], qual
 
 
 def read_buffer(tensor: Pixels | None, place: Buffer, field: str) -> Values:
-    """An array of the request: float32 values of ``place.shape``, 0…1, read-only.
+    """An array of the request: float32 values of ``place.shape``, 0…1.
 
     Raises:
         ContractError: it lies outside the tensor, does not decode, or has other values.
     """
-    available = 0 if tensor is None else tensor.size
-    if tensor is None or place.offset + place.length > available:
-        raise invalid(
-            field,
-            "lies outside its tensor",
-            value=f"bytes {place.offset}…{place.offset + place.length}",
-            allowed=f"up to {available} bytes",
-        )
-    raw = tensor[place.offset : place.offset + place.length]
-    if place.encoding == "float32":
-        return _checked_floats(raw.tobytes(), place, field)
-    if place.encoding == "uint8":
-        return to_values(raw.reshape(place.shape))
-    pixels = decode_file(raw.tobytes(), field)
-    if pixels.shape[:2] != place.shape[:2]:
-        raise invalid(
-            field, "the file has another size", value=pixels.shape[:2], allowed=str(place.shape[:2])
-        )
-    return to_values(pixels if len(place.shape) == 3 else pixels[:, :, 0])
-
-
-def _checked_floats(raw: bytes, place: Buffer, field: str) -> Values:
-    values = np.frombuffer(raw, dtype="<f4").reshape(place.shape)
+    values = decode(place, np.empty(0, dtype=np.uint8) if tensor is None else tensor, field)
     low, high = float(values.min()), float(values.max())  # NaN shows in both
     if not (low >= 0.0 and high <= 1.0):
         raise invalid(field, "values out of range", value=f"{low:g}…{high:g}", allowed="0 … 1")

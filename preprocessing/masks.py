@@ -1,4 +1,4 @@
-"""Masks as float32 ``[h, w]`` arrays, 0…1: blur and resize."""
+"""Masks as float32 ``[h, w]`` arrays, 0…1: their blur."""
 
 from __future__ import annotations
 
@@ -42,27 +42,3 @@ def _convolve_rows(mask: Mask, line: NDArray[np.float32]) -> Mask:
     for at, weight in enumerate(line):
         out += weight * padded[at : at + mask.shape[0]]
     return out
-
-
-def resize_bilinear(mask: Mask, height: int, width: int) -> Mask:
-    """Bilinear without antialiasing, pixel centres at ½ (torch's ``align_corners=False``)."""
-    if mask.shape == (height, width):
-        return mask
-    top, bottom, y = _neighbours(mask.shape[0], height)
-    left, right, x = _neighbours(mask.shape[1], width)
-    y = y[:, None]
-    one = np.float32(1)
-    upper = mask[top][:, left] * (one - x) + mask[top][:, right] * x
-    lower = mask[bottom][:, left] * (one - x) + mask[bottom][:, right] * x
-    resized: Mask = upper * (one - y) + lower * y
-    return resized
-
-
-def _neighbours(
-    size: int, new_size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    scale = np.float32(size) / np.float32(new_size)
-    at = scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
-    at = np.maximum(at, np.float32(0))
-    low = np.minimum(np.floor(at).astype(np.int64), size - 1)
-    return low, np.minimum(low + 1, size - 1), (at - low.astype(np.float32)).astype(np.float32)

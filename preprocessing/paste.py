@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.images import Values
-from preprocessing.masks import Mask, blur, resize_bilinear
+from preprocessing.masks import Mask, blur
+from segs_client.arrays import resize_bilinear
 from segs_client.contract import Box
 
 

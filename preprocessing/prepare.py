@@ -16,11 +16,12 @@ from preprocessing.images import (
     to_pixels,
     to_values,
 )
-from preprocessing.masks import Mask, resize_bilinear
+from preprocessing.masks import Mask
 from preprocessing.packing import Packer
 from preprocessing.plan import Plan, PlannedSeg
 from preprocessing.sizes import sampled_size, scale_box
 from segs_client import boxes
+from segs_client.arrays import resize_bilinear
 from segs_client.contract import Box, DetailRequest, SegItem, invalid, parse_request
 from segs_client.segs import box_mask
 

@@ -60,26 +60,58 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start tritonserver and keep it up")
     add = serve.add_argument
     add(
-        "--repository", type=Path, nargs="+", action="extend", required=True, metavar="DIR",
+        "--repository",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="DIR",
         help="folder of pipelines, as build_engines writes it; may be given several times",
     )
-    add("--model-repository", type=Path, default=MODEL_REPOSITORY, metavar="DIR",
-        help="the project's own Triton models")
+    add(
+        "--model-repository",
+        type=Path,
+        default=MODEL_REPOSITORY,
+        metavar="DIR",
+        help="the project's own Triton models",
+    )
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--grpc-port", type=_port, default=8001, help="default 8001; 0: any free one")
     add("--http-port", type=_port, metavar="PORT", help="also serve HTTP (usually 8000)")
-    add("--metrics-port", type=_port, metavar="PORT",
-        help="also serve Prometheus metrics (usually 8002)")
-    add("--tritonserver", type=Path, metavar="PATH",
-        help="the server to run; default: on PATH, else the one in nvidia-pytriton")
-    add("--model-threads", type=_positive, default=1, metavar="N",
-        help="OpenMP threads of each Python model (the networks have their own; default 1)")
-    add("--ready-file", type=Path, metavar="FILE",
-        help="JSON with pid and ports, there while the server is ready")
+    add(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="also serve Prometheus metrics (usually 8002)",
+    )
+    add(
+        "--tritonserver",
+        type=Path,
+        metavar="PATH",
+        help="the server to run; default: on PATH, else the one in nvidia-pytriton",
+    )
+    add(
+        "--model-threads",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="OpenMP threads of each Python model (the networks have their own; default 1)",
+    )
+    add(
+        "--ready-file",
+        type=Path,
+        metavar="FILE",
+        help="JSON with pid and ports, there while the server is ready",
+    )
     add("--log-file", type=Path, metavar="FILE", help="keep tritonserver's own output here")
     add("--start-timeout", type=float, default=600.0, metavar="SECONDS")
-    add("--stop-timeout", type=float, default=8.0, metavar="SECONDS",
-        help="for running requests to end before the server is killed")
+    add(
+        "--stop-timeout",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="for running requests to end before the server is killed",
+    )
     add("--no-canary", action="store_true", help="be ready without having answered a request")
 
     canary = commands.add_parser("canary", help="ask a running server for one tiny picture")

@@ -204,9 +204,7 @@ class EmbeddedServer:
         if not (self.options.canary and has_detailer(self.options.model_repository)):
             return
         for pipeline in self.pipelines:
-            taken_s = run_canary(
-                self.grpc_url, pipeline, self.options.start_timeout_s, stop_asked
-            )
+            taken_s = run_canary(self.grpc_url, pipeline, self.options.start_timeout_s, stop_asked)
             log.info("pipeline %s answered in %.2f s", pipeline, taken_s)
 
     def tail(self, lines: int = 50) -> str:

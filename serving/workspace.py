@@ -54,9 +54,7 @@ def build_python(workspace: Path) -> Path:
     (environment / "pyvenv.cfg").write_text(
         f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
     )
-    inherited = [
-        path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}
-    ]
+    inherited = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
     # addsitedir, so that .pth files in there (editable installs) count too.
     lines = [f"import site; site.addsitedir({path!r})" for path in inherited]
     lines += [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client")]

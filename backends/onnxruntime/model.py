@@ -68,6 +68,4 @@ class TritonPythonModel:
 
 
 def _refusal(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(
-        output_tensors=[], error=pb_utils.TritonError(message, code)
-    )
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))

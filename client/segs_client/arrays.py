@@ -124,6 +124,8 @@ def resize_bilinear(mask: FloatArray, height: int, width: int) -> FloatArray:
         >>> resize_bilinear(np.array([[0, 1]], np.float32), 1, 4)
         array([[0.  , 0.25, 0.75, 1.  ]], dtype=float32)
     """
+    if mask.shape == (height, width):
+        return mask
     top, bottom, down = _neighbours(mask.shape[0], height)
     left, right, across = _neighbours(mask.shape[1], width)
     columns = mask[:, left] * (1 - across) + mask[:, right] * across
@@ -132,8 +134,11 @@ def resize_bilinear(mask: FloatArray, height: int, width: int) -> FloatArray:
 
 
 def _neighbours(old: int, new: int) -> tuple[AnyArray, AnyArray, FloatArray]:
-    """Indices before and after each new pixel's centre [new], and the weight of the latter."""
-    centre = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    before = centre.astype(np.intp)
+    """Indices before and after each new pixel's centre [new], and the weight of the latter; in
+    float32 throughout, as torch computes them."""
+    scale = np.float32(old) / np.float32(new)
+    centre = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    centre = np.maximum(centre, np.float32(0))
+    before = np.minimum(centre.astype(np.intp), old - 1)
     after = np.minimum(before + 1, old - 1)
-    return before, after, (centre - before).astype(np.float32)
+    return before, after, (centre - before.astype(np.float32)).astype(np.float32)

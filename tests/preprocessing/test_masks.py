@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from preprocessing.masks import blur, blur_kernel_size, resize_bilinear
+from preprocessing.masks import blur, blur_kernel_size
 from preprocessing.paste import paste
 from sampling.masks import feather
+from segs_client.arrays import resize_bilinear
 
 RANDOM = np.random.default_rng(0).random((41, 57), dtype=np.float32)
 

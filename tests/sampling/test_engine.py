@@ -86,11 +86,8 @@ def test_shapes_and_networks_are_not_mixed() -> None:
     networks = CountingNetworks()
 
     async def work(engine: StepEngine) -> list[float]:
-        return await asyncio.gather(
-            engine.run(steps(2, width=2)),
-            engine.run(steps(2, width=3)),
-            engine.run(steps(2, network="other")),
-        )
+        programs = [steps(2, width=2), steps(2, width=3), steps(2, network="other")]
+        return await asyncio.gather(*map(engine.run, programs))
 
     assert on_engine(work, networks) == [2.0] * 3
     assert sorted(networks.batches) == [("net", 1)] * 4 + [("other", 1)] * 2
@@ -116,9 +113,8 @@ def test_a_faulty_program_fails_alone() -> None:
         raise ValueError("mine alone")
 
     async def work(engine: StepEngine) -> list[float | BaseException]:
-        return await asyncio.gather(
-            engine.run(faulty()), engine.run(steps(3)), return_exceptions=True
-        )
+        programs = [faulty(), steps(3)]
+        return await asyncio.gather(*map(engine.run, programs), return_exceptions=True)
 
     failed, good = on_engine(work, CountingNetworks())
     assert isinstance(failed, ValueError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sampling.program import Call, Tensors, run_alone
-from sampling.prompt import ChunkLayout, Weighted, lay_out, parse_weights
+from sampling.prompt import ChunkLayout, lay_out, parse_weights
 from sampling.text import TextEncoder, to_common_length
 from tests.conftest import CHECKPOINTS, GOLDEN
 
@@ -38,7 +38,9 @@ LAYOUT = ChunkLayout(start=1, end=2, padding=0)
     ],
 )
 def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
-    assert parse_weights(prompt) == [Weighted(text, pytest.approx(w)) for text, w in expected]
+    runs = parse_weights(prompt)
+    assert [run.text for run in runs] == [text for text, _ in expected]
+    assert [run.weight for run in runs] == pytest.approx([weight for _, weight in expected])
 
 
 def tokens(text: str) -> list[int]:

@@ -15,7 +15,7 @@ output [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
 instance_group [ { count: 1 kind: KIND_CPU } ]
 """
 
-_ECHO = '''
+_ECHO = """
 import os
 import sys
 
@@ -34,16 +34,16 @@ class TritonPythonModel:
         text = f"{sys.version_info[0]}.{sys.version_info[1]} {os.environ['SEGS_REPOSITORIES']}"
         answer = pb_utils.Tensor("text", np.array([text.encode()], dtype=np.object_))
         return [pb_utils.InferenceResponse([answer]) for _ in requests]
-'''
+"""
 
-_HANGING = '''
+_HANGING = """
 import time
 
 
 class TritonPythonModel:
     def execute(self, requests):
         time.sleep(600)
-'''
+"""
 
 
 def add_double(repository: Path, name: str = "double") -> None:
