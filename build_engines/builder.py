@@ -16,10 +16,15 @@ from build_engines.networks import NetworkExport
 from build_engines.options import check_options
 from build_engines.progress import Advance, progress
 from build_engines.publish import publish, staging, write_flushed
-from build_engines.tokenizer import TOKENIZER_FILE, write_tokenizer
+from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec, write_tokenizer
 from build_engines.triton_config import model_config
 from build_engines.verify import references, verify
-from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network, PipelineDescriptor, Schedule
+from pipelines.descriptor import (
+    DESCRIPTOR_SUFFIX,
+    Network,
+    PipelineDescriptor,
+    Schedule,
+)
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +137,14 @@ def _describe(
         latent_channels=vae["latent_channels"],
         latent_scale=vae.get("scaling_factor", DEFAULT_LATENT_SCALE),
         context_dim=checkpoint.json("unet/config.json")["cross_attention_dim"],
-        tokenizer=f"{models['text_encoder']}/{TOKENIZER_FILE}",
+        text_encoders=(
+            text_encoder_spec(
+                checkpoint,
+                family.tokenizer,
+                "text_encoder",
+                f"{models['text_encoder']}/{TOKENIZER_FILE}",
+            ),
+        ),
         networks={
             network.role: Network(
                 model=models[network.role],

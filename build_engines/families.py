@@ -57,7 +57,10 @@ class Family:
         files = [SCHEDULER_CONFIG]
         for part in parts:
             files += [f"{part}/config.json", checkpoint.weights(part)]
-        files += [f"{self.tokenizer}/vocab.json", f"{self.tokenizer}/merges.txt"]
+        files += [
+            f"{self.tokenizer}/{file}"
+            for file in ("vocab.json", "merges.txt", "tokenizer_config.json")
+        ]
         for file in files:
             checkpoint.path(file)
         return sorted(files)

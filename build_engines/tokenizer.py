@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
+from pipelines.descriptor import TextEncoderSpec, TextRole
 
 TOKENIZER_FILE = "tokenizer.json"
 _CLIP: Any = CLIPTokenizer  # its signature leaves out the pairs that it takes
@@ -42,3 +43,23 @@ def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
     except Exception as error:  # all that the library raises for an unknown token
         raise CheckpointError(f"{path}: does not fit vocab.json: {error}") from error
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def text_encoder_spec(
+    checkpoint: Checkpoint, part: str, role: TextRole, tokenizer: str
+) -> TextEncoderSpec:
+    """How the encoder with the tokenizer in ``part`` is fed; ``tokenizer`` is its file's path.
+
+    Raises:
+        CheckpointError: the padding that the tokenizer's configuration names is not in the
+            vocabulary.
+    """
+    vocab = checkpoint.json(f"{part}/vocab.json")
+    padding = checkpoint.json(f"{part}/tokenizer_config.json").get("pad_token", END)
+    if isinstance(padding, dict):  # older configurations describe the token
+        padding = padding["content"]
+    if padding not in vocab:
+        raise CheckpointError(f"{part}/tokenizer_config.json: pad_token {padding!r} is unknown")
+    return TextEncoderSpec(
+        role=role, tokenizer=tokenizer, start=vocab[START], end=vocab[END], padding=vocab[padding]
+    )

@@ -18,7 +18,9 @@ DESCRIPTOR_VERSION = 1
 
 log = logging.getLogger(__name__)
 
-NetworkRole = Literal["text_encoder", "unet", "vae_encoder", "vae_decoder"]
+Family = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
+NetworkRole = Literal["text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder"]
+TextRole = Literal["text_encoder", "text_encoder_2"]
 
 
 class PipelineError(Exception):
@@ -48,6 +50,30 @@ class Schedule(_Model):
     beta_end: float = 0.012
     timesteps: Annotated[int, Field(ge=2)] = 1000
     beta_schedule: Literal["scaled_linear"] = "scaled_linear"
+    zero_terminal_snr: Annotated[
+        bool, Field(description="rescaled so that the last step is pure noise, arXiv 2305.08891")
+    ] = False
+
+
+class TextEncoderSpec(_Model):
+    """How one text encoder is fed. Its outputs are ``hidden_state`` and, perhaps, ``pooled``."""
+
+    role: TextRole
+    tokenizer: Annotated[str, Field(description="tokenizer.json, relative to the descriptor")]
+    start: Annotated[int, Field(description="id of the token that opens a chunk")]
+    end: Annotated[int, Field(description="id of the token that closes a chunk")]
+    padding: Annotated[int, Field(description="id of the token that fills a chunk")]
+    pooled: bool = False
+    embeddings: dict[str, tuple[int, ...]] = {}
+    """Textual inversions: name → ids of the tokens that were added for it."""
+
+
+class ControlNetSpec(_Model):
+    """A ControlNet compiled with the pipeline."""
+
+    network: Network
+    """The ControlNet alone: its outputs are the residuals, in the order of the UNet's inputs."""
+    unet: Annotated[str, Field(description="the ensemble of it and the UNet, a Triton model")]
 
 
 class PipelineDescriptor(_Model):
@@ -55,15 +81,22 @@ class PipelineDescriptor(_Model):
 
     version: Literal[1] = 1
     name: str
-    family: Literal["sd1"]
+    family: Family
     target: Literal["onnx"]
-    prediction: Literal["epsilon"]
+    prediction: Literal["epsilon", "v_prediction"]
     schedule: Schedule = Schedule()
+    unet_channels: Annotated[
+        Literal[4, 9], Field(description="9: latent, mask and masked latent, for inpainting")
+    ] = 4
     latent_channels: Annotated[int, Field(ge=1)] = 4
     latent_scale: Annotated[float, Field(gt=0, description="the VAE's scaling factor")]
     context_dim: Annotated[int, Field(ge=1, description="width of the text conditioning")]
-    tokenizer: Annotated[str, Field(description="tokenizer.json, relative to the descriptor")]
+    text_encoders: tuple[TextEncoderSpec, ...]
+    """In the order in which their hidden states are joined, feature by feature."""
     networks: dict[NetworkRole, Network]
+    residuals: dict[str, int] = {}
+    """The UNet's residual inputs: name → channels. Empty if it was built without ControlNets."""
+    controlnets: dict[str, ControlNetSpec] = {}
     source: dict[str, str]
     """SHA-256 of every file of the checkpoint that went in, by its relative path."""
     built_with: dict[str, str]

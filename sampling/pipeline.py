@@ -29,7 +29,7 @@ class Pipeline:
         return cls(
             descriptor,
             schedule,
-            TextEncoder.load(networks["text_encoder"].model, folder / descriptor.tokenizer),
+            TextEncoder.load(networks["text_encoder"].model, descriptor.text_encoders[0], folder),
             UNet(networks["unet"].model, descriptor.prediction, schedule),
         )
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from pipelines import PipelineError
+from pipelines.descriptor import TextEncoderSpec
 from sampling.program import Call, Program
 from sampling.prompt import Chunk, ChunkLayout, lay_out
-
-_START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,10 @@ class TextEncoder:
     layout: ChunkLayout
 
     @classmethod
-    def load(cls, model: str, tokenizer_file: Path) -> TextEncoder:
-        """``tokenizer_file``: a ``tokenizer.json`` with CLIP's vocabulary."""
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        start, end = tokenizer.token_to_id(_START), tokenizer.token_to_id(_END)
-        if start is None or end is None:
-            raise PipelineError(f"{tokenizer_file.name}: not CLIP's vocabulary")
-        return cls(model, tokenizer, ChunkLayout(start, end, padding=end))
+    def load(cls, model: str, spec: TextEncoderSpec, folder: Path) -> TextEncoder:
+        """``folder``: where the descriptor lies; the tokenizer's path is relative to it."""
+        tokenizer = Tokenizer.from_file(str(folder / spec.tokenizer))
+        return cls(model, tokenizer, ChunkLayout(spec.start, spec.end, spec.padding))
 
     def chunks(self, prompt: str) -> list[Chunk]:
         """The prompt's tokens in chunks of 77."""

@@ -41,7 +41,9 @@ def test_the_descriptor_names_every_file(repository: Path) -> None:
     )
     assert descriptor.latent_scale == pytest.approx(0.18215)
     assert descriptor.context_dim == 32
-    assert descriptor.tokenizer == "sd15_text_encoder/tokenizer.json"
+    (encoder,) = descriptor.text_encoders
+    assert encoder.tokenizer == "sd15_text_encoder/tokenizer.json"
+    assert (encoder.start, encoder.end, encoder.padding) == (49406, 49407, 49407)
     listed: dict[str, str] = {}
     for network in descriptor.networks.values():
         listed |= network.files

@@ -37,7 +37,7 @@ def _pipeline_folder(folder: Path) -> Path:
         prediction="epsilon",
         latent_scale=0.18215,
         context_dim=8,
-        tokenizer="toy.tokenizer.json",
+        text_encoders=(),
         networks={},
         source={},
         built_with={},
