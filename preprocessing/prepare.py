@@ -22,7 +22,7 @@ from preprocessing.plan import Plan, PlannedSeg
 from preprocessing.sizes import sampled_size, scale_box
 from segs_client import boxes
 from segs_client.arrays import resize_bilinear
-from segs_client.contract import Box, DetailRequest, SegItem, invalid, parse_request
+from segs_client.contract import Box, DetailRequest, SegItem, SegOptions, invalid, parse_request
 from segs_client.segs import box_mask
 
 
@@ -67,6 +67,7 @@ def prepare(
         raise invalid(
             "pipeline", "unknown", value=request.pipeline, allowed=", ".join(sorted(pipelines))
         )
+    _refuse_unsupported(request)
     items = request.segs.items
     if len(items) > limits.MAX_SEGS:
         raise invalid(
@@ -184,6 +185,30 @@ class _SegReader:
                 "the SEGs are too many or too large together",
                 allowed=f"up to {limits.MAX_REQUEST_SAMPLED_PIXELS} sampled pixels in all passes",
             )
+
+
+_UNSUPPORTED = (
+    "prompts",
+    "negatives",
+    "seg_prompts",
+    "wildcards",
+    "refiner",
+    "inpaint_model",
+    "scheduler_func",
+    "controlnets",
+)
+
+
+def _refuse_unsupported(request: DetailRequest) -> None:
+    """Refuses what the contract has and the engine cannot do yet, rather than ignore it."""
+    for name in _UNSUPPORTED:
+        if getattr(request, name):
+            raise invalid(name, "not supported yet", allowed="its default")
+    for index, item in enumerate(request.segs.items):
+        for name in SegOptions.model_fields:
+            if getattr(item, name) != SegOptions.model_fields[name].default:
+                field = f"segs.items.{index}.{name}"
+                raise invalid(field, "not supported yet", allowed="its default")
 
 
 def _check_inside(box: Box, size: tuple[int, int], field: str) -> None:

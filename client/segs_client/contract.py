@@ -12,10 +12,12 @@ input               type       content
 ``image``           UINT8 [n]  the picture: a PNG, JPEG or WebP file, or raw pixels
 ``masks``           UINT8 [n]  optional: the masks' bytes, one after another
 ``seg_images``      UINT8 [n]  optional: the SEGS' own crops, one after another
+``control_images``  UINT8 [n]  optional: ControlNets' pictures, one after another
 output
 ``report``          BYTES [1]  JSON of :class:`Report`
 ``detailed_image``  UINT8 [n]  the pasted result in the format asked for
 ``detailed_segs``   UINT8 [n]  the detailed crops, where asked for
+``used_control_images``  UINT8 [n]  the control images that were used, where asked for
 ==================  =========  ==========================================================
 
 (An ensemble has one name space for all its tensors: no output may be named as an input is.)
@@ -26,13 +28,23 @@ An output that has nothing to say has length 0.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from segs_client import refusals
+from segs_client.features import (
+    ControlNet,
+    Prompt,
+    Refiner,
+    SchedulerFunc,
+    SegOptions,
+    SegPrompts,
+    Wildcards,
+    check_axes,
+)
 from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid, refuse
+from segs_client.wire import Box, Buffer, Model, PipelineName, Side
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -41,6 +53,7 @@ __all__ = [
     "Box",
     "Buffer",
     "ContractError",
+    "ControlNet",
     "DetailRequest",
     "ErrorCode",
     "ErrorDetail",
@@ -50,10 +63,15 @@ __all__ = [
     "OutputOptions",
     "PasteOptions",
     "PipelineName",
+    "Prompt",
+    "Refiner",
     "Report",
     "SamplerName",
+    "SchedulerFunc",
     "SchedulerName",
     "SegItem",
+    "SegOptions",
+    "SegPrompts",
     "SegReport",
     "SegStatus",
     "SegsInput",
@@ -88,50 +106,9 @@ SegStatus = Literal[
     "skipped_large_enough",
     "skipped_no_upscale",
     "skipped_too_small",
+    "skipped_by_request",
     "unsampled_schedule_too_short",
 ]
-
-Pixel = Annotated[int, Field(ge=0, le=1 << 20)]
-Side = Annotated[int, Field(ge=1, le=1 << 20)]
-Box = tuple[Pixel, Pixel, Pixel, Pixel]
-PipelineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class Model(BaseModel):
-    """Base of every wire model: unknown fields, NaN and infinity are errors; nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Buffer(Model):
-    """Where an array lies inside one of the concatenated byte tensors.
-
-    ``float32`` and ``uint8`` are raw little-endian values in C order; ``png`` is an encoded file
-    (8-bit grey for masks, RGB for images). A byte ``b`` stands for ``float32(b) / float32(255)``.
-    """
-
-    offset: Annotated[int, Field(ge=0, description="first byte")] = 0
-    length: Annotated[int, Field(ge=1, description="number of bytes")]
-    shape: Annotated[
-        tuple[Side, ...],
-        Field(min_length=2, max_length=3, description="[height, width] or [height, width, 3]"),
-    ]
-    encoding: Annotated[
-        Literal["float32", "uint8", "png"], Field(description="how the values are stored")
-    ] = "float32"
-
-    @model_validator(mode="after")
-    def _length_fits_shape(self) -> Buffer:
-        shape = list(self.shape)
-        if len(shape) == 3 and shape[2] != 3:
-            allowed = "[height, width] or [height, width, 3]"
-            raise refuse("shape", "an image has 3 channels", value=shape, allowed=allowed)
-        if self.encoding != "png":
-            expected = math.prod(shape) * (4 if self.encoding == "float32" else 1)
-            if self.length != expected:
-                allowed = f"{expected} for {self.encoding} of shape {shape}"
-                raise refuse("length", "does not fit the shape", value=self.length, allowed=allowed)
-        return self
 
 
 class ImageInput(Model):
@@ -155,9 +132,11 @@ class ImageInput(Model):
         return self
 
 
-class SegItem(Model):
-    """One segment. Without ``crop_region`` the request's crop_factor makes one around the box;
-    without ``mask`` the box itself, filled, is the mask."""
+class SegItem(SegOptions):
+    """One segment, with options of its own where they differ from the request's.
+
+    Without ``crop_region`` the request's crop_factor makes one around the box; without ``mask``
+    the box itself, filled, is the mask."""
 
     bbox: Annotated[Box, Field(description="x1, y1, x2, y2 in pixels, half-open")]
     crop_region: Annotated[
@@ -186,11 +165,8 @@ class SegItem(Model):
                 value=None,
                 allowed="x1, y1, x2, y2",
             )
-        for name, allowed in (("mask", "[height, width]"), ("image", "[height, width, 3]")):
-            buffer = getattr(self, name)
-            if buffer is not None and len(buffer.shape) != allowed.count(",") + 1:
-                shape = list(buffer.shape)
-                raise refuse(f"{name}.shape", "wrong number of axes", value=shape, allowed=allowed)
+        check_axes(self.mask, "mask", "[height, width]")
+        check_axes(self.image, "image", "[height, width, 3]")
         return self
 
 
@@ -222,6 +198,9 @@ class OutputOptions(Model):
     seg_images: Annotated[
         Literal["none", "png", "uint8", "float32"], Field(description="the detailed crops")
     ] = "none"
+    control_images: Annotated[
+        bool, Field(description="also the control images that were used, as PNG")
+    ] = False
 
 
 class DetailRequest(Model):
@@ -231,6 +210,24 @@ class DetailRequest(Model):
     pipeline: Annotated[PipelineName, Field(description="the basic_pipe: a compiled checkpoint")]
     prompt: Annotated[str, Field(max_length=100_000, description="what is to be drawn")] = ""
     negative: Annotated[str, Field(max_length=100_000, description="what is to be avoided")] = ""
+    prompts: Annotated[
+        tuple[Prompt, ...],
+        Field(max_length=16, description="further conditionings beside prompt; see Prompt"),
+    ] = ()
+    negatives: Annotated[
+        tuple[Prompt, ...],
+        Field(max_length=16, description="further conditionings beside negative; see Prompt"),
+    ] = ()
+    seg_prompts: Annotated[
+        SegPrompts | None, Field(description="prompts dealt out to the SEGS")
+    ] = None
+    wildcards: Annotated[
+        Wildcards,
+        Field(
+            default_factory=dict,
+            description="name → lines: what __name__ in a prompt stands for",
+        ),
+    ]
     image: Annotated[ImageInput, Field(description="how the image tensor is read")] = ImageInput()
     segs: Annotated[SegsInput, Field(description="the segments to redraw")] = SegsInput()
     crop_factor: Annotated[
@@ -273,6 +270,24 @@ class DetailRequest(Model):
         Field(ge=0, le=100, description="blur radius of the noise mask, px; 0 keeps it hard"),
     ] = 20
 
+    refiner: Annotated[
+        Refiner | None, Field(description="refiner_basic_pipe_opt: who runs the last steps")
+    ] = None
+    refiner_ratio: Annotated[
+        float, Field(ge=0, le=1, description="share of the steps that the refiner runs")
+    ] = 0.2
+    inpaint_model: Annotated[
+        bool, Field(description="feed a 9-channel network what lies around the mask")
+    ] = False
+    scheduler_func: Annotated[
+        SchedulerFunc | None,
+        Field(description="scheduler_func_opt: noise levels instead of scheduler's"),
+    ] = None
+    controlnets: Annotated[
+        tuple[ControlNet, ...],
+        Field(max_length=8, description="the chain of ControlNets of every SEG, first to last"),
+    ] = ()
+
     paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
     output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
 
@@ -293,7 +308,11 @@ class SegReport(Model):
     seed: int | None = None
     steps_run: int = 0
     sample_s: Annotated[float, Field(description="seconds from encode to decode")] = 0.0
+    prompt: Annotated[str | None, Field(description="as it was encoded, wildcards resolved")] = None
     image: Annotated[Buffer | None, Field(description="place in the output detailed_segs")] = None
+    control_images: Annotated[
+        tuple[Buffer, ...], Field(description="places in the output used_control_images")
+    ] = ()
 
 
 class ImageReport(Model):

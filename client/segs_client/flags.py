@@ -12,6 +12,7 @@ from segs_client.ranges import allowed_values, node_at
 
 _NOT_FLAGS = ("version", "image", "segs", "output")  # what the command line says in other ways
 _ALIASES = {"sampler_name": "--sampler", "noise_mask_feather": "--feather"}
+_SCALARS = ("integer", "number", "boolean", "string")  # all else: --option NAME=JSON
 _TYPES = {"integer": int, "number": float}
 _PREFIX = "option:"
 
@@ -73,9 +74,9 @@ def _options() -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
             continue
         for inner in node.get("properties", ()):
             child = node_at(schema, [name, inner])
-            if child is not None:
+            if child is not None and child.get("type") in _SCALARS:
                 yield (name, inner), child
-        if "properties" not in node:
+        if node.get("type") in _SCALARS:
             yield (name,), node
 
 

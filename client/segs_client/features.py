@@ -1,0 +1,148 @@
+"""Parts of a request beyond the plain node's sliders: prompts, ControlNets, refiner, schedules."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from segs_client.refusals import refuse
+from segs_client.wire import Buffer, Model, PipelineName
+
+PromptText = Annotated[str, Field(max_length=100_000)]
+Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
+Wildcards = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,128}$")],
+        Annotated[tuple[PromptText, ...], Field(min_length=1, max_length=100_000)],
+    ],
+    Field(max_length=10_000),
+]
+Preprocessor = Literal["none", "invert", "gray", "canny", "sobel", "blur"]
+
+
+class Prompt(Model):
+    """A conditioning beside the main one. The predictions of a side are averaged by mask·strength;
+    the main prompt, and one without a mask, weighs 1·strength everywhere."""
+
+    text: PromptText = ""
+    mask: Annotated[
+        Buffer | None, Field(description="[H, W] of the whole picture, in tensor masks")
+    ] = None
+    strength: Annotated[float, Field(ge=0, le=100)] = 1.0
+
+    @model_validator(mode="after")
+    def _mask_is_flat(self) -> Prompt:
+        check_axes(self.mask, "mask", "[height, width]")
+        return self
+
+
+class ControlNet(Model):
+    """One ControlNet of a chain. It acts while the sampling is between its percents."""
+
+    name: Annotated[PipelineName, Field(description="one of the pipeline's ControlNets")]
+    strength: Annotated[float, Field(ge=0, le=10)] = 1.0
+    start_percent: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end_percent: Annotated[float, Field(ge=0, le=1)] = 1.0
+    image: Annotated[
+        Buffer | None,
+        Field(
+            description="control image [h, w, 3] of the whole picture, in tensor control_images; "
+            "null: the SEG's own crop"
+        ),
+    ] = None
+    preprocessor: Annotated[
+        Preprocessor, Field(description="what makes the control image of the picture given")
+    ] = "none"
+
+    @model_validator(mode="after")
+    def _image_has_channels(self) -> ControlNet:
+        check_axes(self.image, "image", "[height, width, 3]")
+        return self
+
+
+class Refiner(Model):
+    """The second basic_pipe. Its prompts are the request's own unless it names others."""
+
+    pipeline: PipelineName
+    prompt: PromptText | None = None
+    negative: PromptText | None = None
+
+
+class SchedulerFunc(Model):
+    """Noise levels for the whole schedule (floor(steps/denoise) steps), of which the tail is run.
+
+    Either ``sigmas``, every level itself, ending in 0; or a named curve between two σ.
+    """
+
+    name: Literal["karras", "exponential", "polyexponential", "sigmas"] = "karras"
+    sigma_min: Annotated[float, Field(gt=0, le=1e5)] = 0.0291675
+    sigma_max: Annotated[float, Field(gt=0, le=1e5)] = 14.614642
+    rho: Annotated[float, Field(gt=0, le=100, description="not used by exponential")] = 7.0
+    sigmas: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1e5)], ...],
+        Field(max_length=10_001, description="falling; for name 'sigmas'"),
+    ] = ()
+
+    @model_validator(mode="after")
+    def _is_a_schedule(self) -> SchedulerFunc:
+        if self.name != "sigmas":
+            if self.sigma_min >= self.sigma_max:
+                allowed = f"less than sigma_max {self.sigma_max}"
+                raise refuse("sigma_min", "too large", value=self.sigma_min, allowed=allowed)
+            return self
+        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        if len(self.sigmas) < 2 or not falling:
+            allowed = "two levels or more, each below the one before"
+            raise refuse("sigmas", "no schedule", value=list(self.sigmas), allowed=allowed)
+        return self
+
+
+class SegPrompts(Model):
+    """Prompts dealt out to the SEGS: the first to the first in ``order``, and so on. SEGS beyond
+    the last one get none."""
+
+    text: Annotated[PromptText, Field(description="prompts with [SEP] between them")]
+    order: Annotated[
+        Literal[
+            "given",
+            "left_to_right",
+            "right_to_left",
+            "top_to_bottom",
+            "bottom_to_top",
+            "large_to_small",
+            "small_to_large",
+        ],
+        Field(description="of the SEGS, by the box's corner or area"),
+    ] = "given"
+    mode: Annotated[
+        Literal["add", "replace"], Field(description="add to the request's prompt or replace it")
+    ] = "add"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts, one by one."""
+        return tuple(part.strip() for part in self.text.split("[SEP]"))
+
+
+class SegOptions(Model):
+    """What a SEG may have of its own; null takes the request's."""
+
+    prompt: PromptText | None = None
+    prompt_mode: Annotated[
+        Literal["add", "replace"], Field(description="add to the request's prompt or replace it")
+    ] = "replace"
+    negative: PromptText | None = None
+    seed: Seed | None = None
+    steps: Annotated[int | None, Field(ge=1, le=10_000)] = None
+    cfg: Annotated[float | None, Field(ge=0, le=100)] = None
+    denoise: Annotated[float | None, Field(ge=0.0001, le=1)] = None
+    controlnets: Annotated[tuple[ControlNet, ...] | None, Field(max_length=8)] = None
+    skip: Annotated[bool, Field(description="leave this SEG as it is")] = False
+
+
+def check_axes(buffer: Buffer | None, name: str, allowed: str) -> None:
+    """Refuses an array that has not as many axes as ``allowed`` names."""
+    if buffer is not None and len(buffer.shape) != allowed.count(",") + 1:
+        shape = list(buffer.shape)
+        raise refuse(f"{name}.shape", "wrong number of axes", value=shape, allowed=allowed)
