@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.export import export_onnx
-from build_engines.families import Family, detect, read_schedule
+from build_engines.families import Family, detect
 from build_engines.fingerprint import build_versions, sha256
 from build_engines.networks import NetworkExport
 from build_engines.options import check_options
 from build_engines.progress import Advance, progress
 from build_engines.publish import publish, staging, write_flushed
+from build_engines.schedule import Prediction, read_prediction, read_schedule
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec, write_tokenizer
 from build_engines.triton_config import model_config
 from build_engines.verify import references, verify
@@ -53,7 +54,7 @@ def build(
     check_options(name, target)
     opened = open_checkpoint(checkpoint)
     family = detect(opened)
-    schedule = read_schedule(opened)
+    schedule, prediction = read_schedule(opened), read_prediction(opened)
     source = _hash(opened.root, family.source_files(opened), "Hashing the checkpoint")
     built_with = build_versions()
     if found := _unchanged(repository, name, source, built_with):
@@ -63,7 +64,9 @@ def build(
             return found  # another process has just built it
         networks = family.open_networks(opened)
         _build_models(opened, family, networks, name, folder)
-        descriptor = _describe(opened, family, schedule, networks, name, folder, source, built_with)
+        descriptor = _describe(
+            opened, family, schedule, prediction, networks, name, folder, source, built_with
+        )
         filename = name + DESCRIPTOR_SUFFIX
         write_flushed(folder / filename, descriptor.model_dump_json(indent=2) + "\n")
         models = [network.model_name(name) for network in networks]
@@ -113,6 +116,7 @@ def _describe(
     checkpoint: Checkpoint,
     family: Family,
     schedule: Schedule,
+    prediction: Prediction,
     networks: list[NetworkExport],
     name: str,
     folder: Path,
@@ -127,16 +131,17 @@ def _describe(
         if path.is_file()
     ]
     hashes = _hash(folder, files, "Hashing the models")
-    vae = checkpoint.json("vae/config.json")
+    vae, unet = checkpoint.json("vae/config.json"), checkpoint.json("unet/config.json")
     return PipelineDescriptor(
         name=name,
         family=family.name,
         target="onnx",
-        prediction="epsilon",
+        prediction=prediction,
         schedule=schedule,
+        unet_channels=unet["in_channels"],
         latent_channels=vae["latent_channels"],
         latent_scale=vae.get("scaling_factor", DEFAULT_LATENT_SCALE),
-        context_dim=checkpoint.json("unet/config.json")["cross_attention_dim"],
+        context_dim=unet["cross_attention_dim"],
         text_encoders=(
             text_encoder_spec(
                 checkpoint,

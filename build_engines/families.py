@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
@@ -15,25 +14,24 @@ from build_engines.networks import (
     VaeDecoder,
     VaeEncoder,
 )
-from pipelines.descriptor import Schedule
+from build_engines.schedule import SCHEDULER_CONFIG
 
 FamilyName = Literal["sd1"]
-SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A value that a checkpoint's JSON file must have to be of a family."""
+    """The values that a field of a checkpoint's JSON file may have in a family."""
 
     file: str
     field: str
-    value: object
+    allowed: tuple[object, ...]
     default: object = None
     """What an absent field means."""
 
     def met_by(self, checkpoint: Checkpoint) -> bool:
-        """Whether the checkpoint has that value."""
-        return bool(checkpoint.json(self.file).get(self.field, self.default) == self.value)
+        """Whether the checkpoint has one of these values."""
+        return checkpoint.json(self.file).get(self.field, self.default) in self.allowed
 
 
 @dataclass(frozen=True)
@@ -76,17 +74,16 @@ SD1 = Family(
     networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
     tokenizer="tokenizer",
     requirements=(
-        Requirement("unet/config.json", "_class_name", "UNet2DConditionModel"),
-        Requirement("unet/config.json", "in_channels", 4),
-        Requirement("unet/config.json", "out_channels", 4),
-        Requirement("unet/config.json", "addition_embed_type", None),
-        Requirement("unet/config.json", "use_linear_projection", False, default=False),
-        Requirement("text_encoder/config.json", "model_type", "clip_text_model"),
-        Requirement("text_encoder/config.json", "hidden_act", "quick_gelu"),
-        Requirement("text_encoder/config.json", "max_position_embeddings", 77, default=77),
-        Requirement("vae/config.json", "_class_name", "AutoencoderKL"),
-        Requirement("vae/config.json", "latent_channels", 4),
-        Requirement(SCHEDULER_CONFIG, "prediction_type", "epsilon", default="epsilon"),
+        Requirement("unet/config.json", "_class_name", ("UNet2DConditionModel",)),
+        Requirement("unet/config.json", "in_channels", (4, 9)),
+        Requirement("unet/config.json", "out_channels", (4,)),
+        Requirement("unet/config.json", "addition_embed_type", (None,)),
+        Requirement("unet/config.json", "use_linear_projection", (False,), default=False),
+        Requirement("text_encoder/config.json", "model_type", ("clip_text_model",)),
+        Requirement("text_encoder/config.json", "hidden_act", ("quick_gelu",)),
+        Requirement("text_encoder/config.json", "max_position_embeddings", (77,), default=77),
+        Requirement("vae/config.json", "_class_name", ("AutoencoderKL",)),
+        Requirement("vae/config.json", "latent_channels", (4,)),
     ),
 )
 FAMILIES: tuple[Family, ...] = (SD1,)
@@ -109,31 +106,5 @@ def detect(checkpoint: Checkpoint) -> Family:
     found = checkpoint.json(first.file).get(first.field, first.default)
     raise CheckpointError(
         f"{checkpoint.root}: not a {nearest.title} checkpoint: {first.file} has "
-        f"{first.field} {found!r}, {first.value!r} is expected"
-    )
-
-
-def read_schedule(checkpoint: Checkpoint) -> Schedule:
-    """The noise schedule that the UNet was trained with.
-
-    Raises:
-        CheckpointError: a kind of schedule that sampling does not have.
-    """
-    config = checkpoint.json(SCHEDULER_CONFIG)
-    kind = config.get("beta_schedule", "scaled_linear")
-    refused: Mapping[str, Callable[[Any], bool]] = {
-        "beta_schedule": lambda _: kind != "scaled_linear",
-        "trained_betas": lambda value: value is not None,
-        "rescale_betas_zero_snr": bool,
-    }
-    for field, refuses in refused.items():
-        if refuses(config.get(field)):
-            raise CheckpointError(
-                f"{SCHEDULER_CONFIG}: {field} {config.get(field)!r} is not supported"
-            )
-    default = Schedule()
-    return Schedule(
-        beta_start=config.get("beta_start", default.beta_start),
-        beta_end=config.get("beta_end", default.beta_end),
-        timesteps=config.get("num_train_timesteps", default.timesteps),
+        f"{first.field} {found!r}, {' or '.join(map(repr, first.allowed))} is expected"
     )

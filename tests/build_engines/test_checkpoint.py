@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.errors import CheckpointError
-from build_engines.families import SD1, detect, read_schedule
+from build_engines.families import SD1, detect
 from build_engines.networks import ClipTextEncoder, VaeDecoder
+from build_engines.schedule import read_prediction, read_schedule
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -73,10 +74,9 @@ def test_only_a_folder_is_opened(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "field", "value"),
     [
-        ("unet/config.json", "in_channels", 9),
+        ("unet/config.json", "in_channels", 8),
         ("unet/config.json", "addition_embed_type", "text_time"),
         ("text_encoder/config.json", "hidden_act", "gelu"),
-        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
     ],
 )
 def test_another_family_is_refused(checkpoint: Path, file: str, field: str, value: object) -> None:
@@ -89,6 +89,17 @@ def test_another_schedule_is_refused(checkpoint: Path) -> None:
     edit(checkpoint / "scheduler/scheduler_config.json", beta_schedule="linear")
     with pytest.raises(CheckpointError, match="beta_schedule 'linear'"):
         read_schedule(open_checkpoint(checkpoint))
+
+
+def test_another_prediction_is_refused(checkpoint: Path) -> None:
+    edit(checkpoint / "scheduler/scheduler_config.json", prediction_type="sample")
+    with pytest.raises(CheckpointError, match=r"prediction_type 'sample'.*epsilon, v_prediction"):
+        read_prediction(open_checkpoint(checkpoint))
+
+
+def test_zero_terminal_snr_is_read(checkpoint: Path) -> None:
+    edit(checkpoint / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True)
+    assert read_schedule(open_checkpoint(checkpoint)).zero_terminal_snr
 
 
 def test_broken_json_is_refused(checkpoint: Path) -> None:

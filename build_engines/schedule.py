@@ -1,0 +1,55 @@
+"""What the UNet was trained to predict, and under which noise schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast, get_args
+
+from build_engines.checkpoint import Checkpoint
+from build_engines.errors import CheckpointError
+from pipelines.descriptor import Schedule
+
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+def read_schedule(checkpoint: Checkpoint) -> Schedule:
+    """The noise schedule that the UNet was trained with.
+
+    Raises:
+        CheckpointError: a kind of schedule that sampling does not have.
+    """
+    config = checkpoint.json(SCHEDULER_CONFIG)
+    kind = config.get("beta_schedule", "scaled_linear")
+    refused: Mapping[str, Callable[[Any], bool]] = {
+        "beta_schedule": lambda _: kind != "scaled_linear",
+        "trained_betas": lambda value: value is not None,
+    }
+    for field, refuses in refused.items():
+        if refuses(config.get(field)):
+            raise CheckpointError(
+                f"{SCHEDULER_CONFIG}: {field} {config.get(field)!r} is not supported"
+            )
+    default = Schedule()
+    return Schedule(
+        beta_start=config.get("beta_start", default.beta_start),
+        beta_end=config.get("beta_end", default.beta_end),
+        timesteps=config.get("num_train_timesteps", default.timesteps),
+        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
+    )
+
+
+def read_prediction(checkpoint: Checkpoint) -> Prediction:
+    """What the UNet's output means.
+
+    Raises:
+        CheckpointError: a kind of prediction that sampling does not have.
+    """
+    found = checkpoint.json(SCHEDULER_CONFIG).get("prediction_type", "epsilon")
+    allowed = get_args(Prediction)
+    if found not in allowed:
+        raise CheckpointError(
+            f"{SCHEDULER_CONFIG}: prediction_type {found!r} is not supported; "
+            f"allowed: {', '.join(allowed)}"
+        )
+    return cast(Prediction, found)
