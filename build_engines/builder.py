@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,7 +56,7 @@ def build(
     opened = open_checkpoint(checkpoint)
     family = detect(opened)
     schedule, prediction = read_schedule(opened), read_prediction(opened)
-    source = _hash(opened.root, family.source_files(opened), "Hashing the checkpoint")
+    source = _hash(family.source_files(opened), "Hashing the checkpoint")
     built_with = build_versions()
     if found := _unchanged(repository, name, source, built_with):
         return found
@@ -130,7 +131,7 @@ def _describe(
         for path in sorted((folder / model).rglob("*"))
         if path.is_file()
     ]
-    hashes = _hash(folder, files, "Hashing the models")
+    hashes = _hash({file: folder / file for file in files}, "Hashing the models")
     vae, unet = checkpoint.json("vae/config.json"), checkpoint.json("unet/config.json")
     return PipelineDescriptor(
         name=name,
@@ -194,13 +195,14 @@ def _unchanged(
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:
     """Whether every file of the build is there, byte for byte."""
     files = {path: sha for net in found.networks.values() for path, sha in net.files.items()}
-    if not all((repository / path).is_file() for path in files):
+    paths = {file: repository / file for file in files}
+    if not all(path.is_file() for path in paths.values()):
         return False
-    return _hash(repository, list(files), "Comparing with the models built before") == files
+    return _hash(paths, "Comparing with the models built before") == files
 
 
-def _hash(root: Path, files: list[str], title: str) -> dict[str, str]:
-    """SHA-256 of each file, by its path relative to ``root``."""
-    total = sum((root / file).stat().st_size for file in files)
+def _hash(files: Mapping[str, Path], title: str) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    total = sum(path.stat().st_size for path in files.values())
     with progress(f"{title} ({total / 1e6:.0f} MB)", total, "B") as advance:
-        return {file: sha256(root / file, advance) for file in files}
+        return {name: sha256(path, advance) for name, path in files.items()}

@@ -1,4 +1,4 @@
-"""Reads a checkpoint in diffusers' folder layout: configurations, weights, vocabulary.
+"""Reads a checkpoint: configurations, tensors, vocabulary, by the names of diffusers' folders.
 
 Only safetensors weights are read. A pickle (.bin, .ckpt, .pt) can run any code when it is
 loaded, so one is refused, not converted.
@@ -7,9 +7,15 @@ loaded, so one is refused, not converted.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from build_engines.errors import CheckpointError
 
@@ -18,11 +24,83 @@ _PICKLE_REASON = (
     "pickle files can run any code when they are loaded and are refused; "
     "convert it to safetensors (diffusers: save_pretrained(..., safe_serialization=True))"
 )
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 _WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class StoredTensor:
+    """A tensor of a checkpoint that is read only when it is asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+
+class Checkpoint(ABC):
+    """What a build reads of a checkpoint. Whatever its layout, parts, files and tensors have
+    the names that they have in a diffusers folder: one part per network, tokenizer and
+    scheduler."""
+
+    root: Path
+    """What messages call it."""
+
+    @abstractmethod
+    def has(self, part: str) -> bool:
+        """Whether the checkpoint has that part."""
+
+    @abstractmethod
+    def text(self, relative: str) -> str:
+        """A text file of the checkpoint, e.g. ``tokenizer/merges.txt``.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
+
+    @abstractmethod
+    def json(self, relative: str) -> dict[str, Any]:
+        """A JSON object of the checkpoint, e.g. ``unet/config.json``.
+
+        Raises:
+            CheckpointError: the file is missing or is not a JSON object.
+        """
+
+    @abstractmethod
+    def tensors(self, part: str) -> Iterator[StoredTensor]:
+        """The tensors of a part, in the file's order.
+
+        Raises:
+            CheckpointError: there are none, only a pickle, or the file is broken.
+        """
+
+    @abstractmethod
+    def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
+        """Every file that is read for these networks' parts, these tokenizers and the noise
+        schedule, by a name that stays the same wherever the checkpoint lies.
+
+        Raises:
+            CheckpointError: one is missing, or there is only a pickle.
+        """
+
+
+def read_tensors(path: Path) -> Iterator[StoredTensor]:
+    """The tensors of a safetensors file, which stays open for as long as one can be read.
+
+    Raises:
+        CheckpointError: the file is broken.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                shape = tuple(file.get_slice(name).get_shape())
+                yield StoredTensor(name, shape, partial(file.get_tensor, name))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+@dataclass(frozen=True)
+class DiffusersFolder(Checkpoint):
     """A diffusers folder: one sub-folder ("part") per network, tokenizer and scheduler."""
 
     root: Path
@@ -39,23 +117,36 @@ class Checkpoint:
         return path
 
     def has(self, part: str) -> bool:
-        """Whether the checkpoint has that sub-folder."""
         return (self.root / part).is_dir()
 
-    def json(self, relative: str) -> dict[str, Any]:
-        """A JSON object of the checkpoint, e.g. ``unet/config.json``.
-
-        Raises:
-            CheckpointError: the file is missing or is not a JSON object.
-        """
+    def text(self, relative: str) -> str:
         path = self.path(relative)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+            raise CheckpointError(f"{path}: not readable as text: {error}") from error
+
+    def json(self, relative: str) -> dict[str, Any]:
+        text = self.text(relative)
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.root}/{relative}: not readable as JSON: {error}"
+            ) from error
         if not isinstance(value, dict):
-            raise CheckpointError(f"{path}: a JSON object is expected")
+            raise CheckpointError(f"{self.root}/{relative}: a JSON object is expected")
         return value
+
+    def tensors(self, part: str) -> Iterator[StoredTensor]:
+        return read_tensors(self.path(self.weights(part)))
+
+    def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
+        files = [SCHEDULER_CONFIG]
+        for part in parts:
+            files += [f"{part}/config.json", self.weights(part)]
+        files += [f"{folder}/{file}" for folder in tokenizers for file in TOKENIZER_FILES]
+        return {file: self.path(file) for file in sorted(files)}
 
     def weights(self, part: str) -> str:
         """The safetensors file of a part, relative to the root; full precision before fp16.
@@ -91,4 +182,4 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint folder")
-    return Checkpoint(path)
+    return DiffusersFolder(path)

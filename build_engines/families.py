@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from build_engines.checkpoint import Checkpoint
@@ -14,7 +15,6 @@ from build_engines.networks import (
     VaeDecoder,
     VaeEncoder,
 )
-from build_engines.schedule import SCHEDULER_CONFIG
 
 FamilyName = Literal["sd1"]
 
@@ -45,23 +45,14 @@ class Family:
     """Folder of the checkpoint with vocab.json and merges.txt."""
     requirements: tuple[Requirement, ...]
 
-    def source_files(self, checkpoint: Checkpoint) -> list[str]:
-        """Every file that goes into the build, relative to the checkpoint.
+    def source_files(self, checkpoint: Checkpoint) -> dict[str, Path]:
+        """Every file that goes into the build, by its path relative to the checkpoint.
 
         Raises:
             CheckpointError: one is missing, or there is only a pickle.
         """
         parts = dict.fromkeys(network.part for network in self.networks)
-        files = [SCHEDULER_CONFIG]
-        for part in parts:
-            files += [f"{part}/config.json", checkpoint.weights(part)]
-        files += [
-            f"{self.tokenizer}/{file}"
-            for file in ("vocab.json", "merges.txt", "tokenizer_config.json")
-        ]
-        for file in files:
-            checkpoint.path(file)
-        return sorted(files)
+        return checkpoint.source_files(parts, (self.tokenizer,))
 
     def open_networks(self, checkpoint: Checkpoint) -> list[NetworkExport]:
         """The networks, each with its configuration."""

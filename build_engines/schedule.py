@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast, get_args
 
-from build_engines.checkpoint import Checkpoint
+from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint
 from build_engines.errors import CheckpointError
 from pipelines.descriptor import Schedule
 
-SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 Prediction = Literal["epsilon", "v_prediction"]
 
 

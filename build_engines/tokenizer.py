@@ -29,9 +29,9 @@ def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
     missing = [token for token in (START, END) if token not in vocab]
     if missing:
         raise CheckpointError(f"{part}/vocab.json: not CLIP's vocabulary: no {missing[0]}")
-    path = checkpoint.path(f"{part}/merges.txt")
+    path = checkpoint.root / part / "merges.txt"
     merges = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in checkpoint.text(f"{part}/merges.txt").splitlines():
         pair = tuple(line.split(" "))
         if line.startswith("#version") or not line:
             continue

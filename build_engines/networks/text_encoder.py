@@ -46,7 +46,7 @@ class ClipTextEncoder(NetworkExport):
         config = CLIPTextConfig.from_dict(dict(self.config))
         with torch.device("meta"):
             encoder = CLIPTextModel(config)
-        load_weights(encoder, checkpoint.path(checkpoint.weights(self.part)), _current_name)
+        load_weights(encoder, checkpoint, self.part, _current_name)
         # A buffer that is not stored with the weights, so it is still on the meta device.
         positions = torch.arange(config.max_position_embeddings).expand(1, -1)
         encoder.embeddings.register_buffer("position_ids", positions, persistent=False)

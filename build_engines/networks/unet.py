@@ -73,8 +73,7 @@ class Unet(NetworkExport):
     def load(self, checkpoint: Checkpoint) -> nn.Module:
         with torch.device("meta"):
             unet: nn.Module = _MODEL.from_config(dict(self.config))
-        path = checkpoint.path(checkpoint.weights(self.part))
-        load_weights(unet, path, lambda name: name)
+        load_weights(unet, checkpoint, self.part, lambda name: name)
         return _Denoise(unet)
 
     def prepare(self, module: nn.Module) -> None:

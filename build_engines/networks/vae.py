@@ -43,7 +43,7 @@ class _VaeHalf(NetworkExport):
     def _load_vae(self, checkpoint: Checkpoint) -> nn.Module:
         with torch.device("meta"):
             vae: nn.Module = _MODEL.from_config(dict(self.config))
-        load_weights(vae, checkpoint.path(checkpoint.weights(self.part)), _current_name)
+        load_weights(vae, checkpoint, self.part, _current_name)
         return vae
 
     def prepare(self, module: nn.Module) -> None:

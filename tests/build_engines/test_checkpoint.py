@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import DiffusersFolder, open_checkpoint
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, detect
 from build_engines.networks import ClipTextEncoder, VaeDecoder
@@ -61,7 +61,7 @@ def test_missing_weights_are_named(checkpoint: Path, file: str) -> None:
 
 def test_half_precision_variants_are_found(checkpoint: Path) -> None:
     (checkpoint / UNET).rename((checkpoint / UNET).with_suffix(".fp16.safetensors"))
-    assert open_checkpoint(checkpoint).weights("unet").endswith(".fp16.safetensors")
+    assert DiffusersFolder(checkpoint).weights("unet").endswith(".fp16.safetensors")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "single.safetensors"])
@@ -109,14 +109,14 @@ def test_broken_json_is_refused(checkpoint: Path) -> None:
 
 
 def text_encoder(checkpoint: Path) -> ClipTextEncoder:
-    return ClipTextEncoder(Checkpoint(checkpoint).json("text_encoder/config.json"))
+    return ClipTextEncoder(DiffusersFolder(checkpoint).json("text_encoder/config.json"))
 
 
 def test_a_cut_off_weight_file_is_refused(checkpoint: Path) -> None:
     content = (checkpoint / TEXT).read_bytes()
     (checkpoint / TEXT).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
 
 
 def test_tensors_that_do_not_fit_are_named(checkpoint: Path) -> None:
@@ -124,28 +124,28 @@ def test_tensors_that_do_not_fit_are_named(checkpoint: Path) -> None:
     state["stray"] = state.pop("final_layer_norm.bias")
     save_file(state, checkpoint / TEXT)
     with pytest.raises(CheckpointError, match=r"1 missing \(final_layer_norm.*1 extra \(stray\)"):
-        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
 
 
 def test_a_tensor_of_another_shape_is_named(checkpoint: Path) -> None:
     edit(checkpoint / "text_encoder/config.json", intermediate_size=96)
     with pytest.raises(CheckpointError, match=r"shape \[64\].*asks for \[96\]"):
-        text_encoder(checkpoint).load(Checkpoint(checkpoint))
+        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
 
 
 @torch.inference_mode()
 def test_older_names_of_the_text_encoder(checkpoint: Path) -> None:
     ids = torch.arange(77)[None]
-    expected = text_encoder(checkpoint).load(Checkpoint(checkpoint))(ids)
+    expected = text_encoder(checkpoint).load(DiffusersFolder(checkpoint))(ids)
     state = {f"text_model.{k}": v for k, v in load_file(checkpoint / TEXT).items()}
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(state, checkpoint / TEXT)
-    assert torch.equal(text_encoder(checkpoint).load(Checkpoint(checkpoint))(ids), expected)
+    assert torch.equal(text_encoder(checkpoint).load(DiffusersFolder(checkpoint))(ids), expected)
 
 
 @torch.inference_mode()
 def test_older_names_of_the_vae(checkpoint: Path) -> None:
-    opened = Checkpoint(checkpoint)
+    opened = DiffusersFolder(checkpoint)
     vae = VaeDecoder(opened.json("vae/config.json"))
     latent = torch.randn((1, 4, 5, 6), generator=torch.Generator().manual_seed(0))
     expected = vae.load(opened)(latent)

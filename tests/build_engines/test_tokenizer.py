@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
-from build_engines.checkpoint import Checkpoint
+from build_engines.checkpoint import DiffusersFolder
 from build_engines.errors import CheckpointError
 from build_engines.tokenizer import write_tokenizer
 from tests.conftest import CHECKPOINTS
@@ -51,11 +51,11 @@ def test_nothing_is_cut_or_padded(repository: Path) -> None:
 def test_a_broken_vocabulary_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "tokenizer" / "vocab.json").write_text('{"a": 0}')
     with pytest.raises(CheckpointError, match=r"no <\|startoftext\|>"):
-        write_tokenizer(Checkpoint(checkpoint), "tokenizer", tmp_path)
+        write_tokenizer(DiffusersFolder(checkpoint), "tokenizer", tmp_path)
 
 
 def test_merges_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     with (checkpoint / "tokenizer" / "merges.txt").open("a") as file:
         file.write("neither\u0007 known\u0007\n")
     with pytest.raises(CheckpointError, match=r"merges\.txt"):
-        write_tokenizer(Checkpoint(checkpoint), "tokenizer", tmp_path)
+        write_tokenizer(DiffusersFolder(checkpoint), "tokenizer", tmp_path)
