@@ -7,18 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.images import (
-    Pixels,
-    Values,
-    encode,
-    resize_lanczos,
-    to_pixels_rounded,
-    to_values,
-)
+from preprocessing.images import Pixels, Values, encode
 from preprocessing.packing import Packer, mask_at, pixels_at, values_at
-from preprocessing.paste import paste
 from preprocessing.plan import Outcome, Plan, PlannedSeg, SampledSeg
+from segs_client.arrays import from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
+from segs_client.pasting import paste_crop
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ def composite(
     request = plan.request
     height, width = plan.image_size
     pixels = canvas.reshape(height, width, 3)
-    values = to_values(pixels)
+    values = from_bytes(pixels)
     done = {(seg.batch_pass, seg.index): seg for seg in outcome.segs}
     images = Packer()
     reports = []
@@ -51,7 +45,7 @@ def composite(
             result = done.get((batch_pass, index))
             crop = _crop(seg, result, pixels, sampled, given)
             if crop is not None:
-                paste(
+                paste_crop(
                     values, crop, mask_at(masks, seg.mask), seg.crop_region,
                     feather=request.paste.feather, alpha=request.paste.alpha,
                 )  # fmt: skip
@@ -80,12 +74,12 @@ def _crop(
     """The crop that a SEG ends up with, of its region's size; None where it has no image."""
     x1, y1, x2, y2 = seg.crop_region
     if result is not None:
-        return to_values(resize_lanczos(pixels_at(sampled, result.pixels), y2 - y1, x2 - x1))
+        return from_bytes(resize_lanczos(pixels_at(sampled, result.pixels), y2 - y1, x2 - x1))
     if seg.given is not None:
         return values_at(given, seg.given)
     if seg.skip == "skipped_empty_mask":
         return None
-    return to_values(pixels[y1:y2, x1:x2])
+    return from_bytes(pixels[y1:y2, x1:x2])
 
 
 def _add_image(images: Packer, crop: Values, output: OutputOptions) -> Buffer | None:

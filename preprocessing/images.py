@@ -1,4 +1,4 @@
-"""Pictures: bytes to pixels and back, and Lanczos resizing as the reference does it.
+"""Pictures: bytes to pixels and back.
 
 Pixels are uint8 ``[H, W, 3]`` RGB; values are float32 ``[H, W, 3]``, 0…1.
 """
@@ -15,37 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
-from segs_client.arrays import decode
+from segs_client.arrays import decode, from_bytes
+from segs_client.arrays import resize_lanczos as resize_lanczos
+from segs_client.arrays import to_pixels as to_pixels
 from segs_client.contract import Buffer, ImageInput, invalid
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
 
+to_values = from_bytes
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _FORMATS_ALLOWED = "a PNG, JPEG or WebP file"
-
-
-def to_pixels(values: Values) -> Pixels:
-    """``trunc(clip(255·x, 0, 255))``, the reference's way from values to pixels."""
-    return np.clip(np.float32(255) * values, 0, 255).astype(np.uint8)
-
-
-def to_pixels_rounded(values: Values) -> Pixels:
-    """The nearest pixel value: for what leaves the service."""
-    return np.rint(np.clip(np.float32(255) * values, 0, 255)).astype(np.uint8)
-
-
-def to_values(pixels: Pixels) -> Values:
-    """Pixels over 255."""
-    return pixels.astype(np.float32) / np.float32(255)
-
-
-def resize_lanczos(pixels: Pixels, height: int, width: int) -> Pixels:
-    """PIL's Lanczos on uint8; a picture of that size already comes back as it is."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(resized)
 
 
 def decode_file(data: bytes | memoryview, field: str) -> Pixels:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.images import Pixels, Values
-from preprocessing.masks import Mask
 from preprocessing.plan import Piece
+from segs_client.arrays import FloatArray
 
 _CHANNELS = 3
 
@@ -43,7 +43,7 @@ def pixels_at(tensor: Pixels, piece: Piece) -> Pixels:
     return tensor[piece.offset : piece.offset + size].reshape(piece.height, piece.width, _CHANNELS)
 
 
-def mask_at(tensor: Pixels, piece: Piece) -> Mask:
+def mask_at(tensor: Pixels, piece: Piece) -> FloatArray:
     """The float32 ``[h, w]`` at a place."""
     return _floats(tensor, piece, 1).reshape(piece.height, piece.width)
 

@@ -16,12 +16,11 @@ from preprocessing.images import (
     to_pixels,
     to_values,
 )
-from preprocessing.masks import Mask
 from preprocessing.packing import Packer
 from preprocessing.plan import Plan, PlannedSeg
 from preprocessing.sizes import sampled_size, scale_box
 from segs_client import boxes
-from segs_client.arrays import resize_bilinear
+from segs_client.arrays import FloatArray, resize_bilinear
 from segs_client.contract import Box, DetailRequest, SegItem, SegOptions, invalid, parse_request
 from segs_client.segs import box_mask
 
@@ -155,7 +154,7 @@ class _SegReader:
         _check_inside(item.crop_region, self._segs_size, f"{field}.crop_region")
         return item.crop_region
 
-    def _mask(self, item: SegItem, region: Box, field: str) -> Mask:
+    def _mask(self, item: SegItem, region: Box, field: str) -> FloatArray:
         height, width = region[3] - region[1], region[2] - region[0]
         if item.mask is None:
             return box_mask(item.bbox, region)

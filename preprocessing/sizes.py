@@ -1,4 +1,4 @@
-"""Where a SEG lies and at what size it is sampled."""
+"""At what size a SEG is sampled, or why it is left as it is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from typing import Literal
 
 from preprocessing.limits import MIN_SAMPLED_SIDE_PX
 from segs_client.contract import Box, DetailRequest
+from segs_client.scaling import scale_box as scale_box
 
 Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"]
-
-
-def scale_box(box: Box, from_size: tuple[int, int], to_size: tuple[int, int]) -> Box:
-    """A box from one (height, width) to another, truncated to pixels."""
-    y_ratio, x_ratio = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    return (
-        int(box[0] * x_ratio),
-        int(box[1] * y_ratio),
-        int(box[2] * x_ratio),
-        int(box[3] * y_ratio),
-    )
 
 
 def sampled_size(bbox: Box, crop_region: Box, options: DetailRequest) -> tuple[int, int] | Skip:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from preprocessing.masks import blur_kernel_size
 from sampling.schedule import DiscreteSchedule
-
-_BLUR_SIGMA = 10.0
+from segs_client.blur import BLUR_SIGMA, blur_kernel_size
 
 
 def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
@@ -29,7 +27,7 @@ def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
         return mask
     half = (size - 1) * 0.5
     at = torch.linspace(-half, half, steps=size)
-    line = torch.exp(-0.5 * (at / _BLUR_SIGMA) ** 2)
+    line = torch.exp(-0.5 * (at / BLUR_SIGMA) ** 2)
     line = line / line.sum()
     kernel = torch.mm(line[:, None], line[None, :])[None, None]
     padded = F.pad(mask[None, None], [size // 2] * 4, mode="reflect")

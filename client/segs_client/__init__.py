@@ -23,6 +23,8 @@ from segs_client.errors import (
     ServerUnavailable,
 )
 from segs_client.messages import DetailResult
+from segs_client.pasting import paste
+from segs_client.scaling import scaled_to
 from segs_client.segs import Seg, Segs, crop_region
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ __all__ = [
     "ServerUnavailable",
     "compare_image",
     "crop_region",
+    "paste",
+    "scaled_to",
 ]
 
 

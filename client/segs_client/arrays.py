@@ -1,4 +1,4 @@
-"""Arrays as the contract means them: float32 in 0..1, and their bytes on the wire."""
+"""Arrays as the contract means them: float32 in 0..1, their pixels, their bytes on the wire."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def as_unit_floats(value: npt.ArrayLike, name: str, axes: Literal[2, 3]) -> Floa
 def from_bytes(array: AnyArray) -> FloatArray:
     """uint8 0..255 as float32 0..1, the division done in float32."""
     return np.ascontiguousarray(array).astype(np.float32) / np.float32(255)
+
+
+def to_pixels(values: FloatArray) -> ByteArray:
+    """``trunc(clip(255·x, 0, 255))``, the reference's way from floats to pixels."""
+    return np.clip(np.float32(255) * values, 0, 255).astype(np.uint8)
+
+
+def to_pixels_rounded(values: FloatArray) -> ByteArray:
+    """The nearest pixel value: for what leaves the service."""
+    return np.rint(np.clip(np.float32(255) * values, 0, 255)).astype(np.uint8)
 
 
 def encode(array: FloatArray, offset: int) -> tuple[Buffer, bytes]:
@@ -115,6 +125,14 @@ def _decode_png(buffer: Buffer, data: bytes, name: str) -> ByteArray:
             return np.asarray(picture)
     except (OSError, SyntaxError, Image.DecompressionBombError):
         raise invalid(name, "not a readable PNG file") from None
+
+
+def resize_lanczos(pixels: ByteArray, height: int, width: int) -> ByteArray:
+    """PIL's Lanczos on uint8 ``[h, w, 3]``; a picture of that size already comes back as it is."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
 
 
 def resize_bilinear(mask: FloatArray, height: int, width: int) -> FloatArray:

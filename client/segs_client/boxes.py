@@ -54,6 +54,11 @@ def _span(low: float, high: float, limit: int, factor: float, least: int | None)
     return start, int(end)
 
 
+def window(box: Box) -> tuple[slice, slice]:
+    """The box as slices of an array ``[H, W, …]``."""
+    return slice(box[1], box[3]), slice(box[0], box[2])
+
+
 def checked_box(box: Sequence[int], name: str) -> Box:
     """Four whole numbers with an area, as ints; ``name`` is what the ContractError calls it."""
     allowed = f"x1, y1, x2, y2: whole numbers 0 … {MAX_SIDE_PX} with x2 > x1 and y2 > y1"

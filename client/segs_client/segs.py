@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segs_client.arrays import FloatArray, as_unit_floats
-from segs_client.boxes import Box, Size, checked_box, checked_size, crop_region
+from segs_client.boxes import Box, Size, checked_box, checked_size, crop_region, window
 from segs_client.contours import filled_regions
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
@@ -198,7 +198,7 @@ class Segs:
             box = _combined_box(foreground)
             if box is not None:
                 region = crop_region(box, size, crop_factor, crop_min_size)
-                crop = values[_window(region)].copy()
+                crop = values[window(region)].copy()
                 if bbox_fill:
                     crop[box[1] : box[3], box[0] : box[2]] = 1
                 found.append(Seg(crop, box, region, label=label))
@@ -210,13 +210,13 @@ class Segs:
             x1, y1, x2, y2 = (int(value) for value in regions.boxes[index])
             box = (x1, y1, x2, y2)
             region = crop_region(box, size, crop_factor, crop_min_size)
-            inside = regions.labels[_window(region)] == index + 1
+            inside = regions.labels[window(region)] == index + 1
             if bbox_fill:
                 crop = box_mask(box, region)
             elif contour_fill:
                 crop = inside.astype(np.float32)
             else:
-                crop = np.where(inside, values[_window(region)], np.float32(0))
+                crop = np.where(inside, values[window(region)], np.float32(0))
             found.append(Seg(crop, box, region, label=label))
         return cls(size, tuple(found))
 
@@ -295,7 +295,3 @@ def box_mask(box: Box, region: Box) -> FloatArray:
     )
     mask[top:bottom, left:right] = 1
     return mask
-
-
-def _window(region: Box) -> tuple[slice, slice]:
-    return slice(region[1], region[3]), slice(region[0], region[2])
