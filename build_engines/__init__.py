@@ -5,6 +5,7 @@
 where its networks differ, a class in :mod:`build_engines.networks`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
@@ -14,11 +15,15 @@ __all__ = ["BuildError", "CheckpointError", "VerificationError", "build"]
 
 
 def build(
-    checkpoint: Path, name: str, repository: Path, target: str = "onnx"
+    checkpoint: Path,
+    name: str,
+    repository: Path,
+    target: str = "onnx",
+    controlnets: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
     """Builds a pipeline, unless an unchanged build of it is there; see
     :func:`build_engines.builder.build` for arguments and errors."""
     # Imported here: torch and its libraries take seconds, which --help has no use for.
     from build_engines.builder import build as run
 
-    return run(checkpoint, name, repository, target)
+    return run(checkpoint, name, repository, target, controlnets)

@@ -19,9 +19,9 @@ log = logging.getLogger("build_engines")
 INTERRUPTED = 130
 _DESCRIPTION = """\
 Compiles a Stable Diffusion checkpoint into the Triton models of one pipeline: text encoder,
-UNet, VAE encoder and decoder, tokenizer, and a descriptor. Each network is compared with the
-checkpoint's own before it is accepted. An unchanged checkpoint is not built again; a build
-that fails or is interrupted leaves an older one as it was."""
+UNet, VAE encoder and decoder, ControlNets, tokenizer, and a descriptor. Each network is
+compared with the checkpoint's own before it is accepted. An unchanged checkpoint is not built
+again; a build that fails or is interrupted leaves an older one as it was."""
 _EXIT_CODES = """\
 exit codes: 0 built, or unchanged; 1 failed; 2 wrong arguments; 3 the checkpoint cannot be used;
 4 an exported network differs from the checkpoint's; 130 interrupted"""
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries(options.verbose)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        build(options.checkpoint, options.name, options.repository, options.target)
+        controlnets = _by_name("controlnet", options.controlnet)
+        build(options.checkpoint, options.name, options.repository, options.target, controlnets)
     except BuildError as error:
         log.error("%s", error, exc_info=options.verbose)
         return error.exit_code
@@ -69,8 +70,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", default="onnx", help=f"what runs the networks: {', '.join(TARGETS)} (default)"
     )
+    parser.add_argument(
+        "--controlnet",
+        action="append",
+        default=[],
+        type=_named_path,
+        metavar="NAME=DIR",
+        help="a ControlNet, a diffusers folder, and the name it gets; may be given several times",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log details and tracebacks")
     return parser
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r}; NAME=PATH is expected")
+    return name, Path(path)
+
+
+def _by_name(option: str, pairs: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
+        raise BuildError(f"{option}: {', '.join(name for name, _ in pairs)}: a name comes twice")
+    return by_name
 
 
 def _quiet_libraries(verbose: bool) -> None:

@@ -15,23 +15,9 @@ from build_engines.networks import (
     VaeDecoder,
     VaeEncoder,
 )
+from build_engines.requirements import Field, Requirement
 
 FamilyName = Literal["sd1"]
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """The values that a field of a checkpoint's JSON file may have in a family."""
-
-    file: str
-    field: str
-    allowed: tuple[object, ...]
-    default: object = None
-    """What an absent field means."""
-
-    def met_by(self, checkpoint: Checkpoint) -> bool:
-        """Whether the checkpoint has one of these values."""
-        return checkpoint.json(self.file).get(self.field, self.default) in self.allowed
 
 
 @dataclass(frozen=True)
@@ -41,8 +27,6 @@ class Family:
     name: FamilyName
     title: str
     networks: tuple[type[NetworkExport], ...]
-    tokenizer: str
-    """Folder of the checkpoint with vocab.json and merges.txt."""
     requirements: tuple[Requirement, ...]
 
     def source_files(self, checkpoint: Checkpoint) -> dict[str, Path]:
@@ -52,29 +36,33 @@ class Family:
             CheckpointError: one is missing, or there is only a pickle.
         """
         parts = dict.fromkeys(network.part for network in self.networks)
-        return checkpoint.source_files(parts, (self.tokenizer,))
+        encoders = [cls for cls in self.networks if issubclass(cls, ClipTextEncoder)]
+        return checkpoint.source_files(parts, [encoder.tokenizer for encoder in encoders])
 
-    def open_networks(self, checkpoint: Checkpoint) -> list[NetworkExport]:
-        """The networks, each with its configuration."""
-        return [cls(checkpoint.json(f"{cls.part}/config.json")) for cls in self.networks]
+    def open_networks(self, checkpoint: Checkpoint, controlled: bool) -> list[NetworkExport]:
+        """The networks, each with its configuration; ``controlled``: for ControlNets too."""
+        networks: list[NetworkExport] = []
+        for cls in self.networks:
+            config = checkpoint.json(f"{cls.part}/config.json")
+            networks.append(cls(config, controlled) if issubclass(cls, Unet) else cls(config))
+        return networks
 
 
 SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
     networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
-    tokenizer="tokenizer",
     requirements=(
-        Requirement("unet/config.json", "_class_name", ("UNet2DConditionModel",)),
-        Requirement("unet/config.json", "in_channels", (4, 9)),
-        Requirement("unet/config.json", "out_channels", (4,)),
-        Requirement("unet/config.json", "addition_embed_type", (None,)),
-        Requirement("unet/config.json", "use_linear_projection", (False,), default=False),
-        Requirement("text_encoder/config.json", "model_type", ("clip_text_model",)),
-        Requirement("text_encoder/config.json", "hidden_act", ("quick_gelu",)),
-        Requirement("text_encoder/config.json", "max_position_embeddings", (77,), default=77),
-        Requirement("vae/config.json", "_class_name", ("AutoencoderKL",)),
-        Requirement("vae/config.json", "latent_channels", (4,)),
+        Field("unet/config.json", "_class_name", ("UNet2DConditionModel",)),
+        Field("unet/config.json", "in_channels", (4, 9)),
+        Field("unet/config.json", "out_channels", (4,)),
+        Field("unet/config.json", "addition_embed_type", (None,)),
+        Field("unet/config.json", "use_linear_projection", (False,), default=False),
+        Field("text_encoder/config.json", "model_type", ("clip_text_model",)),
+        Field("text_encoder/config.json", "hidden_act", ("quick_gelu",)),
+        Field("text_encoder/config.json", "max_position_embeddings", (77,), default=77),
+        Field("vae/config.json", "_class_name", ("AutoencoderKL",)),
+        Field("vae/config.json", "latent_channels", (4,)),
     ),
 )
 FAMILIES: tuple[Family, ...] = (SD1,)
@@ -87,15 +75,18 @@ def detect(checkpoint: Checkpoint) -> Family:
         CheckpointError: none; the message names the first thing in which it differs from the
             nearest family, or the file that is missing.
     """
-    unmet = {
-        family: [r for r in family.requirements if not r.met_by(checkpoint)] for family in FAMILIES
-    }
-    nearest = min(unmet, key=lambda family: len(unmet[family]))
-    if not unmet[nearest]:
-        return nearest
-    first = unmet[nearest][0]
-    found = checkpoint.json(first.file).get(first.field, first.default)
-    raise CheckpointError(
-        f"{checkpoint.root}: not a {nearest.title} checkpoint: {first.file} has "
-        f"{first.field} {found!r}, {' or '.join(map(repr, first.allowed))} is expected"
-    )
+    problems = {family: _problems(family, checkpoint) for family in FAMILIES}
+    nearest = min(problems, key=lambda family: len(problems[family]))
+    if problems[nearest]:
+        raise CheckpointError(f"{problems[nearest][0]}; not a {nearest.title} checkpoint")
+    return nearest
+
+
+def _problems(family: Family, checkpoint: Checkpoint) -> list[CheckpointError]:
+    problems = []
+    for requirement in family.requirements:
+        try:
+            requirement.check(checkpoint)
+        except CheckpointError as error:
+            problems.append(error)
+    return problems

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+
+from build_engines.progress import progress
 
 _BLOCK_BYTES = 1 << 20
 _LIBRARIES = (
@@ -28,6 +30,13 @@ def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) ->
             digest.update(block[:count])
             advance(count)
     return digest.hexdigest()
+
+
+def hash_files(files: Mapping[str, Path], title: str) -> dict[str, str]:
+    """SHA-256 of each file, by its name; ``title`` is what the progress is called."""
+    total = sum(path.stat().st_size for path in files.values())
+    with progress(f"{title} ({total / 1e6:.0f} MB)", total, "B") as advance:
+        return {name: sha256(path, advance) for name, path in files.items()}
 
 
 def build_versions() -> dict[str, str]:

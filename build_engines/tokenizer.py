@@ -9,7 +9,8 @@ from transformers import CLIPTokenizer
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
-from pipelines.descriptor import TextEncoderSpec, TextRole
+from build_engines.networks import ClipTextEncoder
+from pipelines.descriptor import TextEncoderSpec
 
 TOKENIZER_FILE = "tokenizer.json"
 _CLIP: Any = CLIPTokenizer  # its signature leaves out the pairs that it takes
@@ -46,14 +47,15 @@ def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
 
 
 def text_encoder_spec(
-    checkpoint: Checkpoint, part: str, role: TextRole, tokenizer: str
+    checkpoint: Checkpoint, encoder: ClipTextEncoder, tokenizer: str
 ) -> TextEncoderSpec:
-    """How the encoder with the tokenizer in ``part`` is fed; ``tokenizer`` is its file's path.
+    """How the encoder is fed; ``tokenizer`` is the path of its tokenizer.json.
 
     Raises:
         CheckpointError: the padding that the tokenizer's configuration names is not in the
             vocabulary.
     """
+    part = encoder.tokenizer
     vocab = checkpoint.json(f"{part}/vocab.json")
     padding = checkpoint.json(f"{part}/tokenizer_config.json").get("pad_token", END)
     if isinstance(padding, dict):  # older configurations describe the token
@@ -61,5 +63,10 @@ def text_encoder_spec(
     if padding not in vocab:
         raise CheckpointError(f"{part}/tokenizer_config.json: pad_token {padding!r} is unknown")
     return TextEncoderSpec(
-        role=role, tokenizer=tokenizer, start=vocab[START], end=vocab[END], padding=vocab[padding]
+        role=encoder.role,
+        tokenizer=tokenizer,
+        start=vocab[START],
+        end=vocab[END],
+        padding=vocab[padding],
+        pooled=encoder.pooled,
     )

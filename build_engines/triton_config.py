@@ -1,11 +1,16 @@
-"""The ``config.pbtxt`` of a network's Triton model, printed from Triton's own message type."""
+"""The ``config.pbtxt`` of each Triton model, printed from Triton's own message type."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.networks import NetworkExport, Tensor
+from build_engines.networks import ControlNet, NetworkExport, Tensor, Unet
+
+CONTROL_SAMPLE = "control_sample"
+"""The ensemble's latent for the ControlNet where the UNet takes more than a latent."""
 
 
 def model_config(network: NetworkExport, pipeline: str) -> str:
@@ -31,6 +36,47 @@ def model_config(network: NetworkExport, pipeline: str) -> str:
         entry.data_type = _data_type(tensor)
         entry.dims.extend(least[dim] if isinstance(dim, str) else dim for dim in tensor.dims)
         entry.zero_data = True
+    return str(text_format.MessageToString(config))
+
+
+def ensemble_name(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
+    """The Triton model that runs a ControlNet and then the UNet."""
+    return f"{unet.model_name(pipeline)}_{controlnet.name}"
+
+
+def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
+    """The configuration's text of a ControlNet followed by the UNet.
+
+    Its inputs are those of both, its output is the UNet's; the residuals stay in the server.
+    """
+    config = model_config_pb2.ModelConfig(
+        name=ensemble_name(unet, controlnet, pipeline),
+        platform="ensemble",
+        max_batch_size=min(unet.max_batch, controlnet.max_batch),
+    )
+    control = {tensor.name: tensor.name for tensor in controlnet.inputs}
+    control_inputs = controlnet.inputs
+    if unet.inputs[0] != controlnet.inputs[0]:
+        control["sample"] = CONTROL_SAMPLE
+        sample = replace(controlnet.inputs[0], name=CONTROL_SAMPLE)
+        control_inputs = (sample, *controlnet.inputs[1:])
+    residuals = {tensor.name for tensor in controlnet.outputs}
+    inputs = {tensor.name: tensor for tensor in (*unet.inputs, *control_inputs)}
+    for name, tensor in inputs.items():
+        if name not in residuals:
+            config.input.add(name=name, data_type=_data_type(tensor), dims=_dims(tensor))
+    for tensor in unet.outputs:
+        config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
+    steps = (
+        (controlnet, control),
+        (unet, {tensor.name: tensor.name for tensor in unet.inputs}),
+    )
+    for network, input_map in steps:
+        step = config.ensemble_scheduling.step.add(
+            model_name=network.model_name(pipeline), model_version=-1
+        )
+        step.input_map.update(input_map)
+        step.output_map.update({tensor.name: tensor.name for tensor in network.outputs})
     return str(text_format.MessageToString(config))
 
 

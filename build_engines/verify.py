@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,11 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs of one shape and torch's result."""
+    """Inputs of one shape and torch's results, in the order of the network's outputs."""
 
     case: Case
     inputs: Mapping[str, npt.NDArray[np.generic]]
-    output: npt.NDArray[np.float32]
+    outputs: Sequence[npt.NDArray[np.float32]]
 
 
 def references(network: NetworkExport, module: nn.Module) -> list[Reference]:
@@ -36,9 +36,11 @@ def references(network: NetworkExport, module: nn.Module) -> list[Reference]:
     for case in network.cases():
         inputs = network.example(case, generator)
         with torch.inference_mode():
-            output = module(*inputs.values())
+            outputs = module(*inputs.values())
+        if isinstance(outputs, torch.Tensor):
+            outputs = (outputs,)
         arrays = {name: value.numpy() for name, value in inputs.items()}
-        results.append(Reference(case, arrays, output.numpy()))
+        results.append(Reference(case, arrays, [output.numpy() for output in outputs]))
     return results
 
 
@@ -66,9 +68,17 @@ def _error(
     network: NetworkExport, session: onnxruntime.InferenceSession, reference: Reference
 ) -> float:
     names = [tensor.name for tensor in network.outputs]
-    (output,) = session.run(names, dict(reference.inputs))
-    expected = reference.output
-    where = f"{network.role} at {reference.case}"
+    outputs = session.run(names, dict(reference.inputs))
+    pairs = zip(names, outputs, reference.outputs, strict=True)
+    return max(
+        _difference(f"{network.role} at {reference.case}: {name}", output, expected)
+        for name, output, expected in pairs
+    )
+
+
+def _difference(
+    where: str, output: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]
+) -> float:
     if output.shape != expected.shape:
         raise VerificationError(
             f"{where}: the export gives shape {list(output.shape)}, torch {list(expected.shape)}"

@@ -40,7 +40,8 @@ class Network(_Model):
     """Tensor name → Triton data type, e.g. ``{"sample": "FP32"}``."""
     outputs: dict[str, str]
     files: dict[str, str]
-    """SHA-256 (hex) of every file of the model, by its path relative to the descriptor."""
+    """SHA-256 (hex) of every file of the model, by its path relative to the descriptor; a
+    ControlNet's ensemble counts as its own."""
 
 
 class Schedule(_Model):
@@ -101,6 +102,17 @@ class PipelineDescriptor(_Model):
     """SHA-256 of every file of the checkpoint that went in, by its relative path."""
     built_with: dict[str, str]
     """Versions of the libraries that built it."""
+
+    @property
+    def all_networks(self) -> list[Network]:
+        """The networks and the ControlNets."""
+        return [*self.networks.values(), *(each.network for each in self.controlnets.values())]
+
+    @property
+    def models(self) -> list[str]:
+        """Every Triton model, the ensembles included."""
+        ensembles = (each.unet for each in self.controlnets.values())
+        return [*(network.model for network in self.all_networks), *ensembles]
 
 
 def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor, Path]]:

@@ -36,11 +36,10 @@ def check_repositories(repositories: Sequence[Path], model_repository: Path) -> 
     except PipelineError as error:
         raise RepositoryError(_short(error)) from error
     for name, (descriptor, folder) in pipelines.items():
-        for network in descriptor.networks.values():
-            if not (folder / network.model).is_dir():
+        for model in descriptor.models:
+            if not (folder / model).is_dir():
                 raise RepositoryError(
-                    f"{folder}: pipeline {name!r} lacks its model folder {network.model!r}; "
-                    "build it again"
+                    f"{folder}: pipeline {name!r} lacks its model folder {model!r}; build it again"
                 )
     return tuple(pipelines)
 

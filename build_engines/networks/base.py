@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from build_engines.checkpoint import Checkpoint
-from pipelines.descriptor import NetworkRole
 
 DType = Literal["FP32", "INT32"]
 
@@ -28,6 +27,11 @@ class Axis:
     min: int
     opt: int
     max: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Least, usual, greatest."""
+        return self.min, self.opt, self.max
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,14 @@ class Case:
 class NetworkExport(ABC):
     """One network of a pipeline, as it is exported."""
 
-    role: ClassVar[NetworkRole]
+    role: str
+    """What tells its Triton model from the pipeline's others."""
     part: ClassVar[str]
     """Folder of the checkpoint that holds its weights and config.json."""
     max_batch: ClassVar[int]
-    axes: ClassVar[tuple[Axis, ...]] = ()
+    axes: tuple[Axis, ...] = ()
     """Dynamic axes of the inputs, the batch aside."""
-    checked_sizes: ClassVar[tuple[Mapping[str, int], ...]] = ({},)
+    checked_sizes: tuple[Mapping[str, int], ...] = ({},)
     """Sizes of the axes that the export is compared with torch at, beside the profile's least."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:

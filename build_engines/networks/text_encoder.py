@@ -12,6 +12,7 @@ from build_engines.attention import use_fused_clip_attention
 from build_engines.checkpoint import Checkpoint
 from build_engines.networks.base import NetworkExport, Tensor
 from build_engines.weights import load_weights
+from pipelines.descriptor import TextRole
 
 CHUNK_TOKENS = 77
 """Tokens of one row: start, 75 of text, end."""
@@ -30,8 +31,11 @@ class _LastHiddenState(nn.Module):
 class ClipTextEncoder(NetworkExport):
     """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]."""
 
-    role = "text_encoder"
+    role: TextRole = "text_encoder"
     part = "text_encoder"
+    tokenizer = "tokenizer"
+    """Folder of the checkpoint with vocab.json and merges.txt."""
+    pooled = False
     max_batch = 16
 
     @property

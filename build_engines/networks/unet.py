@@ -1,7 +1,8 @@
-"""The denoising UNet with text conditioning (SD1)."""
+"""The denoising UNet: text conditioning, SDXL's size conditioning, ControlNets' residuals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 from build_engines.attention import FusedAttention
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Axis, NetworkExport, Tensor
+from build_engines.networks.base import Tensor
+from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from build_engines.networks.residuals import Residual, residuals
 from build_engines.weights import load_weights
 
 ALWAYS_PASS_SIZES = 40
@@ -22,69 +25,83 @@ _MODEL: Any = UNet2DConditionModel  # diffusers' classes are not typed
 
 
 class _Denoise(nn.Module):
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, sized: bool) -> None:
         super().__init__()
         self.unet = unet
+        self.sized = sized
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        *more: torch.Tensor,
     ) -> torch.Tensor:
-        # [B, C, h, w], [B, 1], [B, L, D] → [B, 4, h, w]
-        return cast(
-            torch.Tensor,
-            self.unet(sample, timestep[:, 0], encoder_hidden_states, return_dict=False)[0],
+        # [B, C, h, w], [B, 1], [B, L, D], where sized [B, P] and [B, N], then the residuals
+        # [B, C_i, h_i, w_i], the middle block's last → [B, 4, h, w]
+        added = None
+        if self.sized:
+            added = {"text_embeds": more[0], "time_ids": more[1]}
+            more = more[2:]
+        out = self.unet(
+            sample,
+            timestep[:, 0],
+            encoder_hidden_states,
+            added_cond_kwargs=added,
+            down_block_additional_residuals=more[:-1] or None,
+            mid_block_additional_residual=more[-1] if more else None,
+            return_dict=False,
         )
+        return cast(torch.Tensor, out[0])
 
 
-class Unet(NetworkExport):
+class Unet(DiffusionExport):
     """``sample`` FP32 [B, C, h, w], ``timestep`` FP32 [B, 1], ``encoder_hidden_states`` FP32
-    [B, L, D] → ``out_sample`` FP32 [B, 4, h, w]. Latents of any size, one timestep a row."""
+    [B, L, D] and what else :attr:`conditioning` has → ``out_sample`` FP32 [B, 4, h, w]. Latents
+    of any size, one timestep a row.
+
+    Built for ControlNets it also takes ``down_residual_0`` … and ``mid_residual`` FP32
+    [B, C_i, h_i, w_i], which are added to the skip connections and to the middle block's
+    output; [B, C_i, 1, 1] is broadcast, so zeros of that size stand for no ControlNet.
+    """
 
     role = "unet"
     part = "unet"
-    max_batch = 16
-    axes = (
-        Axis("height", 4, 64, 256),
-        Axis("width", 4, 64, 256),
-        Axis("sequence", 77, 77, 16 * 77),
-    )
-    checked_sizes = (
-        {"height": 19, "width": 24, "sequence": 77},
-        {"height": 16, "width": 13, "sequence": 154},
-    )
+
+    def __init__(self, config: Mapping[str, Any], controlled: bool = False) -> None:
+        """``controlled``: whether it takes residuals."""
+        super().__init__(config)
+        self.residuals: tuple[Residual, ...] = residuals(config) if controlled else ()
+        self.axes = (*DIFFUSION_AXES, *(axis for each in self.residuals for axis in each.axes))
+        full = [self._with_residuals(sizes) for sizes in CHECKED_SIZES]
+        single = {axis.name: 1 for each in self.residuals for axis in each.axes}
+        self.checked_sizes = (CHECKED_SIZES[0] | single, *full) if controlled else CHECKED_SIZES
+
+    def _with_residuals(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        complete = dict(sizes)
+        for residual in self.residuals:
+            complete |= residual.sizes(sizes["height"], sizes["width"])
+        return complete
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (
             Tensor("sample", "FP32", (self.config["in_channels"], "height", "width")),
-            Tensor("timestep", "FP32", (1,)),
-            Tensor("encoder_hidden_states", "FP32", ("sequence", self.context_dim)),
+            *self.conditioning,
+            *(residual.tensor for residual in self.residuals),
         )
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         return (Tensor("out_sample", "FP32", (self.config["out_channels"], "height", "width")),)
 
-    @property
-    def context_dim(self) -> int:
-        """Width D of the text conditioning."""
-        return int(self.config["cross_attention_dim"])
-
     def load(self, checkpoint: Checkpoint) -> nn.Module:
         with torch.device("meta"):
             unet: nn.Module = _MODEL.from_config(dict(self.config))
         load_weights(unet, checkpoint, self.part, lambda name: name)
-        return _Denoise(unet)
+        return _Denoise(unet, sized=self.time_ids > 0)
 
     def prepare(self, module: nn.Module) -> None:
         unet = cast(Any, module).unet
         unet.num_upsamplers = ALWAYS_PASS_SIZES
         unet.set_attn_processor(FusedAttention())
-
-    def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
-    ) -> torch.Tensor:
-        """Normal values, and another timestep in every row."""
-        if tensor.name == "timestep":
-            return torch.randint(0, 1000, shape, generator=generator).to(torch.float32)
-        return super().fill(tensor, shape, generator)

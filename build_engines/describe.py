@@ -1,0 +1,69 @@
+"""Writes down what was built: the pipeline's descriptor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from build_engines.fingerprint import hash_files
+from build_engines.networks import NetworkExport
+from build_engines.pipeline import Pipeline
+from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
+from build_engines.triton_config import ensemble_name
+from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
+
+DEFAULT_LATENT_SCALE = 0.18215
+
+
+def describe(
+    pipeline: Pipeline, folder: Path, source: dict[str, str], built_with: dict[str, str]
+) -> PipelineDescriptor:
+    """The descriptor of the models that were built in ``folder``."""
+    name, checkpoint, unet = pipeline.name, pipeline.checkpoint, pipeline.unet
+    vae = checkpoint.json("vae/config.json")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = hash_files(
+        {path.relative_to(folder).as_posix(): path for path in paths}, "Hashing the models"
+    )
+    controlnets = {}
+    for controlnet, _ in pipeline.controlnets:
+        ensemble = ensemble_name(unet, controlnet, name)
+        network = _network(controlnet, name, files, ensemble)
+        controlnets[controlnet.name] = ControlNetSpec(network=network, unet=ensemble)
+    return PipelineDescriptor(
+        name=name,
+        family=pipeline.family.name,
+        target="onnx",
+        prediction=pipeline.prediction,
+        schedule=pipeline.schedule,
+        unet_channels=unet.config["in_channels"],
+        latent_channels=vae["latent_channels"],
+        latent_scale=vae.get("scaling_factor", DEFAULT_LATENT_SCALE),
+        context_dim=unet.context_dim,
+        text_encoders=tuple(
+            text_encoder_spec(checkpoint, each, f"{each.model_name(name)}/{TOKENIZER_FILE}")
+            for each in pipeline.text_encoders
+        ),
+        networks={
+            cast(NetworkRole, each.role): _network(each, name, files) for each in pipeline.networks
+        },
+        residuals={each.name: each.channels for each in unet.residuals},
+        controlnets=controlnets,
+        source=source,
+        built_with=built_with,
+    )
+
+
+def _network(
+    network: NetworkExport, pipeline: str, files: Mapping[str, str], *ensembles: str
+) -> Network:
+    """``ensembles``: further models whose files count as the network's."""
+    model = network.model_name(pipeline)
+    return Network(
+        model=model,
+        max_batch=network.max_batch,
+        inputs={tensor.name: tensor.dtype for tensor in network.inputs},
+        outputs={tensor.name: tensor.dtype for tensor in network.outputs},
+        files={f: h for f, h in files.items() if f.split("/")[0] in (model, *ensembles)},
+    )

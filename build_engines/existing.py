@@ -1,0 +1,49 @@
+"""What an earlier build has left in a repository, and whether it can stay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from build_engines.fingerprint import hash_files
+from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
+
+log = logging.getLogger(__name__)
+
+
+def read_descriptor(repository: Path, name: str) -> PipelineDescriptor | None:
+    """The descriptor of an older build; None if there is none that can be read."""
+    path = repository / f"{name}{DESCRIPTOR_SUFFIX}"
+    try:
+        return PipelineDescriptor.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        log.info("%s: not readable, building anew", path)
+        return None
+
+
+def find_unchanged(
+    repository: Path, name: str, source: Mapping[str, str], built_with: Mapping[str, str]
+) -> PipelineDescriptor | None:
+    """The build that is there, if it is whole and building it again would give the same."""
+    found = read_descriptor(repository, name)
+    if found is None or (found.source, found.built_with) != (source, built_with):
+        return None
+    if not _is_whole(found, repository):
+        log.info("%s: files were changed or lost since they were built", name)
+        return None
+    log.info("%s: unchanged, nothing to build", name)
+    return found
+
+
+def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:
+    """Whether every file of the build is there, byte for byte."""
+    files = {path: sha for network in found.all_networks for path, sha in network.files.items()}
+    paths = {file: repository / file for file in files}
+    if not all(path.is_file() for path in paths.values()):
+        return False
+    return hash_files(paths, "Comparing with the models built before") == files

@@ -1,0 +1,103 @@
+"""A ControlNet: what a picture asks of the UNet, as residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from build_engines.attention import FusedAttention
+from build_engines.checkpoint import Checkpoint
+from build_engines.networks.base import Axis, Tensor
+from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from build_engines.networks.residuals import Residual, residuals
+from build_engines.weights import load_weights
+
+LATENT_CHANNELS = 4
+PIXELS_PER_LATENT = 8
+
+_MODEL: Any = ControlNetModel  # diffusers' classes are not typed
+
+
+class _Control(nn.Module):
+    def __init__(self, controlnet: nn.Module) -> None:
+        super().__init__()
+        self.controlnet = controlnet
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: torch.Tensor,
+        *added: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        # [B, 4, h, w], [B, 1], [B, L, D], [B, 3, 8h, 8w], [B, 1] and, where sized, [B, P] and
+        # [B, N] → the residuals [B, C_i, h_i, w_i], the middle block's last
+        down, mid = self.controlnet(
+            sample,
+            timestep[:, 0],
+            encoder_hidden_states,
+            controlnet_cond,
+            conditioning_scale[:, :, None, None],
+            added_cond_kwargs=dict(zip(("text_embeds", "time_ids"), added, strict=False)),
+            return_dict=False,
+        )
+        return (*down, mid)
+
+
+class ControlNet(DiffusionExport):
+    """``sample`` FP32 [B, 4, h, w], the scaled latent, ``timestep`` FP32 [B, 1],
+    ``encoder_hidden_states`` FP32 [B, L, D], ``controlnet_cond`` FP32 [B, 3, 8h, 8w], 0…1,
+    ``conditioning_scale`` FP32 [B, 1], which every output of its row is multiplied by, and what
+    else :attr:`conditioning` has → the UNet's residuals. Latents of any size."""
+
+    part = "."
+
+    def __init__(self, name: str, config: Mapping[str, Any], time_ids: int) -> None:
+        """``time_ids``: as the UNet's."""
+        super().__init__(config)
+        self.name = name
+        self.role = f"controlnet_{name}"
+        self.time_ids = time_ids
+        self.residuals: tuple[Residual, ...] = residuals(config)
+        self.axes = (
+            *DIFFUSION_AXES,
+            *(
+                Axis(f"{axis.name}_px", *(PIXELS_PER_LATENT * n for n in axis.sizes))
+                for axis in DIFFUSION_AXES[:2]
+            ),
+        )
+        self.checked_sizes = tuple(
+            sizes | {f"{side}_px": PIXELS_PER_LATENT * sizes[side] for side in ("height", "width")}
+            for sizes in CHECKED_SIZES
+        )
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        timestep, text, *added = self.conditioning
+        return (
+            Tensor("sample", "FP32", (LATENT_CHANNELS, "height", "width")),
+            timestep,
+            text,
+            Tensor("controlnet_cond", "FP32", (3, "height_px", "width_px")),
+            Tensor("conditioning_scale", "FP32", (1,)),
+            *added,
+        )
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return tuple(residual.tensor for residual in self.residuals)
+
+    def load(self, checkpoint: Checkpoint) -> nn.Module:
+        with torch.device("meta"):
+            controlnet: nn.Module = _MODEL.from_config(dict(self.config))
+        load_weights(controlnet, checkpoint, self.part, lambda name: name)
+        return _Control(controlnet)
+
+    def prepare(self, module: nn.Module) -> None:
+        cast(Any, module).controlnet.set_attn_processor(FusedAttention())

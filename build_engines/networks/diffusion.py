@@ -1,0 +1,65 @@
+"""What a UNet and its ControlNets share: latents of any size, and what they are conditioned on."""
+
+from __future__ import annotations
+
+import torch
+
+from build_engines.networks.base import Axis, NetworkExport, Tensor
+
+DIFFUSION_AXES = (
+    Axis("height", 4, 64, 256),
+    Axis("width", 4, 64, 256),
+    Axis("sequence", 77, 77, 16 * 77),
+)
+CHECKED_SIZES = (
+    {"height": 19, "width": 24, "sequence": 77},
+    {"height": 16, "width": 13, "sequence": 154},
+)
+
+ADDITION_INPUT = "projection_class_embeddings_input_dim"
+ADDITION_SIZE = "addition_time_embed_dim"
+
+
+class DiffusionExport(NetworkExport):
+    """A network of the denoising loop."""
+
+    max_batch = 16
+    time_ids: int = 0
+    """Numbers of SDXL's size conditioning; 0: without it."""
+
+    @property
+    def context_dim(self) -> int:
+        """Width D of the text conditioning."""
+        return int(self.config["cross_attention_dim"])
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width P of the pooled text that goes with the size conditioning."""
+        total, size = (int(self.config[name]) for name in (ADDITION_INPUT, ADDITION_SIZE))
+        return total - self.time_ids * size
+
+    @property
+    def conditioning(self) -> tuple[Tensor, ...]:
+        """``timestep`` [B, 1], ``encoder_hidden_states`` [B, L, D] and, with size conditioning,
+        ``text_embeds`` [B, P] and ``time_ids`` [B, N]."""
+        conditioning = (
+            Tensor("timestep", "FP32", (1,)),
+            Tensor("encoder_hidden_states", "FP32", ("sequence", self.context_dim)),
+        )
+        if self.time_ids == 0:
+            return conditioning
+        return (
+            *conditioning,
+            Tensor("text_embeds", "FP32", (self.pooled_dim,)),
+            Tensor("time_ids", "FP32", (self.time_ids,)),
+        )
+
+    def fill(
+        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Another timestep, picture size and strength in every row; pixels from 0 to 1."""
+        if tensor.name in ("timestep", "time_ids"):
+            return torch.randint(0, 1000, shape, generator=generator).to(torch.float32)
+        if tensor.name in ("controlnet_cond", "conditioning_scale"):
+            return torch.rand(shape, generator=generator)
+        return super().fill(tensor, shape, generator)
