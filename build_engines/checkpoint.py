@@ -169,17 +169,17 @@ class DiffusersFolder(Checkpoint):
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a diffusers folder.
+    """Opens a diffusers folder, or a single safetensors file in a published layout.
 
     Raises:
-        CheckpointError: nothing is there, or it is a single file.
+        CheckpointError: nothing is there, it is a pickle, or a file of no known family.
     """
     if path.suffix in PICKLE_SUFFIXES and path.is_file():
         raise CheckpointError(f"{path}: {_PICKLE_REASON}")
     if path.is_file():
-        raise CheckpointError(
-            f"{path}: a single file cannot be read; give the checkpoint as a diffusers folder"
-        )
+        from build_engines.single_file import open_single_file  # it builds on this module
+
+        return open_single_file(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint folder")
+        raise CheckpointError(f"{path}: no such checkpoint, neither a folder nor a file")
     return DiffusersFolder(path)

@@ -1,0 +1,114 @@
+"""Names of the published checkpoints' modules, translated into diffusers'.
+
+A module's name leaves out ``.weight`` and ``.bias``. A name that is not known comes back as it
+is, and is refused where the weights are loaded.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNET_ENDS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+_UNET_RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_VAE_ENDS = {"norm_out": "conv_norm_out"}
+_VAE_ATTENTION = {
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "proj_out": "to_out.0",
+}
+_OPENCLIP_ENDS = {
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "ln_final": "text_model.final_layer_norm",
+}
+_OPENCLIP_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def unet_module(name: str, layers_per_block: int) -> str:
+    """``input_blocks.4.1.proj_in`` → ``down_blocks.1.attentions.0.proj_in`` (2 layers a block).
+
+    The published UNet numbers its blocks through: after the first convolution, each resolution
+    has its layers and then, the last one aside, a block that only changes the size. On the way
+    up each resolution has one layer more, and the size changes within the last of them.
+    """
+    if name in _UNET_ENDS:
+        return _UNET_ENDS[name]
+    if match := re.fullmatch(r"middle_block\.(\d)\.(.+)", name):
+        position, rest = int(match[1]), match[2]
+        if position == 1:
+            return f"mid_block.attentions.0.{rest}"
+        return f"mid_block.resnets.{position // 2}.{_UNET_RESNET.get(rest, rest)}"
+    match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)", name)
+    if match is None:
+        return name
+    index, slot, rest = int(match[2]), int(match[3]), match[4]
+    down = match[1] == "input"
+    block, layer = divmod(index - 1 if down else index, layers_per_block + 1)
+    where = f"{'down' if down else 'up'}_blocks.{block}"
+    if down and rest == "op":
+        return f"{where}.downsamplers.0.conv"
+    if not down and rest == "conv":
+        return f"{where}.upsamplers.0.conv"
+    if slot == 0:
+        return f"{where}.resnets.{layer}.{_UNET_RESNET.get(rest, rest)}"
+    return f"{where}.attentions.{layer}.{rest}"
+
+
+def vae_module(name: str, blocks: int) -> str:
+    """``decoder.up.3.block.0.conv1`` → ``decoder.up_blocks.0.resnets.0.conv1`` (4 blocks).
+
+    The published decoder counts its resolutions from the finest, diffusers' from the coarsest.
+    """
+    half, _, rest = name.partition(".")
+    if rest in _VAE_ENDS:
+        return f"{half}.{_VAE_ENDS[rest]}"
+    if match := re.fullmatch(r"mid\.block_([12])\.(.+)", rest):
+        return f"{half}.mid_block.resnets.{int(match[1]) - 1}.{_vae_resnet(match[2])}"
+    if match := re.fullmatch(r"mid\.attn_1\.(.+)", rest):
+        return f"{half}.mid_block.attentions.0.{_VAE_ATTENTION.get(match[1], match[1])}"
+    match = re.fullmatch(r"(down|up)\.(\d+)\.(.+)", rest)
+    if match is None:
+        return name
+    direction, tail = match[1], match[3]
+    index = int(match[2]) if direction == "down" else blocks - 1 - int(match[2])
+    where = f"{half}.{direction}_blocks.{index}"
+    if tail == f"{direction}sample.conv":
+        return f"{where}.{direction}samplers.0.conv"
+    if inner := re.fullmatch(r"block\.(\d+)\.(.+)", tail):
+        return f"{where}.resnets.{inner[1]}.{_vae_resnet(inner[2])}"
+    return name
+
+
+def _vae_resnet(name: str) -> str:
+    return "conv_shortcut" if name == "nin_shortcut" else name
+
+
+def openclip_module(name: str) -> str:
+    """``transformer.resblocks.3.mlp.c_fc`` → ``text_model.encoder.layers.3.mlp.fc1``."""
+    match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
+    if match is None:
+        return _OPENCLIP_ENDS.get(name, name)
+    rest = _OPENCLIP_LAYER.get(match[2], match[2])
+    return f"text_model.encoder.layers.{match[1]}.{rest}"
