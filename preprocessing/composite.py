@@ -22,15 +22,23 @@ class Composed:
     report: Report
     image: Pixels
     seg_images: Pixels
+    control_images: Pixels
 
 
 def composite(
-    plan: Plan, outcome: Outcome, canvas: Pixels, sampled: Pixels, masks: Pixels, given: Pixels
+    plan: Plan,
+    outcome: Outcome,
+    *,
+    canvas: Pixels,
+    crops: Pixels,
+    sampled: Pixels,
+    masks: Pixels,
+    given: Pixels,
 ) -> Composed:
     """Pastes every SEG of every pass in order and encodes what was asked for.
 
     Args:
-        canvas, masks, given: as prepare made them; ``sampled`` as sample did.
+        canvas, crops, masks, given: as prepare made them; ``sampled`` as sample did.
     """
     start_s = time.perf_counter()
     request = plan.request
@@ -38,7 +46,11 @@ def composite(
     pixels = canvas.reshape(height, width, 3)
     values = from_bytes(pixels)
     done = {(seg.batch_pass, seg.index): seg for seg in outcome.segs}
-    images = Packer()
+    images, controls = Packer(), Packer()
+    shown = [
+        _add_controls(controls, seg, crops) if request.output.control_images else ()
+        for seg in plan.segs
+    ]
     reports = []
     for batch_pass in range(request.batch_size):
         for index, seg in enumerate(plan.segs):
@@ -50,7 +62,8 @@ def composite(
                     feather=request.paste.feather, alpha=request.paste.alpha,
                 )  # fmt: skip
             place = None if crop is None else _add_image(images, crop, request.output)
-            reports.append(_seg_report(index, batch_pass, seg, result, place))
+            seg_report = _seg_report(index, batch_pass, seg, result, place)
+            reports.append(seg_report.model_copy(update={"control_images": shown[index]}))
     image = np.empty(0, dtype=np.uint8)
     if request.output.image != "none":
         image = encode(to_pixels_rounded(values), request.output.image, request.output.quality)
@@ -65,7 +78,7 @@ def composite(
             "composite": round(time.perf_counter() - start_s, 6),
         },
     )
-    return Composed(report, image, images.tensor())
+    return Composed(report, image, images.tensor(), controls.tensor())
 
 
 def _crop(
@@ -98,6 +111,17 @@ def _add_image(images: Packer, crop: Values, output: OutputOptions) -> Buffer | 
     )
 
 
+def _add_controls(controls: Packer, seg: PlannedSeg, crops: Pixels) -> tuple[Buffer, ...]:
+    """Packs the control images of a SEG's chain as PNG files."""
+    places = []
+    for control in seg.controls:
+        pixels = pixels_at(crops, control.hint)
+        flat = encode(pixels, "png", quality=100)
+        place = controls.add_bytes(flat)
+        places.append(Buffer(offset=place, length=flat.size, shape=pixels.shape, encoding="png"))
+    return tuple(places)
+
+
 def _seg_report(
     index: int, batch_pass: int, seg: PlannedSeg, result: SampledSeg | None, place: Buffer | None
 ) -> SegReport:
@@ -116,6 +140,7 @@ def _seg_report(
     ran = {
         "status": result.status,
         "sampled_size": (seg.crop.height, seg.crop.width),
+        "prompt": seg.positives[0].text if seg.positives else None,
         "seed": result.seed,
         "steps_run": result.steps_run,
         "sample_s": round(result.sample_s, 6),

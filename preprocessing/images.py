@@ -16,8 +16,6 @@ from PIL import Image, UnidentifiedImageError
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
 from segs_client.arrays import decode, from_bytes
-from segs_client.arrays import resize_lanczos as resize_lanczos
-from segs_client.arrays import to_pixels as to_pixels
 from segs_client.contract import Buffer, ImageInput, invalid
 
 Pixels = NDArray[np.uint8]

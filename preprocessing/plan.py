@@ -25,8 +25,26 @@ class Piece(_Model):
     width: int
 
 
+class PlannedPrompt(_Model):
+    """One conditioning of a side; ``mask`` is the whole picture's, in tensor masks, float32."""
+
+    text: str
+    mask: Piece | None = None
+    strength: float = 1.0
+
+
+class PlannedControl(_Model):
+    """One ControlNet of a SEG's chain; ``hint`` lies in tensor crops."""
+
+    name: str
+    strength: float
+    start_percent: float
+    end_percent: float
+    hint: Piece
+
+
 class PlannedSeg(_Model):
-    """One SEG, in pixels of the picture."""
+    """One SEG, in pixels of the picture, with everything that applies to it resolved."""
 
     bbox: Box
     crop_region: Box
@@ -35,6 +53,15 @@ class PlannedSeg(_Model):
     mask: Annotated[Piece, Field(description="in tensor masks, float32")]
     given: Annotated[Piece | None, Field(description="own crop, in tensor given, float32")] = None
     crop: Annotated[Piece | None, Field(description="resized crop, in tensor crops")] = None
+    controls: tuple[PlannedControl, ...] = ()
+    positives: tuple[PlannedPrompt, ...] = ()
+    negatives: tuple[PlannedPrompt, ...] = ()
+    refiner_positives: tuple[PlannedPrompt, ...] = ()
+    refiner_negatives: tuple[PlannedPrompt, ...] = ()
+    seed: int = 0
+    steps: int = 1
+    cfg: float = 1.0
+    denoise: float = 1.0
     skip: SegStatus | None = None
 
 

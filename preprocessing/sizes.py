@@ -6,7 +6,6 @@ from typing import Literal
 
 from preprocessing.limits import MIN_SAMPLED_SIDE_PX
 from segs_client.contract import Box, DetailRequest
-from segs_client.scaling import scale_box as scale_box
 
 Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"]
 

@@ -1,29 +1,56 @@
-"""What becomes of one SEG: encode, sample in cycles, decode; each a program of its own."""
+"""What becomes of one SEG: its mask, its networks, and the sampling in cycles."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from sampling.denoiser import Denoiser, run_sampler
+from preprocessing.plan import PlannedSeg
+from sampling import schedulers, vae
+from sampling.conditioning import Guidance
+from sampling.denoiser import Denoiser, Sampled, run_sampler
+from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
 from sampling.masks import LatentMask, MaskSchedule, feather, to_latent
 from sampling.noise import brownian_tree, next_seed, seeded_noise, step_noise
 from sampling.pipeline import Pipeline
-from sampling.program import Call, Program
+from sampling.program import Program
 from sampling.samplers import SAMPLERS, Run
-from sampling.schedulers import SCHEDULERS, run_levels
-from sampling.text import to_common_length
+from sampling.unet import Control
 from segs_client.contract import DetailRequest
 
-_FACTOR = 8
-"""Pixels to a latent cell, each way."""
 
-Pixels = NDArray[np.uint8]
+@dataclass(frozen=True)
+class Stage:
+    """A pipeline at work on a SEG, with all it is told beside x and σ."""
+
+    pipeline: Pipeline
+    guidance: Guidance
+    controls: tuple[Control, ...] = ()
+    concat: torch.Tensor | None = None
+
+    def denoiser(self, cfg: float, mask: LatentMask | None, latent: torch.Tensor) -> Denoiser:
+        """The model that a sampler sees, for a latent of this size."""
+        family = self.pipeline.descriptor.family
+        text = self.guidance.rows(family, *latent.shape[-2:])
+        return Denoiser(
+            self.pipeline.unet, self.guidance, text, cfg, mask, self.controls, self.concat
+        )
+
+
+@dataclass(frozen=True)
+class EncodedSeg:
+    """A SEG as the VAE sees it.
+
+    ``latent`` ``[1, c, h, w]``; ``mask`` ``[1, 1, h, w]`` on the latent, feathered, or None;
+    ``masked_latent`` that of the picture with its masked pixels greyed, for inpainting networks.
+    """
+
+    latent: torch.Tensor
+    mask: torch.Tensor | None
+    masked_latent: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,100 +61,133 @@ class Detailed:
     steps_run: int
 
 
-def conditioning(pipeline: Pipeline, prompts: tuple[str, ...]) -> Program[torch.Tensor]:
-    """Encodes prompts as rows ``[n, L, D]`` of one length."""
-    contexts = []
-    for prompt in prompts:
-        contexts.append((yield from pipeline.text_encoder.encode(prompt)))
-    return to_common_length(contexts)
-
-
-def prompts_needed(options: DetailRequest) -> tuple[str, ...]:
-    """Positive and negative, or the positive alone where guidance makes no use of the other."""
-    if options.cfg == 1 and not SAMPLERS[options.sampler_name].needs_uncond:
-        return (options.prompt,)
-    return options.prompt, options.negative
-
-
-def encode(pipeline: Pipeline, pixels: Pixels) -> Program[torch.Tensor]:
-    """A picture ``[H, W, 3]`` as a scaled latent: the mean of the VAE's posterior.
-
-    Sides are cut to multiples of 8 about the centre.
-    """
-    height, width = (side - side % _FACTOR for side in pixels.shape[:2])
-    top, left = ((side % _FACTOR) // 2 for side in pixels.shape[:2])
-    cut = np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    sample = (torch.from_numpy(cut).float() / 255).permute(2, 0, 1)[None] * 2 - 1
-    vae = pipeline.descriptor.networks["vae_encoder"]
-    outputs = yield Call(vae.model, {"sample": sample.contiguous()})
-    return outputs["latent_mean"] * pipeline.descriptor.latent_scale
-
-
-def decode(pipeline: Pipeline, latent: torch.Tensor) -> Program[Pixels]:
-    """A scaled latent ``[1, c, h, w]`` as pixels ``[8h, 8w, 3]``, truncated."""
-    vae = pipeline.descriptor.networks["vae_decoder"]
-    outputs = yield Call(vae.model, {"latent_sample": latent / pipeline.descriptor.latent_scale})
-    values = ((outputs["sample"][0] + 1) / 2).clamp(0, 1)
-    pixels: Pixels = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return pixels
+def encode(
+    pipeline: Pipeline, request: DetailRequest, pixels: vae.Pixels, mask: torch.Tensor | None
+) -> Program[EncodedSeg]:
+    """Encodes a SEG's crop ``[H, W, 3]`` and brings its mask ``[h, w]`` to the latent."""
+    descriptor = pipeline.descriptor
+    values = vae.to_values(pixels)
+    latent = yield from vae.encode(descriptor, values)
+    if mask is None:
+        return EncodedSeg(latent, None)
+    feathered = feather(mask, request.noise_mask_feather)
+    if not request.inpaint_model:
+        return EncodedSeg(latent, to_latent(feathered, *latent.shape[-2:]))
+    at_pixels = mask_at_pixels(feathered, pixels.shape[0], pixels.shape[1])
+    on_latent = to_latent(at_pixels, *latent.shape[-2:])
+    if descriptor.unet_channels == latent.shape[1]:
+        return EncodedSeg(latent, on_latent)
+    masked = yield from vae.encode(descriptor, masked_values(values, at_pixels))
+    return EncodedSeg(latent, on_latent, masked)
 
 
 def detail(
-    pipeline: Pipeline,
-    options: DetailRequest,
-    contexts: torch.Tensor,
-    latent: torch.Tensor,
-    mask: torch.Tensor | None,
-    seed: int,
-) -> Program[Detailed]:
-    """Samples a latent ``cycle`` times over, with seed, seed+1, ….
-
-    Args:
-        contexts: rows as :func:`conditioning` made them of :func:`prompts_needed`.
-        mask: float32 ``[h, w]`` in pixels of the crop, or None to redraw all of it.
+    base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
+    encoded: EncodedSeg, seed: int,
+) -> Program[Detailed]:  # fmt: skip
+    """Samples a SEG ``cycle`` times over, with seed, seed+1, ….
 
     ``steps_run`` is 0 where the schedule is too short for the denoise asked for; the latent is
     then the one given.
     """
-    sampler = SAMPLERS[options.sampler_name]
-    schedule = pipeline.schedule
-    sigmas = run_levels(
-        SCHEDULERS[options.scheduler],
-        options.steps,
-        options.denoise,
-        schedule,
-        discard_penultimate=sampler.discard_penultimate,
-    ).tolist()
-    if not sigmas:
-        return Detailed(latent, 0)
-    latent_mask = None
-    hardening = None
-    if mask is not None:
-        feathered = feather(mask, options.noise_mask_feather)
-        latent_mask = to_latent(feathered, *latent.shape[-2:])
-        if options.noise_mask_feather > 0:
-            hardening = MaskSchedule.of_run(schedule, sigmas)
-    steps_run = 0
-    for cycle in range(options.cycle):
-        now = next_seed(seed, cycle)
-        noise = seeded_noise(now, latent.shape)
-        kept = None
-        if latent_mask is not None:
+    latent, steps_run = encoded.latent, 0
+    for cycle in range(request.cycle):
+        run = _Cycle(request, seg, encoded.mask, latent, next_seed(seed, cycle))
+        channels = base.pipeline.unet.channels
+        concat = inpaint_channels(channels, latent, encoded.mask, encoded.masked_latent)
+        sampled = yield from run.sample(replace(base, concat=concat), refiner)
+        latent = sampled.latent
+        steps_run += sampled.steps_run
+    return Detailed(latent, steps_run)
+
+
+@dataclass(frozen=True)
+class _Cycle:
+    """One sampling of a latent from its noise to its end."""
+
+    request: DetailRequest
+    seg: PlannedSeg
+    mask: torch.Tensor | None
+    latent: torch.Tensor
+    seed: int
+
+    def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
+        sigmas = self._levels(base)
+        noise = seeded_noise(self.seed, self.latent.shape)
+        if refiner is None:
+            if len(sigmas) < 2:
+                return Detailed(self.latent, 0)
+            done = yield from self._run(base, sigmas, self.latent, noise, hard=True)
+            return Detailed(done.denoised, done.steps)
+        split = math.floor(self.seg.steps * (1 - self.request.refiner_ratio))
+        latent, steps = self.latent, 0
+        if len(sigmas[: split + 1]) > 1:
+            done = yield from self._run(base, sigmas[: split + 1], latent, noise, hard=True)
+            latent, steps = done.x, done.steps
+        if self.mask is not None:
+            latent = latent * self.mask + self.latent * (1 - self.mask)
+        rest = self._levels(refiner)[split:]
+        if len(rest) < 2:
+            return Detailed(latent, steps)
+        concat = inpaint_channels(refiner.pipeline.unet.channels, latent, self.mask, None)
+        stage = replace(refiner, concat=concat)
+        done = yield from self._run(stage, rest, latent, torch.zeros_like(noise), hard=False)
+        return Detailed(done.denoised, steps + done.steps)
+
+    def _levels(self, stage: Stage) -> list[float]:
+        request, seg = self.request, self.seg
+        schedule = stage.pipeline.schedule
+        if request.scheduler_func is None:
+            scheduler = schedulers.SCHEDULERS[request.scheduler]
+        else:
+            scheduler = schedulers.custom(request.scheduler_func)
+        levels: list[float] = schedulers.run_levels(
+            scheduler,
+            seg.steps,
+            seg.denoise,
+            schedule,
+            discard_penultimate=SAMPLERS[request.sampler_name].discard_penultimate,
+        ).tolist()
+        return levels
+
+    def _run(
+        self,
+        stage: Stage,
+        sigmas: list[float],
+        latent: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        hard: bool,
+    ) -> Program[Sampled]:
+        """One pipeline's share. ``hard``: differential diffusion, where the mask is feathered."""
+        sampler = SAMPLERS[self.request.sampler_name]
+        schedule = stage.pipeline.schedule
+        mask = None
+        if self.mask is not None:
             outside = noise
-            if sampler.mask_seed_offset:
-                outside = seeded_noise(next_seed(now, sampler.mask_seed_offset), latent.shape)
-            kept = LatentMask(latent_mask, latent, outside, hardening)
+            if sampler.mask_seed_offset and hard:
+                outside = seeded_noise(next_seed(self.seed, sampler.mask_seed_offset), noise.shape)
+            hardens = hard and self.request.noise_mask_feather > 0
+            hardening = MaskSchedule.of_run(schedule, sigmas) if hardens else None
+            mask = LatentMask(self.mask, latent, outside, hardening)
         run = Run(
-            noise=step_noise(now, latent.shape),
-            brownian=partial(brownian_tree, now, noise),
+            noise=step_noise(self.seed, latent.shape),
+            brownian=partial(brownian_tree, self.seed, noise),
             schedule=schedule,
         )
-        denoiser = Denoiser(pipeline.unet, contexts, options.cfg, kept)
         x = _noised(latent, noise, sigmas[0], schedule.sigma_max)
-        sampled = yield from run_sampler(sampler, denoiser, x, sigmas, run)
-        latent = sampled.denoised
-        steps_run += sampled.steps
-    return Detailed(latent, steps_run)
+        denoiser = stage.denoiser(self.seg.cfg, mask, latent)
+        return (yield from run_sampler(sampler, denoiser, x, sigmas, run))
+
+
+def with_controls(stage: Stage, controls: tuple[Control, ...]) -> Stage:
+    """The stage with a chain of ControlNets before its UNet."""
+    return replace(stage, controls=controls)
+
+
+def needs_negative(request: DetailRequest, seg: PlannedSeg) -> bool:
+    """Whether guidance makes any use of the negative's prediction."""
+    return seg.cfg != 1 or SAMPLERS[request.sampler_name].needs_uncond
 
 
 def _noised(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -48,7 +49,10 @@ def brownian_tree(
 
     def increment(a: float, b: float) -> torch.Tensor:
         low, high = (min(max(end, sigma_min), sigma_max) for end in sorted((a, b)))
-        path: torch.Tensor = tree(torch.tensor(low), torch.tensor(high))
+        with warnings.catch_warnings():
+            # torchsde compares with ends that it has rounded.
+            warnings.simplefilter("ignore", UserWarning)
+            path: torch.Tensor = tree(torch.tensor(low), torch.tensor(high))
         return path * math.copysign(1 / math.sqrt(abs(a - b)), b - a)
 
     return increment

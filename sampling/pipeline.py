@@ -1,15 +1,15 @@
-"""A pipeline ready to sample with: descriptor, tokenizer and the names of its networks."""
+"""A pipeline ready to sample with: descriptor, tokenizers and the names of its networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import PipelineDescriptor, load_all
-from sampling.denoiser import UNet
+from pipelines import Network, PipelineDescriptor, load_all
 from sampling.schedule import DiscreteSchedule
 from sampling.text import TextEncoder
+from sampling.unet import ControlModels, UNet
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Pipeline:
 
     descriptor: PipelineDescriptor
     schedule: DiscreteSchedule
-    text_encoder: TextEncoder
+    text_encoders: tuple[TextEncoder, ...]
     unet: UNet
+    controlnets: Mapping[str, ControlModels]
 
     @classmethod
     def load(cls, descriptor: PipelineDescriptor, folder: Path) -> Pipeline:
@@ -29,8 +30,21 @@ class Pipeline:
         return cls(
             descriptor,
             schedule,
-            TextEncoder.load(networks["text_encoder"].model, descriptor.text_encoders[0], folder),
-            UNet(networks["unet"].model, descriptor.prediction, schedule),
+            tuple(
+                TextEncoder.load(networks[spec.role].model, spec, folder)
+                for spec in descriptor.text_encoders
+            ),
+            UNet(
+                networks["unet"].model,
+                descriptor.prediction,
+                schedule,
+                descriptor.unet_channels,
+                descriptor.residuals,
+            ),
+            {
+                name: ControlModels(spec.network.model, spec.unet)
+                for name, spec in descriptor.controlnets.items()
+            },
         )
 
 
@@ -40,3 +54,17 @@ def load_pipelines(repositories: Iterable[Path]) -> dict[str, Pipeline]:
         name: Pipeline.load(descriptor, folder)
         for name, (descriptor, folder) in load_all(repositories).items()
     }
+
+
+def network_table(pipelines: Iterable[Pipeline]) -> dict[str, Network]:
+    """Every Triton model that the engine may call, by name, with its batch limit and outputs."""
+    table = {}
+    for pipeline in pipelines:
+        descriptor = pipeline.descriptor
+        unet = descriptor.networks["unet"]
+        for network in descriptor.networks.values():
+            table[network.model] = network
+        for spec in descriptor.controlnets.values():
+            table[spec.network.model] = spec.network
+            table[spec.unet] = unet.model_copy(update={"model": spec.unet})
+    return table

@@ -32,7 +32,8 @@ class DiscreteSchedule:
     def of(cls, schedule: Schedule) -> DiscreteSchedule:
         """The schedule that a descriptor describes (shared: it is never changed)."""
         ends = schedule.beta_start**0.5, schedule.beta_end**0.5
-        return cls(torch.linspace(*ends, schedule.timesteps, dtype=torch.float64) ** 2)
+        betas = torch.linspace(*ends, schedule.timesteps, dtype=torch.float64) ** 2
+        return cls(_zero_terminal_snr(betas) if schedule.zero_terminal_snr else betas)
 
     def __len__(self) -> int:
         return len(self.sigmas)
@@ -56,3 +57,16 @@ class DiscreteSchedule:
         if percent >= 1.0:
             return 0.0
         return float(self.sigma(torch.tensor((1.0 - percent) * (len(self) - 1))))
+
+
+def _zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
+    """β rescaled so that the last step is pure noise: algorithm 1 of arXiv 2305.08891.
+
+    Its σ would be infinite; as in diffusers, ᾱ ends at 2⁻²⁴ instead of 0.
+    """
+    root = torch.cumprod(1.0 - betas, dim=0).sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    alphas_bar = root**2
+    alphas_bar[-1] = 2.0**-24
+    alphas = torch.cat([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
+    return 1.0 - alphas

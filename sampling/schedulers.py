@@ -16,6 +16,7 @@ import torch
 from scipy.special import betaincinv
 
 from sampling.schedule import DiscreteSchedule
+from segs_client.contract import SchedulerFunc
 
 Scheduler = Callable[[int, DiscreteSchedule], torch.Tensor]
 
@@ -156,6 +157,29 @@ SCHEDULERS: dict[str, Scheduler] = {
     "AYS SVD": _align_your_steps("SVD"),
     "GITS[coeff=1.2]": gits,
 }
+
+
+def polyexponential_between(
+    steps: int, sigma_min: float, sigma_max: float, rho: float
+) -> torch.Tensor:
+    """log σ falls with the ρ-th power of what is left to do (k-diffusion)."""
+    left = torch.linspace(1, 0, steps) ** rho
+    low, high = math.log(sigma_min), math.log(sigma_max)
+    return _ending_in_zero((left * (high - low) + low).exp())
+
+
+def custom(asked: SchedulerFunc) -> Scheduler:
+    """The levels that a request brings itself (scheduler_func_opt)."""
+
+    def scheduler(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
+        if asked.name == "sigmas":
+            return torch.tensor(asked.sigmas)
+        if asked.name == "karras":
+            return karras_between(steps, asked.sigma_min, asked.sigma_max, asked.rho)
+        rho = asked.rho if asked.name == "polyexponential" else 1.0
+        return polyexponential_between(steps, asked.sigma_min, asked.sigma_max, rho)
+
+    return scheduler
 
 
 def noise_levels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,12 +12,17 @@ import torch
 
 from preprocessing.images import Pixels
 from preprocessing.packing import Packer, mask_at, pixels_at
-from preprocessing.plan import Outcome, Piece, Plan, PlannedSeg, SampledSeg
-from sampling import detail
+from preprocessing.plan import Outcome, Piece, Plan, PlannedPrompt, PlannedSeg, SampledSeg
+from sampling import detail, vae
+from sampling.conditioning import Conditioning, Encoded, Guidance
+from sampling.control import hint_for
 from sampling.engine import StepEngine
+from sampling.masks import to_latent
 from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.program import Program
+from sampling.text import encode_prompt
+from sampling.unet import Control
 
 T = TypeVar("T")
 
@@ -40,7 +46,11 @@ class _Done:
 
 
 async def sample(
-    engine: StepEngine, pipeline: Pipeline, plan: Plan, crops: Pixels, masks: Pixels
+    engine: StepEngine,
+    pipelines: Mapping[str, Pipeline],
+    plan: Plan,
+    crops: Pixels,
+    masks: Pixels,
 ) -> SampledRequest:
     """Samples every SEG that the plan does not skip, in every pass.
 
@@ -51,8 +61,7 @@ async def sample(
         DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
     """
     start_s = time.perf_counter()
-    work = _RequestWork(engine, pipeline, plan, crops, masks)
-    done = await work.run()
+    done = await _RequestWork(engine, pipelines, plan, crops, masks).run()
     packer = Packer()
     segs = tuple(
         SampledSeg(
@@ -71,64 +80,133 @@ async def sample(
 
 
 class _RequestWork:
-    """The tasks of one request."""
+    """The tasks of one request. Each prompt is encoded once, each crop once."""
 
     def __init__(
-        self, engine: StepEngine, pipeline: Pipeline, plan: Plan, crops: Pixels, masks: Pixels
+        self,
+        engine: StepEngine,
+        pipelines: Mapping[str, Pipeline],
+        plan: Plan,
+        crops: Pixels,
+        masks: Pixels,
     ) -> None:
         self._engine = engine
-        self._pipeline = pipeline
         self._plan = plan
         self._crops = crops
         self._masks = masks
+        self._tasks: list[asyncio.Future[Any]] = []
+        self._texts: dict[tuple[str, str], asyncio.Future[Encoded]] = {}
+        request = plan.request
+        self._base = pipelines[request.pipeline]
+        refiner = request.refiner
+        self._refiner = None if refiner is None else pipelines[refiner.pipeline]
 
     async def run(self) -> list[_Done]:
         """Every pass of every SEG; the first error ends them all."""
-        options = self._plan.request
-        chosen = [
-            (i, seg, seg.crop) for i, seg in enumerate(self._plan.segs) if seg.crop is not None
-        ]
-        if not chosen:
-            return []
-        prompts = detail.prompts_needed(options)
-        text = self._start(detail.conditioning(self._pipeline, prompts))
-        latents = [self._encode(crop) for _, _, crop in chosen]
+        chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
+        encoded = [self._encode(seg, crop) for _, seg, crop in chosen]
         passes = [
-            asyncio.ensure_future(self._detail(index, seg, batch_pass, text, latent))
-            for batch_pass in range(options.batch_size)
-            for (index, seg, _), latent in zip(chosen, latents, strict=True)
+            asyncio.ensure_future(self._detail(index, seg, batch_pass, task))
+            for batch_pass in range(self._plan.request.batch_size)
+            for (index, seg, _), task in zip(chosen, encoded, strict=True)
         ]
+        self._tasks += passes
         try:
             return await asyncio.gather(*passes)
         finally:
-            tasks: list[asyncio.Future[Any]] = [text, *latents, *passes]
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
 
     def _start(self, program: Program[T]) -> asyncio.Future[T]:
         plan = self._plan
-        return asyncio.ensure_future(
+        task: asyncio.Future[T] = asyncio.ensure_future(
             self._engine.run(program, request=plan.request_id, deadline_s=plan.deadline_s)
         )
+        self._tasks.append(task)
+        return task
 
-    def _encode(self, crop: Piece) -> asyncio.Future[torch.Tensor]:
-        return self._start(detail.encode(self._pipeline, pixels_at(self._crops, crop)))
+    def _encode(self, seg: PlannedSeg, crop: Piece) -> asyncio.Future[detail.EncodedSeg]:
+        request = self._plan.request
+        mask = torch.from_numpy(mask_at(self._masks, seg.mask)) if request.noise_mask else None
+        pixels = pixels_at(self._crops, crop)
+        return self._start(detail.encode(self._base, request, pixels, mask))
 
     async def _detail(
         self,
         index: int,
         seg: PlannedSeg,
         batch_pass: int,
-        text: asyncio.Future[torch.Tensor],
-        latent: asyncio.Future[torch.Tensor],
+        encoding: asyncio.Future[detail.EncodedSeg],
     ) -> _Done:
         start_s = time.perf_counter()
-        options = self._plan.request
-        seed = next_seed(options.seed, batch_pass + 1)  # the first pass counts too
-        mask = torch.from_numpy(mask_at(self._masks, seg.mask)) if options.noise_mask else None
-        sampled = await self._start(
-            detail.detail(self._pipeline, options, await text, await latent, mask, seed)
+        request = self._plan.request
+        seed = next_seed(seg.seed, batch_pass + 1)  # the first pass counts too
+        encoded = await encoding
+        base = await self._stage(self._base, seg, encoded, seg.positives, seg.negatives)
+        refiner = None
+        if self._refiner is not None:
+            sides = seg.refiner_positives, seg.refiner_negatives
+            refiner = await self._stage(self._refiner, seg, encoded, *sides)
+        program = detail.detail(
+            detail.with_controls(base, self._controls(seg, encoded)),
+            refiner,
+            request,
+            seg,
+            encoded,
+            seed,
         )
-        pixels = await self._start(detail.decode(self._pipeline, sampled.latent))
+        sampled = await self._start(program)
+        pixels = await self._start(vae.decode(self._base.descriptor, sampled.latent))
         seconds = time.perf_counter() - start_s
         return _Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
+
+    async def _stage(
+        self,
+        pipeline: Pipeline,
+        seg: PlannedSeg,
+        encoded: detail.EncodedSeg,
+        positives: Sequence[PlannedPrompt],
+        negatives: Sequence[PlannedPrompt],
+    ) -> detail.Stage:
+        needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
+        sides = []
+        for prompts in (positives, needed):
+            side = [
+                Conditioning(
+                    await self._text(pipeline, prompt.text),
+                    self._weight(prompt, seg, encoded.latent),
+                )
+                for prompt in prompts
+            ]
+            sides.append(tuple(side))
+        return detail.Stage(pipeline, Guidance(*sides))
+
+    def _text(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
+        key = pipeline.descriptor.name, prompt
+        if key not in self._texts:
+            self._texts[key] = self._start(encode_prompt(pipeline.text_encoders, prompt))
+        return self._texts[key]
+
+    def _weight(
+        self, prompt: PlannedPrompt, seg: PlannedSeg, latent: torch.Tensor
+    ) -> torch.Tensor | None:
+        """mask·strength on the latent; None for 1 everywhere."""
+        if prompt.mask is None:
+            plain = prompt.strength == 1
+            return None if plain else torch.full_like(latent[:, :1], prompt.strength)
+        x1, y1, x2, y2 = seg.crop_region
+        mask = torch.from_numpy(mask_at(self._masks, prompt.mask)[y1:y2, x1:x2])
+        return to_latent(mask, *latent.shape[-2:]) * prompt.strength
+
+    def _controls(self, seg: PlannedSeg, encoded: detail.EncodedSeg) -> tuple[Control, ...]:
+        schedule = self._base.schedule
+        return tuple(
+            Control(
+                models=self._base.controlnets[control.name],
+                hint=hint_for(pixels_at(self._crops, control.hint), *encoded.latent.shape[-2:]),
+                strength=control.strength,
+                sigma_start=schedule.sigma_at_percent(control.start_percent),
+                sigma_end=schedule.sigma_at_percent(control.end_percent),
+            )
+            for control in seg.controls
+        )

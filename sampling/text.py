@@ -1,8 +1,8 @@
-"""Prompts into conditioning: chunks through a text encoder, weighted, joined."""
+"""Prompts into encodings: chunks through one or two text encoders, weighted, joined."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,37 +11,49 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.descriptor import TextEncoderSpec
+from sampling.conditioning import Encoded
 from sampling.program import Call, Program
 from sampling.prompt import Chunk, ChunkLayout, lay_out
+
+_EMBEDDING = re.compile(r"(embedding:[^\s,()]+)")
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A CLIP text encoder as a Triton model, with its tokenizer.
-
-    Conditioning is float32 ``[1, 77·chunks, D]``.
-    """
+    """A CLIP text encoder as a Triton model, with its tokenizer."""
 
     model: str
+    spec: TextEncoderSpec
     tokenizer: Tokenizer
-    layout: ChunkLayout
 
     @classmethod
     def load(cls, model: str, spec: TextEncoderSpec, folder: Path) -> TextEncoder:
         """``folder``: where the descriptor lies; the tokenizer's path is relative to it."""
-        tokenizer = Tokenizer.from_file(str(folder / spec.tokenizer))
-        return cls(model, tokenizer, ChunkLayout(spec.start, spec.end, spec.padding))
+        return cls(model, spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """The encoder's special tokens."""
+        return ChunkLayout(self.spec.start, self.spec.end, self.spec.padding)
 
     def chunks(self, prompt: str) -> list[Chunk]:
         """The prompt's tokens in chunks of 77."""
         return lay_out(prompt, self._ids, self.layout)
 
     def _ids(self, text: str) -> Sequence[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids; ``embedding:name`` becomes the tokens that were added for it."""
+        ids: list[int] = []
+        for part in _EMBEDDING.split(text):
+            known = self.spec.embeddings.get(part.removeprefix("embedding:"))
+            if known is not None and part.startswith("embedding:"):
+                ids.extend(known)
+            else:
+                ids.extend(self.tokenizer.encode(part, add_special_tokens=False).ids)
         return ids
 
-    def encode(self, prompt: str) -> Program[torch.Tensor]:
-        """Encodes one prompt of any length.
+    def encode(self, prompt: str) -> Program[Encoded]:
+        """Encodes one prompt of any length: context ``[1, 77·chunks, D]``, and the first chunk's
+        pooled vector where the encoder has one.
 
         A token's weight w moves its output away from that of an empty prompt at the same
         position: ``empty + w·(out − empty)``.
@@ -57,11 +69,14 @@ class TextEncoder:
         if weighted:
             hidden, empty = hidden[:-1], hidden[-1:]
             hidden = torch.where(weights == 1, hidden, empty + weights * (hidden - empty))
-        return hidden.reshape(1, -1, hidden.shape[-1])
+        context = hidden.reshape(1, -1, hidden.shape[-1])
+        return Encoded(context, outputs["pooled"][:1] if self.spec.pooled else None)
 
 
-def to_common_length(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Conditionings ``[1, Lᵢ, D]`` as rows ``[n, lcm(Lᵢ), D]``: each is repeated, which attention
-    does not notice."""
-    length = math.lcm(*(context.shape[1] for context in contexts))
-    return torch.cat([context.repeat(1, length // context.shape[1], 1) for context in contexts])
+def encode_prompt(encoders: Sequence[TextEncoder], prompt: str) -> Program[Encoded]:
+    """One prompt through every encoder; their hidden states are joined feature by feature."""
+    parts = []
+    for encoder in encoders:
+        parts.append((yield from encoder.encode(prompt)))
+    pooled = next((part.pooled for part in parts if part.pooled is not None), None)
+    return Encoded(torch.cat([part.context for part in parts], dim=-1), pooled)

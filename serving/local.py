@@ -13,10 +13,9 @@ import torch
 
 from pipelines import load_all
 from preprocessing.composite import Composed, composite
-from preprocessing.images import Pixels
-from preprocessing.prepare import prepare
+from preprocessing.prepare import Inputs, prepare
 from sampling.engine import StepEngine
-from sampling.pipeline import load_pipelines
+from sampling.pipeline import load_pipelines, network_table
 from sampling.program import Tensors
 from sampling.service import sample
 from serving.onnx_session import OnnxSession, open_session
@@ -39,11 +38,19 @@ class LocalNetworks:
     """
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
+        found = load_all(repositories).values()
         self._folders = {
             network.model: folder / network.model
-            for descriptor, folder in load_all(repositories).values()
+            for descriptor, folder in found
             for network in descriptor.networks.values()
         }
+        self._behind: dict[str, tuple[str, str]] = {}
+        """Ensemble of a ControlNet and a UNet → the two models."""
+        for descriptor, folder in found:
+            for spec in descriptor.controlnets.values():
+                alone = spec.network.model
+                self._folders[alone] = folder / alone
+                self._behind[spec.unet] = alone, descriptor.networks["unet"].model
         self._threads = threads
         self._sessions: dict[str, OnnxSession] = {}
         self.calls: list[NetworkCall] = []
@@ -57,6 +64,8 @@ class LocalNetworks:
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
         """One batch; it blocks the loop, as nothing else needs to go on."""
+        if network in self._behind:
+            return await self._run_behind(*self._behind[network], inputs)
         session = self.session(network)
         arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
         start_s = time.perf_counter()
@@ -65,6 +74,16 @@ class LocalNetworks:
         rows = next(iter(arrays.values())).shape[0]
         self.calls.append(NetworkCall(network, rows, seconds))
         return {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+    async def _run_behind(self, controlnet: str, unet: str, inputs: Tensors) -> Tensors:
+        """A ControlNet, then the UNet with its residuals: what Triton's ensemble does."""
+        known = set(self.session(controlnet).input_names)
+        shown = {name: tensor for name, tensor in inputs.items() if name in known}
+        shown["sample"] = inputs.get("control_sample", inputs["sample"])
+        residuals = await self.run(controlnet, shown)
+        known = set(self.session(unet).input_names)
+        told = {name: tensor for name, tensor in inputs.items() if name in known}
+        return await self.run(unet, {**told, **residuals})
 
 
 class LocalDetailer:
@@ -78,30 +97,29 @@ class LocalDetailer:
         folders = list(repositories)
         self.networks = LocalNetworks(folders, threads)
         self._pipelines = load_pipelines(folders)
-        self._max_batch = {
-            network.model: network.max_batch
-            for pipeline in self._pipelines.values()
-            for network in pipeline.descriptor.networks.values()
-        }
+        table = network_table(self._pipelines.values())
+        self._max_batch = {name: network.max_batch for name, network in table.items()}
 
-    def detail(
-        self, request_json: bytes, image: Pixels, masks: Pixels | None, seg_images: Pixels | None
-    ) -> Composed:
-        """One request; arguments and errors are those of :func:`preprocessing.prepare.prepare`."""
-        return asyncio.run(self._detail(request_json, image, masks, seg_images))
+    def detail(self, inputs: Inputs) -> Composed:
+        """One request; errors are those of :func:`preprocessing.prepare.prepare`."""
+        return asyncio.run(self._detail(inputs))
 
-    async def _detail(
-        self, request_json: bytes, image: Pixels, masks: Pixels | None, seg_images: Pixels | None
-    ) -> Composed:
-        prepared = prepare(request_json, image, masks, seg_images, pipelines=self._pipelines)
+    async def _detail(self, inputs: Inputs) -> Composed:
+        descriptors = {name: pipe.descriptor for name, pipe in self._pipelines.items()}
+        prepared = prepare(inputs, pipelines=descriptors)
         plan = prepared.plan
         engine = StepEngine(self.networks, self._max_batch)
         serving = asyncio.create_task(engine.serve())
         try:
-            pipeline = self._pipelines[plan.request.pipeline]
-            done = await sample(engine, pipeline, plan, prepared.crops, prepared.masks)
+            done = await sample(engine, self._pipelines, plan, prepared.crops, prepared.masks)
         finally:
             serving.cancel()
         return composite(
-            plan, done.outcome, prepared.canvas, done.sampled, prepared.masks, prepared.given
+            plan,
+            done.outcome,
+            canvas=prepared.canvas,
+            crops=prepared.crops,
+            sampled=done.sampled,
+            masks=prepared.masks,
+            given=prepared.given,
         )

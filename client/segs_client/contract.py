@@ -84,7 +84,50 @@ CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
 MAX_REQUEST_BYTES = 16 * 2**20  # of JSON text; pictures and masks travel in their own tensors
 
-SamplerName = Literal["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde"]
+SamplerName = Literal[
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpm_adaptive",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "ddim",
+    "uni_pc",
+    "uni_pc_bh2",
+]
 SchedulerName = Literal[
     "simple",
     "sgm_uniform",
@@ -221,13 +264,9 @@ class DetailRequest(Model):
     seg_prompts: Annotated[
         SegPrompts | None, Field(description="prompts dealt out to the SEGS")
     ] = None
-    wildcards: Annotated[
-        Wildcards,
-        Field(
-            default_factory=dict,
-            description="name → lines: what __name__ in a prompt stands for",
-        ),
-    ]
+    wildcards: Wildcards = Field(
+        default_factory=dict, description="name → lines: what __name__ in a prompt stands for"
+    )
     image: Annotated[ImageInput, Field(description="how the image tensor is read")] = ImageInput()
     segs: Annotated[SegsInput, Field(description="the segments to redraw")] = SegsInput()
     crop_factor: Annotated[

@@ -18,7 +18,6 @@ Wildcards = Annotated[
     ],
     Field(max_length=10_000),
 ]
-Preprocessor = Literal["none", "invert", "gray", "canny", "sobel", "blur"]
 
 
 class Prompt(Model):
@@ -52,7 +51,11 @@ class ControlNet(Model):
         ),
     ] = None
     preprocessor: Annotated[
-        Preprocessor, Field(description="what makes the control image of the picture given")
+        PipelineName,
+        Field(
+            description="what makes the control image of the picture given: none, canny, sobel, "
+            "gray, invert, blur, or one that the server was given"
+        ),
     ] = "none"
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from segs_client.contract import (
     invalid,
 )
 from segs_client.errors import ServerError, contract_checked
-from segs_client.pictures import Picture, decode_picture, encode_picture
+from segs_client.pictures import Picture, decode_picture, encode_picture, read_pixels
 from segs_client.refusals import closest_name
 from segs_client.segs import Seg, Segs, box_mask
 
@@ -37,6 +37,7 @@ class BuiltRequest:
         image: uint8 [n]: an encoded file or raw pixels.
         masks: uint8 [n], or None where no SEG brings a mask.
         seg_images: uint8 [n], or None where no SEG brings a crop.
+        control_images: uint8 [n], or None where no ControlNet brings a picture.
         image_size: height and width of the picture.
         segs: the SEGS sent, or None where boxes were.
     """
@@ -45,6 +46,7 @@ class BuiltRequest:
     image: ByteArray
     masks: ByteArray | None
     seg_images: ByteArray | None
+    control_images: ByteArray | None
     image_size: Size
     segs: Segs | None
 
@@ -58,11 +60,14 @@ class DetailResult:
         segs: one SEG per SEG and pass, in the order of ``report.segs``, in pixels of the picture;
             each holds its detailed crop where output.seg_images asked for them.
         report: what became of each SEG.
+        control_images: per SEG of ``report.segs`` the pictures its ControlNets were shown, RGB;
+            where output.control_images asked for them.
     """
 
     image: Image.Image | None
     segs: Segs
     report: Report
+    control_images: tuple[tuple[Image.Image, ...], ...] = ()
 
 
 @contract_checked()
@@ -80,7 +85,10 @@ def build(
         segs: SEGS, or boxes (x1, y1, x2, y2; half-open pixels) around which the server makes crop
             regions with ``crop_factor`` and ``crop_min_size``.
         pipeline: name of a compiled checkpoint.
-        options: the other fields of :class:`~segs_client.contract.DetailRequest`.
+        options: the other fields of :class:`~segs_client.contract.DetailRequest`. Where it has
+            buffers, give pictures and arrays, e.g.
+            ``controlnets=[{"name": "edges", "image": picture}]``,
+            ``prompts=[{"text": "a hat", "mask": array}]``.
 
     Raises:
         InvalidRequest: an unknown option or a value out of range.
@@ -93,9 +101,10 @@ def build(
     """
     _refuse_unknown(options)
     declared, pixels, size = encode_picture(image)
-    masks, crops = _Concatenation(), _Concatenation()
+    tensors = _Tensors()
+    options = tensors.packed(options)
     if isinstance(segs, Segs):
-        items = [_item(seg, masks, crops) for seg in segs]
+        items = [_item(seg, tensors) for seg in segs]
     else:
         boxes = [checked_box(box, f"segs.items.{index}.bbox") for index, box in enumerate(segs)]
         items = [{"bbox": box} for box in boxes]
@@ -109,15 +118,20 @@ def build(
     return BuiltRequest(
         request=request,
         image=pixels,
-        masks=masks.tensor(),
-        seg_images=crops.tensor(),
+        masks=tensors.masks.tensor(),
+        seg_images=tensors.crops.tensor(),
+        control_images=tensors.controls.tensor(),
         image_size=size,
         segs=segs if isinstance(segs, Segs) else None,
     )
 
 
 def parse(
-    built: BuiltRequest, report: str | bytes, image: ByteArray, seg_images: ByteArray
+    built: BuiltRequest,
+    report: str | bytes,
+    image: ByteArray,
+    seg_images: ByteArray,
+    control_images: ByteArray,
 ) -> DetailResult:
     """Reads the answer to ``built``.
 
@@ -126,6 +140,7 @@ def parse(
         report: JSON of a :class:`~segs_client.contract.Report`.
         image: uint8 [n], the ``detailed_image`` output.
         seg_images: uint8 [n], the ``detailed_segs`` output.
+        control_images: uint8 [n], the ``used_control_images`` output.
 
     Raises:
         ServerError: the answer breaks the contract.
@@ -135,7 +150,8 @@ def parse(
         picture = decode_picture(parsed.image, image)
         height, width, _ = parsed.image.shape
         items = tuple(_answered(built, seg, seg_images) for seg in parsed.segs)
-        return DetailResult(picture, Segs((height, width), items), parsed)
+        controls = tuple(_controls(seg, control_images) for seg in parsed.segs)
+        return DetailResult(picture, Segs((height, width), items), parsed, controls)
     except (ValueError, LookupError) as error:  # pydantic's and the contract's errors among them
         raise ServerError(f"the server's answer breaks the contract: {error}") from error
 
@@ -166,14 +182,48 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
             raise invalid(name, "unknown option", allowed=allowed)
 
 
-def _item(seg: Seg, masks: _Concatenation, crops: _Concatenation) -> dict[str, Any]:
+class _Tensors:
+    """The byte tensors of one request as they fill."""
+
+    def __init__(self) -> None:
+        self.masks, self.crops, self.controls = (
+            _Concatenation(),
+            _Concatenation(),
+            _Concatenation(),
+        )
+
+    def packed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with pictures and arrays replaced by their places."""
+        packed = dict(options)
+        for name in ("prompts", "negatives"):
+            if options.get(name):
+                packed[name] = [self._prompt(prompt) for prompt in options[name]]
+        if options.get("controlnets"):
+            packed["controlnets"] = [self._control(control) for control in options["controlnets"]]
+        return packed
+
+    def _prompt(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(prompt, Mapping) or prompt.get("mask") is None:
+            return prompt
+        mask = arrays.as_unit_floats(prompt["mask"], "mask", 2)
+        return {**prompt, "mask": self.masks.add(mask)}
+
+    def _control(self, control: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(control, Mapping) or control.get("image") is None:
+            return control
+        pixels = read_pixels(control["image"])
+        return {**control, "image": self.controls.add(arrays.from_bytes(pixels))}
+
+
+def _item(seg: Seg, tensors: _Tensors) -> dict[str, Any]:
     return {
+        **tensors.packed(seg.options),
         "bbox": seg.bbox,
         "crop_region": seg.crop_region,
         "label": seg.label,
         "confidence": seg.confidence,
-        "mask": masks.add(seg.mask),
-        "image": None if seg.image is None else crops.add(seg.image),
+        "mask": tensors.masks.add(seg.mask),
+        "image": None if seg.image is None else tensors.crops.add(seg.image),
     }
 
 
@@ -192,6 +242,13 @@ def _answered(built: BuiltRequest, seg: SegReport, seg_images: ByteArray) -> Seg
         confidence=seg.confidence,
         label=seg.label,
         image=_crop(seg, seg_images),
+    )
+
+
+def _controls(seg: SegReport, control_images: ByteArray) -> tuple[Image.Image, ...]:
+    return tuple(
+        Image.fromarray(arrays.to_pixels_rounded(arrays.decode(place, control_images, "control")))
+        for place in seg.control_images
     )
 
 

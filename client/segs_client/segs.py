@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from segs_client.arrays import FloatArray, as_unit_floats
 from segs_client.boxes import Box, Size, checked_box, checked_size, crop_region, window
 from segs_client.contours import filled_regions
-from segs_client.contract import invalid
+from segs_client.contract import SegOptions, invalid
 from segs_client.errors import contract_checked
 
 __all__ = ["Box", "Seg", "Segs", "Size", "crop_region"]
@@ -28,6 +30,8 @@ class Seg:
         confidence: of the detector.
         label: free text.
         image: float32 [h, w, 3], 0..1: a crop used instead of cutting the picture; or None.
+        options: what this segment has of its own instead of the request's: the fields of
+            :class:`~segs_client.contract.SegOptions`, such as ``{"prompt": "blue eyes"}``.
 
     Masks and images given as bool, other floats or uint8 are converted; the arrays held are
     read-only copies.
@@ -47,6 +51,7 @@ class Seg:
     confidence: float = 1.0
     label: str = ""
     image: FloatArray | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @contract_checked()
     def __post_init__(self) -> None:
@@ -58,12 +63,17 @@ class Seg:
             allowed = f"{list(expected)}, the size of crop_region {list(region)}"
             raise invalid("mask", "wrong shape", value=list(mask.shape), allowed=allowed)
         image = None if self.image is None else as_unit_floats(self.image, "image", 3)
+        unknown = sorted(self.options.keys() - SegOptions.model_fields.keys())
+        if unknown:
+            allowed = ", ".join(SegOptions.model_fields)
+            raise invalid(f"options.{unknown[0]}", "unknown option", allowed=allowed)
         for name, value in (
             ("mask", mask),
             ("bbox", bbox),
             ("crop_region", region),
             ("image", image),
             ("confidence", float(self.confidence)),
+            ("options", MappingProxyType(dict(self.options))),
         ):
             object.__setattr__(self, name, value)
 

@@ -46,6 +46,7 @@ def infer_arguments(built: BuiltRequest, request_id: str, timeout_s: float) -> d
         ("image", built.image),
         ("masks", built.masks),
         ("seg_images", built.seg_images),
+        ("control_images", built.control_images),
     ):
         if data is not None:
             inputs.append(_tensor(name, data, "UINT8"))
@@ -66,7 +67,8 @@ def read_answer(built: BuiltRequest, answer: Any) -> DetailResult:
     """
     report = answer.as_numpy("report")
     text = b"" if report is None or not report.size else report.ravel()[0]
-    return parse(built, text, _output(answer, "detailed_image"), _output(answer, "detailed_segs"))
+    outputs = ("detailed_image", "detailed_segs", "used_control_images")
+    return parse(built, text, *(_output(answer, name) for name in outputs))
 
 
 def check_timeout(timeout_s: float) -> None:

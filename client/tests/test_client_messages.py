@@ -198,7 +198,7 @@ def report_of(**changes: Any) -> str:
 
 
 def answer(built: BuiltRequest, data: bytes, crops: ByteArray = EMPTY, **changes: Any) -> Any:
-    return parse(built, report_of(**changes), np.frombuffer(data, np.uint8), crops)
+    return parse(built, report_of(**changes), np.frombuffer(data, np.uint8), crops, EMPTY)
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "jpeg", "raw"])

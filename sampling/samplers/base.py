@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -74,3 +75,9 @@ def ancestral(sigma: float, sigma_next: float, eta: float = 1.0) -> tuple[float,
     variance = sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2
     up = min(sigma_next, eta * variance**0.5)
     return (sigma_next**2 - up**2) ** 0.5, up
+
+
+def distinct(sigmas: Sequence[float]) -> list[float]:
+    """The levels without repetitions, which some schedules have past 1000 steps: a step of no
+    length changes nothing, but a multistep method would divide by it."""
+    return [sigma for sigma, following in pairwise(sigmas) if sigma != following] + [sigmas[-1]]

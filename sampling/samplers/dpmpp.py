@@ -1,6 +1,7 @@
 """DPM-Solver++ in data prediction (arXiv 2211.01095), after k-diffusion (MIT).
 
-h = ln(σ/σ′) is the step in log-SNR/2; D the denoised prediction.
+h = ln(σ/σ′) is the step in log-SNR/2; D the denoised prediction, U the negative's own, which
+the forms named ``cfg_pp`` use as CFG++ does (arXiv 2406.08070).
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from itertools import pairwise
 
 import torch
 
-from sampling.samplers.base import Eval, Run, Steps
+from sampling.samplers.base import Eval, Run, Steps, ancestral, distinct
 
 
 def dpmpp_2m(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """DPM-Solver++(2M): algorithm 2 of the paper."""
     previous: tuple[torch.Tensor, float] | None = None  # D and h of the last step
-    for sigma, sigma_next in pairwise(sigmas):
+    for sigma, sigma_next in pairwise(distinct(sigmas)):
         denoised, _ = yield Eval(x, sigma)
         if sigma_next == 0:
             x = denoised
@@ -33,21 +34,51 @@ def dpmpp_2m(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     return x
 
 
-def dpmpp_2m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
-    """SDE-DPM-Solver++(2M), midpoint form, η = 1; the path spans the whole schedule."""
-    brownian = run.brownian(run.schedule.sigma_min, run.schedule.sigma_max)
-    previous: tuple[torch.Tensor, float] | None = None
-    for sigma, sigma_next in pairwise(sigmas):
-        denoised, _ = yield Eval(x, sigma)
+def dpmpp_2m_cfg_pp(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
+    """DPM-Solver++(2M) in CFG++: the slope and the older prediction are the negative's."""
+    previous: tuple[torch.Tensor, float] | None = None  # U and h of the last step
+    for sigma, sigma_next in pairwise(distinct(sigmas)):
+        denoised, uncond = yield Eval(x, sigma)
         if sigma_next == 0:
             x = denoised
             continue
         h = math.log(sigma / sigma_next)
-        gain = -math.expm1(-2 * h)
-        x = (sigma_next / sigma) * math.exp(-h) * x + gain * denoised
+        x = denoised + (sigma_next / sigma) * (x - uncond)
         if previous is not None:
-            denoised_old, h_last = previous
-            x = x + 0.5 * gain * (denoised - denoised_old) * (h / h_last)
-        x = x + sigma_next * gain**0.5 * brownian(sigma, sigma_next)
-        previous = denoised, h
+            uncond_old, h_last = previous
+            x = x - math.expm1(-h) * (denoised - uncond_old) * (h / (2 * h_last))
+        previous = uncond, h
+    return x
+
+
+def dpmpp_2s_ancestral(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
+    """DPM-Solver++(2S), algorithm 1 of the paper with r = ½, below the next level, with fresh
+    noise up to it (k-diffusion)."""
+    return _dpmpp_2s_ancestral(x, sigmas, run, cfg_pp=False)
+
+
+def dpmpp_2s_ancestral_cfg_pp(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
+    """As :func:`dpmpp_2s_ancestral`, both updates from x + (D − U), the second with the U of the
+    midpoint."""
+    return _dpmpp_2s_ancestral(x, sigmas, run, cfg_pp=True)
+
+
+def _dpmpp_2s_ancestral(
+    x: torch.Tensor, sigmas: Sequence[float], run: Run, *, cfg_pp: bool
+) -> Steps:
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised, uncond = yield Eval(x, sigma)
+        down, up = ancestral(sigma, sigma_next)
+        if down == 0:
+            x = denoised
+        else:
+            h = math.log(sigma / down)
+            middle = math.sqrt(sigma * down)
+            start = x + (denoised - uncond) if cfg_pp else x
+            x_middle = (middle / sigma) * start - math.expm1(-h / 2) * denoised
+            middle_denoised, uncond = yield Eval(x_middle, middle, reports=False)
+            start = x + (denoised - uncond) if cfg_pp else x
+            x = (down / sigma) * start - math.expm1(-h) * middle_denoised
+        if sigma_next > 0:
+            x = x + run.noise() * up
     return x

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from build_engines import build
 from segs_client.errors import SegsError
 from serving.server import EmbeddedServer
-from tests.golden.cases import Case, UnsupportedError, find, read
+from tests.golden.cases import Case, find, read
+from tests.golden.pipelines import build_pipelines
 from tests.golden.runners import EngineRunner, Runner, ServerRunner
 from tests.golden.verdict import MAX_DIFFERENCE, MEAN_DIFFERENCE, Verdict, judge
 
@@ -28,19 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not paths:
         _say(f"no case in {arguments.cases}" + (" has such a name" if arguments.names else ""))
         return 2
-    verdicts: dict[str, Verdict] = {}
-    cases: list[Case] = []
-    for path in paths:
-        try:
-            cases.append(read(path))
-        except UnsupportedError as error:
-            verdicts[path.stem] = Verdict(fault=str(error))
-    for checkpoint in sorted({case.checkpoint for case in cases}):
-        build(arguments.checkpoints / checkpoint, checkpoint, arguments.repository)
-    if cases:
-        verdicts.update(_run(cases, arguments.through, arguments.repository))
-    for name in sorted(verdicts.keys() - {case.name for case in cases}):
-        _say(f"{name:40} {verdicts[name]}")
+    cases = [read(path) for path in paths]
+    build_pipelines(cases, arguments.checkpoints, arguments.repository)
+    verdicts = _run(cases, arguments.through, arguments.repository)
     passed = sum(verdict.passed for verdict in verdicts.values())
     _say(f"{passed} passed, {len(verdicts) - passed} failed")
     return 0 if passed == len(verdicts) else 1

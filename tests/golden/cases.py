@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segs_client.contract import SamplerName, SchedulerName
 from segs_client.segs import Seg, Segs
 
 _FOLDERS = {"base": "", "inpaint": "-inpaint", "v": "-v"}
-_ONLY_WITH_REFINER = "refiner_ratio"
-
-
-class UnsupportedError(Exception):
-    """The case asks for what the service cannot do yet."""
+CONTROLNET = "controlnet"
+_CONTROL_OPTIONS = ("strength", "start_percent", "end_percent")
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,7 @@ class Case:
 
     name: str
     checkpoint: str
+    refiner: str | None
     image: Path
     segs: Segs
     options: dict[str, Any]
@@ -48,22 +45,20 @@ def find(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def read(path: Path) -> Case:
-    """Reads one case.
-
-    Raises:
-        UnsupportedError: it needs a feature that is not there, and which.
-    """
+    """Reads one case."""
     with np.load(path) as data:
         arrays = {name: data[name] for name in data.files}
     meta = json.loads(arrays["meta"].tobytes())
-    _check_supported(meta)
-    family = "sdxl" if _is_sdxl(meta) else "sd15"
+    # The format tells the family by the case's name alone.
+    family = "sdxl" if meta["name"].startswith("sdxl") else "sd15"
+    refiner = f"{family}-refiner" if meta["refiner"] else None
     return Case(
         name=meta["name"],
         checkpoint=family + _FOLDERS[meta["pipeline"]],
+        refiner=refiner,
         image=path.parent / meta["image"],
         segs=_segs(meta, arrays),
-        options=_options(meta),
+        options=_options(meta, arrays, refiner),
         expected=tuple(
             None if missing else arrays[f"out_{index}"].astype(np.float64)
             for index, missing in enumerate(meta["out_is_none"])
@@ -73,44 +68,39 @@ def read(path: Path) -> Case:
     )
 
 
-def _is_sdxl(meta: dict[str, Any]) -> bool:
-    """The format tells the family by the case's name alone."""
-    return bool(meta["name"].startswith("sdxl"))
-
-
-def _check_supported(meta: dict[str, Any]) -> None:
-    params = meta["params"]
-    missing = {
-        "refiner": meta["refiner"],
-        "ControlNet": meta["controlnets"],
-        "regional prompts": meta["pos_mask"] or meta["second_positive"],
-        "scheduler_func_opt": meta["sigma_func"],
-        "inpaint_model": params["inpaint_model"],
-        "9-channel networks": meta["pipeline"] == "inpaint",
-        "v-prediction": meta["pipeline"] == "v",
-        "SDXL": _is_sdxl(meta),
-        f"sampler {params['sampler_name']}": (
-            params["sampler_name"] not in SamplerName.__args__  # type: ignore[attr-defined]
-        ),
-        f"scheduler {params['scheduler']}": (
-            params["scheduler"] not in SchedulerName.__args__  # type: ignore[attr-defined]
-        ),
-    }
-    names = [name for name, needed in missing.items() if needed]
-    if names:
-        raise UnsupportedError(f"not supported yet: {', '.join(names)}")
-
-
-def _options(meta: dict[str, Any]) -> dict[str, Any]:
-    params = dict(meta["params"])
-    del params["inpaint_model"], params[_ONLY_WITH_REFINER]
-    return {
-        **params,
+def _options(
+    meta: dict[str, Any], arrays: dict[str, NDArray[Any]], refiner: str | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        **meta["params"],
         "prompt": meta["positive"],
         "negative": meta["negative"],
         "paste": meta.get("paste") or {},
         "output": {"image": "png", "seg_images": "float32"},
+        "controlnets": _controlnets(meta, arrays),
     }
+    if refiner is not None:
+        options["refiner"] = {"pipeline": refiner}
+    if meta["sigma_func"] is not None:
+        options["scheduler_func"] = {"name": "karras", **meta["sigma_func"]}
+    if meta["pos_mask"] is not None:
+        x1, y1, x2, y2 = meta["pos_mask"]
+        mask = np.zeros(meta["image_size"], dtype=np.float32)
+        mask[y1:y2, x1:x2] = 1
+        strength = meta["pos_mask_strength"]
+        options["prompts"] = [{"text": meta["positive"], "mask": mask, "strength": strength}]
+        options["prompt"] = meta["second_positive"]
+    return options
+
+
+def _controlnets(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    images = (arrays[f"control_image_{index}"] for index in range(len(meta["controlnets"])))
+    chain = []
+    for entry in meta["controlnets"]:
+        told = {name: entry[name] for name in _CONTROL_OPTIONS if name in entry}
+        image = next(images) if entry.get("control_image") else None
+        chain.append({"name": CONTROLNET, **told, "image": image})
+    return chain
 
 
 def _segs(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Segs:

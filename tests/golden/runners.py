@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from preprocessing.prepare import Inputs
 from segs_client import Client
 from segs_client.messages import DetailResult, build, parse
 from serving.local import LocalDetailer
@@ -28,10 +29,16 @@ class EngineRunner:
 
     def run(self, case: Case) -> DetailResult:
         built = build(case.image, case.segs, pipeline=case.checkpoint, **case.options)
-        done = self._detailer.detail(
-            built.request.model_dump_json().encode(), built.image, built.masks, built.seg_images
+        inputs = Inputs(
+            built.request.model_dump_json().encode(),
+            built.image,
+            built.masks,
+            built.seg_images,
+            built.control_images,
         )
-        return parse(built, done.report.model_dump_json(), done.image, done.seg_images)
+        done = self._detailer.detail(inputs)
+        report = done.report.model_dump_json()
+        return parse(built, report, done.image, done.seg_images, done.control_images)
 
     def close(self) -> None:
         """Nothing is open."""

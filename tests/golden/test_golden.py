@@ -9,23 +9,11 @@ import pytest
 
 from serving.server import EmbeddedServer
 from tests.conftest import GOLDEN
-from tests.golden.cases import UnsupportedError, find, read
+from tests.golden.cases import find, read
 from tests.golden.runners import EngineRunner, Runner, ServerRunner
 from tests.golden.verdict import judge
 
-
-def _supported() -> list[Path]:
-    paths = []
-    for path in find(GOLDEN, ()):
-        try:
-            read(path)
-        except UnsupportedError:
-            continue
-        paths.append(path)
-    return paths
-
-
-CASES = _supported()
+CASES = find(GOLDEN, ())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +29,7 @@ def server_runner(server: EmbeddedServer) -> Iterator[Runner]:
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 49
+    assert len(CASES) >= 114
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

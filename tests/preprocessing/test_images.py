@@ -15,10 +15,8 @@ from preprocessing.images import (
     decode_input,
     encode,
     read_buffer,
-    resize_lanczos,
-    to_pixels,
-    to_values,
 )
+from segs_client.arrays import from_bytes, resize_lanczos, to_pixels
 from segs_client.contract import Buffer, ContractError, ImageInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -42,7 +40,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_every_pixel_survives_the_way_to_values_and_back() -> None:
     every = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(to_pixels(to_values(every)), every)
+    assert np.array_equal(to_pixels(from_bytes(every)), every)
 
 
 def test_values_are_truncated_and_clipped() -> None:

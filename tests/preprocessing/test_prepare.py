@@ -8,13 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines import PipelineDescriptor
 from preprocessing.images import encode
 from preprocessing.packing import mask_at, pixels_at
-from preprocessing.prepare import Prepared, prepare
-from preprocessing.sizes import sampled_size, scale_box
+from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.sizes import sampled_size
 from segs_client.contract import ContractError, DetailRequest
+from segs_client.scaling import scale_box
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+BASE = PipelineDescriptor(
+    name="base",
+    family="sd1",
+    target="onnx",
+    prediction="epsilon",
+    latent_scale=0.18215,
+    context_dim=768,
+    text_encoders=(),
+    networks={},
+    source={},
+    built_with={},
+)
 
 
 def request(**fields: Any) -> bytes:
@@ -22,13 +37,12 @@ def request(**fields: Any) -> bytes:
 
 
 def prepared(masks: bytes = b"", image: bytes | None = None, **fields: Any) -> Prepared:
-    return prepare(
+    inputs = Inputs(
         request(**fields),
         encode(PIXELS, "png", 95) if image is None else np.frombuffer(image, dtype=np.uint8),
         np.frombuffer(masks, dtype=np.uint8),
-        None,
-        pipelines={"base"},
     )
+    return prepare(inputs, pipelines={"base": BASE})
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.descriptor import TextEncoderSpec
+from sampling.conditioning import to_common_length
 from sampling.program import Call, Tensors, run_alone
 from sampling.prompt import ChunkLayout, lay_out, parse_weights
-from sampling.text import TextEncoder, to_common_length
+from sampling.text import TextEncoder
 from tests.conftest import CHECKPOINTS, GOLDEN
 
 LAYOUT = ChunkLayout(start=1, end=2, padding=0)
@@ -87,12 +89,15 @@ def test_conditioning_is_the_references() -> None:
             return {"hidden_state": model(ids).last_hidden_state}
 
     slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15" / "tokenizer")
-    layout = ChunkLayout(slow.bos_token_id, slow.eos_token_id, slow.eos_token_id)
-    encoder = TextEncoder("text", slow.backend_tokenizer, layout)
+    spec = TextEncoderSpec(
+        role="text_encoder", tokenizer="", start=slow.bos_token_id, end=slow.eos_token_id,
+        padding=slow.eos_token_id,
+    )  # fmt: skip
+    encoder = TextEncoder("text", spec, slow.backend_tokenizer)
     with np.load(GOLDEN / "conditioning.npz") as data:
         prompts = json.loads(bytes(data["prompts"]))
         for index, prompt in enumerate(prompts):
-            context = run_alone(encoder.encode(prompt), networks)
+            context = run_alone(encoder.encode(prompt), networks).context
             torch.testing.assert_close(
                 context, torch.from_numpy(data[f"cond_{index}"]), rtol=1e-4, atol=1e-4, msg=prompt
             )

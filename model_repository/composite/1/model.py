@@ -23,6 +23,7 @@ class TritonPythonModel:
                 Plan.model_validate_json(stub.text(request, "plan")),
                 Outcome.model_validate_json(stub.text(request, "outcome")),
                 canvas=stub.required(request, "canvas"),
+                crops=stub.required(request, "crops"),
                 sampled=stub.required(request, "sampled"),
                 masks=stub.required(request, "seg_masks"),
                 given=stub.required(request, "given"),
@@ -33,4 +34,5 @@ class TritonPythonModel:
             report=composed.report.model_dump_json().encode(),
             detailed_image=composed.image,
             detailed_segs=composed.seg_images,
+            used_control_images=composed.control_images,
         )

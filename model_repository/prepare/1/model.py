@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from pipelines import load_all
-from preprocessing.prepare import prepare
+from preprocessing.prepare import Inputs, prepare
 from serving import stub
 from serving.stub_logging import configure_logging
 
@@ -14,7 +14,8 @@ from serving.stub_logging import configure_logging
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
-        self._pipelines = load_all(stub.repositories()).keys()
+        found = load_all(stub.repositories())
+        self._pipelines = {name: descriptor for name, (descriptor, _) in found.items()}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -22,11 +23,15 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         timeout_us = request.timeout()
         try:
-            prepared = prepare(
+            inputs = Inputs(
                 stub.text(request, "request"),
                 stub.required(request, "image"),
                 stub.flat(request, "masks"),
                 stub.flat(request, "seg_images"),
+                stub.flat(request, "control_images"),
+            )
+            prepared = prepare(
+                inputs,
                 pipelines=self._pipelines,
                 request_id=request.request_id(),
                 deadline_s=time.time() + timeout_us / 1e6 if timeout_us else None,

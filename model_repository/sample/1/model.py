@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from preprocessing.images import Pixels
 from preprocessing.plan import Plan
 from sampling.engine import StepEngine
-from sampling.pipeline import load_pipelines
+from sampling.pipeline import load_pipelines, network_table
 from sampling.service import sample
 from serving import stub
 from serving.bls import TritonNetworks
@@ -28,14 +28,10 @@ class TritonPythonModel:
         configure_logging()
         torch.set_num_threads(1)
         self._pipelines = load_pipelines(stub.repositories())
-        networks = [
-            network
-            for pipeline in self._pipelines.values()
-            for network in pipeline.descriptor.networks.values()
-        ]
+        networks = network_table(self._pipelines.values())
         self._engine = StepEngine(
-            TritonNetworks({network.model: list(network.outputs) for network in networks}),
-            {network.model: network.max_batch for network in networks},
+            TritonNetworks({name: list(network.outputs) for name, network in networks.items()}),
+            {name: network.max_batch for name, network in networks.items()},
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
@@ -68,8 +64,7 @@ class TritonPythonModel:
     ) -> None:
         try:
             plan = Plan.model_validate_json(plan_json)
-            pipeline = self._pipelines[plan.request.pipeline]
-            done = await sample(self._engine, pipeline, plan, crops, masks)
+            done = await sample(self._engine, self._pipelines, plan, crops, masks)
             response = stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )

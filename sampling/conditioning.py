@@ -1,0 +1,88 @@
+"""Conditionings: encoded prompts with their place and weight, and what is averaged of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sampling.unet import TextRows
+
+_LATENT_PX = 8
+_AESTHETIC, _AESTHETIC_NEGATIVE = 6.0, 2.5
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt's encoding: context ``[1, 77·chunks, D]``, and pooled ``[1, P]`` where the family
+    has it."""
+
+    context: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """An encoding and its weight ``[1, 1, h, w]`` on the latent; None weighs 1 everywhere."""
+
+    encoded: Encoded
+    weight: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Both sides' conditionings as rows: the positives, then the negatives (perhaps none)."""
+
+    positives: tuple[Conditioning, ...]
+    negatives: tuple[Conditioning, ...]
+
+    def rows(self, family: str, height: int, width: int) -> TextRows:
+        """What the networks are told, for a latent of ``height`` × ``width``."""
+        both = (*self.positives, *self.negatives)
+        context = to_common_length([one.encoded.context for one in both])
+        pooled = [one.encoded.pooled for one in both if one.encoded.pooled is not None]
+        if not pooled:
+            return TextRows(context)
+        sizes = [_size_ids(family, height, width, negative=False)] * len(self.positives)
+        sizes += [_size_ids(family, height, width, negative=True)] * len(self.negatives)
+        added: Mapping[str, torch.Tensor] = {
+            "text_embeds": torch.cat(pooled),
+            "time_ids": torch.tensor(sizes),
+        }
+        return TextRows(context, added)
+
+    def split(self, predictions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The averaged prediction of each side ``[1, c, h, w]``; without negatives the
+        positive's stands for both."""
+        count = len(self.positives)
+        positive = _average(predictions[:count], self.positives)
+        if not self.negatives:
+            return positive, positive
+        return positive, _average(predictions[count:], self.negatives)
+
+
+def to_common_length(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Conditionings ``[1, Lᵢ, D]`` as rows ``[n, lcm(Lᵢ), D]``: each is repeated, which attention
+    does not notice."""
+    length = math.lcm(*(context.shape[1] for context in contexts))
+    return torch.cat([context.repeat(1, length // context.shape[1], 1) for context in contexts])
+
+
+def _average(predictions: torch.Tensor, side: Sequence[Conditioning]) -> torch.Tensor:
+    if len(side) == 1:
+        return predictions
+    ones = torch.ones_like(predictions[:1, :1])
+    weights = torch.cat([ones if one.weight is None else one.weight for one in side])
+    total = weights.sum(dim=0, keepdim=True)
+    return (predictions * weights).sum(dim=0, keepdim=True) / total.clamp(min=1e-37)
+
+
+def _size_ids(family: str, height: int, width: int, *, negative: bool) -> list[float]:
+    """SDXL's size conditioning (arXiv 2307.01952): original and target size in pixels, no crop;
+    the refiner has an aesthetic score in place of the target size."""
+    size = [float(height * _LATENT_PX), float(width * _LATENT_PX)]
+    if family == "sdxl_refiner":
+        return [*size, 0.0, 0.0, _AESTHETIC_NEGATIVE if negative else _AESTHETIC]
+    return [*size, 0.0, 0.0, *size]
