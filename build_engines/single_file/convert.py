@@ -52,8 +52,8 @@ def openclip_tensors(tensor: StoredTensor, layers: int, projection: bool) -> Ite
     if name in _LEFT_OUT_OF_OPENCLIP or (name == "text_projection" and not projection):
         return
     if name == "text_projection":  # multiplied from the right: pooled [D] @ projection [D, P]
-        shape = (tensor.shape[1], tensor.shape[0])
-        yield StoredTensor("text_projection.weight", shape, lambda: tensor.read().T)
+        turned = (tensor.shape[1], tensor.shape[0])
+        yield StoredTensor("text_projection.weight", turned, lambda: tensor.read().T)
         return
     if name == "positional_embedding":
         yield replace(tensor, name="text_model.embeddings.position_embedding.weight")
