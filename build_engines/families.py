@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
 from build_engines.networks import (
     ClipTextEncoder,
     NetworkExport,
+    SdxlRefinerUnet,
+    SdxlTextEncoder,
+    SdxlTextEncoder2,
+    SdxlUnet,
     Unet,
     VaeDecoder,
     VaeEncoder,
 )
-from build_engines.requirements import Field, Requirement
-
-FamilyName = Literal["sd1"]
+from build_engines.requirements import Field, NoPart, Requirement
+from pipelines.descriptor import Family as FamilyName
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,75 @@ class Family:
         return networks
 
 
+_UNET, _VAE = "unet/config.json", "vae/config.json"
+_COMMON: tuple[Requirement, ...] = (
+    Field(_UNET, "_class_name", ("UNet2DConditionModel",)),
+    Field(_UNET, "in_channels", (4, 9)),
+    Field(_UNET, "out_channels", (4,)),
+    Field(_UNET, "class_embed_type", (None,)),
+    Field(_UNET, "num_class_embeds", (None,)),
+    Field(_UNET, "encoder_hid_dim_type", (None,)),
+    Field(_UNET, "time_cond_proj_dim", (None,)),
+    Field(_VAE, "_class_name", ("AutoencoderKL",)),
+    Field(_VAE, "latent_channels", (4,)),
+    Field(_VAE, "latents_mean", (None,)),
+    Field(_VAE, "latents_std", (None,)),
+    Field(_VAE, "shift_factor", (None, 0)),
+)
+
+
+def _unet(addition: str | None, linear_projection: bool) -> tuple[Requirement, ...]:
+    return (
+        Field(_UNET, "addition_embed_type", (addition,)),
+        Field(_UNET, "use_linear_projection", (linear_projection,), default=False),
+    )
+
+
+def _clip(part: str, activation: str) -> tuple[Requirement, ...]:
+    """OpenAI's encoder has the activation quick_gelu, OpenCLIP's gelu."""
+    config = f"{part}/config.json"
+    return (
+        Field(config, "model_type", ("clip_text_model",)),
+        Field(config, "hidden_act", (activation,)),
+        Field(config, "max_position_embeddings", (77,), default=77),
+    )
+
+
 SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
     networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
+    requirements=(*_COMMON, *_unet(None, False), *_clip("text_encoder", "quick_gelu")),
+)
+SD2 = Family(
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
+    requirements=(*_COMMON, *_unet(None, True), *_clip("text_encoder", "gelu")),
+)
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    networks=(SdxlTextEncoder, SdxlTextEncoder2, SdxlUnet, VaeEncoder, VaeDecoder),
     requirements=(
-        Field("unet/config.json", "_class_name", ("UNet2DConditionModel",)),
-        Field("unet/config.json", "in_channels", (4, 9)),
-        Field("unet/config.json", "out_channels", (4,)),
-        Field("unet/config.json", "addition_embed_type", (None,)),
-        Field("unet/config.json", "use_linear_projection", (False,), default=False),
-        Field("text_encoder/config.json", "model_type", ("clip_text_model",)),
-        Field("text_encoder/config.json", "hidden_act", ("quick_gelu",)),
-        Field("text_encoder/config.json", "max_position_embeddings", (77,), default=77),
-        Field("vae/config.json", "_class_name", ("AutoencoderKL",)),
-        Field("vae/config.json", "latent_channels", (4,)),
+        *_COMMON,
+        *_unet("text_time", True),
+        *_clip("text_encoder", "quick_gelu"),
+        *_clip("text_encoder_2", "gelu"),
     ),
 )
-FAMILIES: tuple[Family, ...] = (SD1,)
+SDXL_REFINER = Family(
+    name="sdxl_refiner",
+    title="Stable Diffusion XL refiner",
+    networks=(SdxlTextEncoder2, SdxlRefinerUnet, VaeEncoder, VaeDecoder),
+    requirements=(
+        *_COMMON,
+        *_unet("text_time", True),
+        NoPart("text_encoder"),
+        *_clip("text_encoder_2", "gelu"),
+    ),
+)
+FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 
 
 def detect(checkpoint: Checkpoint) -> Family:

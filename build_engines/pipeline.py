@@ -8,8 +8,16 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.controlnets import controlnet_files, open_controlnets
+from build_engines.errors import CheckpointError
 from build_engines.families import Family, detect
-from build_engines.networks import ClipTextEncoder, ControlNet, NetworkExport, Unet
+from build_engines.networks import (
+    ClipTextEncoder,
+    ControlNet,
+    NetworkExport,
+    SdxlTextEncoder2,
+    Unet,
+)
+from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from build_engines.schedule import Prediction, read_prediction, read_schedule
 from pipelines.descriptor import Schedule
 
@@ -24,20 +32,14 @@ class Pipeline:
     schedule: Schedule
     prediction: Prediction
     networks: Sequence[NetworkExport]
+    unet: Unet
+    """The one among the networks."""
+    text_encoders: Sequence[ClipTextEncoder]
+    """Those among the networks, in the order in which their hidden states are joined."""
     controlnets: Sequence[tuple[ControlNet, DiffusersFolder]]
     """Each with the folder of its weights."""
     sources: Mapping[str, Path]
     """Every file that goes into the build, by a name that stays the same wherever it lies."""
-
-    @property
-    def unet(self) -> Unet:
-        """The UNet among the networks."""
-        return next(each for each in self.networks if isinstance(each, Unet))
-
-    @property
-    def text_encoders(self) -> list[ClipTextEncoder]:
-        """The text encoders, in the order in which their hidden states are joined."""
-        return [each for each in self.networks if isinstance(each, ClipTextEncoder)]
 
     @property
     def exports(self) -> list[tuple[NetworkExport, Checkpoint]]:
@@ -57,6 +59,8 @@ def open_pipeline(name: str, checkpoint: Checkpoint, controlnets: Mapping[str, P
     family = detect(checkpoint)
     networks = family.open_networks(checkpoint, controlled=bool(controlnets))
     unet = next(each for each in networks if isinstance(each, Unet))
+    text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
+    _check_widths(checkpoint, unet, text_encoders)
     return Pipeline(
         name=name,
         checkpoint=checkpoint,
@@ -64,6 +68,26 @@ def open_pipeline(name: str, checkpoint: Checkpoint, controlnets: Mapping[str, P
         schedule=read_schedule(checkpoint),
         prediction=read_prediction(checkpoint),
         networks=networks,
+        unet=unet,
+        text_encoders=text_encoders,
         controlnets=open_controlnets(controlnets, unet),
         sources={**family.source_files(checkpoint), **controlnet_files(controlnets)},
     )
+
+
+def _check_widths(
+    checkpoint: Checkpoint, unet: Unet, text_encoders: Sequence[ClipTextEncoder]
+) -> None:
+    """Compares what the UNet takes with what the text encoders give."""
+    expected = {"cross_attention_dim": sum(encoder.width for encoder in text_encoders)}
+    for encoder in text_encoders:
+        if isinstance(encoder, SdxlTextEncoder2):
+            sizes = unet.time_ids * unet.config[ADDITION_SIZE]
+            expected[ADDITION_INPUT] = encoder.pooled_width + sizes
+    for field, value in expected.items():
+        if unet.config.get(field) != value:
+            raise CheckpointError(
+                f"{checkpoint.root}: unet/config.json has {field} {unet.config.get(field)!r}, "
+                f"{value} is what the text encoders give"
+                + (f" with {unet.time_ids} sizes" if field == ADDITION_INPUT else "")
+            )

@@ -38,3 +38,15 @@ class Field:
                 f"{checkpoint.root}: {self.file} has {self.field} {found!r}, "
                 f"{' or '.join(map(repr, self.allowed))} is expected"
             )
+
+
+@dataclass(frozen=True)
+class NoPart:
+    """A part that there must not be."""
+
+    part: str
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """See :meth:`Requirement.check`."""
+        if checkpoint.has(self.part):
+            raise CheckpointError(f"{checkpoint.root}: there is a {self.part}, none is expected")

@@ -2,8 +2,8 @@
 
 from build_engines.networks.base import Axis, Case, NetworkExport, Tensor
 from build_engines.networks.controlnet import ControlNet
-from build_engines.networks.text_encoder import ClipTextEncoder
-from build_engines.networks.unet import Unet
+from build_engines.networks.text_encoder import ClipTextEncoder, SdxlTextEncoder, SdxlTextEncoder2
+from build_engines.networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
 from build_engines.networks.vae import VaeDecoder, VaeEncoder
 
 __all__ = [
@@ -12,6 +12,10 @@ __all__ = [
     "ClipTextEncoder",
     "ControlNet",
     "NetworkExport",
+    "SdxlRefinerUnet",
+    "SdxlTextEncoder",
+    "SdxlTextEncoder2",
+    "SdxlUnet",
     "Tensor",
     "Unet",
     "VaeDecoder",

@@ -105,3 +105,15 @@ class Unet(DiffusionExport):
         unet = cast(Any, module).unet
         unet.num_upsamplers = ALWAYS_PASS_SIZES
         unet.set_attn_processor(FusedAttention())
+
+
+class SdxlUnet(Unet):
+    """SDXL's: original size, crop and target size, as height and width each."""
+
+    time_ids = 6
+
+
+class SdxlRefinerUnet(Unet):
+    """The SDXL refiner's: original size, crop, aesthetic score."""
+
+    time_ids = 5
