@@ -129,6 +129,7 @@ def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> No
     _write_json(out / "scheduler/scheduler_config.json", SCHEDULER)
     _write_json(out / "model_index.json", MODEL_INDEX)
     (out / "tokenizer").mkdir(exist_ok=True)
+    _write_json(out / "tokenizer/tokenizer_config.json", {"pad_token": "<|endoftext|>"})
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(tokenizer / name, out / "tokenizer" / name)
 
