@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from benchmarks import overhead
+from benchmarks import overhead, step_cost
 from build_engines import build
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -17,7 +17,9 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     repository = PROJECT / "build" / "benchmarks"
     build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", "tiny", repository)
-    return overhead.main(["--repository", str(repository), "--pipeline", "tiny"])
+    over = overhead.main(["--repository", str(repository), "--pipeline", "tiny"])
+    sys.stdout.write("\n")
+    return max(over, step_cost.main())
 
 
 if __name__ == "__main__":
