@@ -52,7 +52,7 @@ def read_pixels(picture: Picture) -> ByteArray:
     Args, errors: as of :func:`encode_picture`.
 
     Example:
-        >>> read_pixels(np.full((2, 4, 3), 0.5)).max()
+        >>> int(read_pixels(np.full((2, 4, 3), 0.5)).max())
         127
     """
     declared, data, _ = encode_picture(picture)

@@ -1,0 +1,63 @@
+"""Tools for SEGS: making, choosing, changing, keeping and showing them.
+
+Each is a pure function: SEGS are never changed, new ones come back::
+
+    from segs_client import tools
+
+    segs = tools.from_coco(annotations, size=(480, 640), categories={1: "person"})
+    largest = tools.ordered(segs, "area", descending=True, count=3)
+    tools.preview_image("photo.png", tools.dilated(largest, 8)).save("preview.png")
+"""
+
+from segs_client.tools.coco import decode_rle, from_coco
+from segs_client.tools.detections import from_supervision, from_ultralytics
+from segs_client.tools.masks import (
+    blurred,
+    box_filled,
+    combined_mask,
+    dilated,
+    eroded,
+    intersected,
+    subtracted,
+    thresholded,
+)
+from segs_client.tools.merging import merged
+from segs_client.tools.polygons import from_polygons
+from segs_client.tools.preview import preview_image
+from segs_client.tools.select import (
+    in_range,
+    ordered,
+    relabelled,
+    remaining,
+    with_labels,
+    without_empty,
+)
+from segs_client.tools.store import load, save
+from segs_client.tools.tiling import tiles
+
+__all__ = [
+    "blurred",
+    "box_filled",
+    "combined_mask",
+    "decode_rle",
+    "dilated",
+    "eroded",
+    "from_coco",
+    "from_polygons",
+    "from_supervision",
+    "from_ultralytics",
+    "in_range",
+    "intersected",
+    "load",
+    "merged",
+    "ordered",
+    "preview_image",
+    "relabelled",
+    "remaining",
+    "save",
+    "subtracted",
+    "thresholded",
+    "tiles",
+    "with_labels",
+    "without_empty",
+]

@@ -1,0 +1,189 @@
+"""SEGS from COCO annotations and results.
+
+The formats are those of https://cocodataset.org/#format-data and of the COCO API
+(https://github.com/cocodataset/cocoapi, simplified BSD licence), whose ``maskApi`` describes the
+run lengths and their string form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segs_client.boxes import Box, Size, checked_size
+from segs_client.contract import invalid
+from segs_client.errors import contract_checked
+from segs_client.segs import Seg, Segs
+from segs_client.tools.polygons import polygon_mask
+from segs_client.tools.regions import mask_box, outer_box, overlap, seg_around, whole
+
+
+@contract_checked()
+def from_coco(
+    annotations: Iterable[Mapping[str, Any]],
+    size: Size,
+    *,
+    categories: Mapping[int, str] | None = None,
+    crop_factor: float = 3.0,
+    crop_min_size: int | None = None,
+) -> Segs:
+    """One SEG per annotation (or result) of one picture.
+
+    The mask is the ``segmentation``: polygons (their union; a pixel belongs to it if its centre
+    lies inside, where the COCO API also takes some pixels of the edge), or run lengths, plain or
+    compressed. The box is that of the mask. Without a segmentation, mask and box are the ``bbox``,
+    its edges rounded outwards. What covers no pixel of the picture is left out.
+
+    Args:
+        annotations: dictionaries with ``segmentation`` or ``bbox`` (x, y, width, height),
+            ``category_id``, and ``score`` where there is one (else the confidence is 1).
+        size: height and width of the picture.
+        categories: the label of each ``category_id``; without it, labels are empty.
+        crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
+        crop_min_size: least side of the crop region, px.
+
+    Raises:
+        InvalidRequest: a malformed annotation, run lengths of another size, an unknown category.
+
+    Example:
+        >>> cat = {"category_id": 17, "score": 0.5, "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]]}
+        >>> segs = from_coco([cat], (10, 10), categories={17: "cat"})
+        >>> segs[0].label, segs[0].bbox, segs[0].confidence
+        ('cat', (2, 2, 8, 8), 0.5)
+    """
+    size = checked_size(size)
+    found: list[Seg] = []
+    for index, annotation in enumerate(annotations):
+        name = f"annotations.{index}"
+        mask, corner = _mask(annotation, size, name)
+        label, score = _label(annotation, categories, name), _score(annotation, name)
+        box = mask_box(mask, corner)
+        if box is not None:
+            seg = seg_around(
+                box, mask, corner, size, crop_factor=crop_factor, crop_min_size=crop_min_size,
+                label=label, confidence=score,
+            )  # fmt: skip
+            found.append(seg)
+    return Segs(size, tuple(found))
+
+
+@contract_checked()
+def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """The mask [H, W] of COCO's run lengths.
+
+    Args:
+        rle: ``size``: height and width; ``counts``: the lengths of the runs of 0 and 1, beginning
+            with 0, down the columns from left to right: a list, or COCO's string of it.
+
+    Raises:
+        InvalidRequest: not run lengths, or not of that size.
+
+    Example:
+        >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}).astype(int)
+        array([[0, 1, 0],
+               [1, 0, 0]])
+    """
+    return _decoded(rle, "rle")
+
+
+def _decoded(rle: Mapping[str, Any], name: str) -> npt.NDArray[np.bool_]:
+    height, width = checked_size(rle.get("size", ()))
+    counts = rle.get("counts")
+    if isinstance(counts, (str, bytes)):
+        counts = _uncompressed(counts, f"{name}.counts")
+    allowed = f"lengths from 0 on, {height * width} in all"
+    try:
+        lengths = np.asarray(counts, np.int64).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        raise invalid(f"{name}.counts", "not run lengths", value=counts, allowed=allowed) from None
+    if (lengths < 0).any() or int(lengths.sum()) != height * width:
+        raise invalid(f"{name}.counts", f"{lengths.sum()} pixels", allowed=allowed)
+    is_inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(is_inside, lengths).reshape(width, height).T
+
+
+def _uncompressed(text: str | bytes, name: str) -> list[int]:
+    """The run lengths in COCO's string form.
+
+    A number is written as groups of 5 bits, the lowest first, each as the character of code 48 +
+    group, plus 32 if more follow; the last group's highest bit is the sign. From the fourth
+    number on, what is written is the difference to the number two before.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text.encode() if isinstance(text, str) else text:
+        group = character - 48
+        if not 0 <= group < 64 or shift > 60:
+            raise invalid(name, "not COCO's run lengths", value=text, allowed="a string of them")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise invalid(name, "ends in the middle of a number", allowed="a whole string")
+    return counts
+
+
+def _mask(
+    annotation: Mapping[str, Any], size: Size, name: str
+) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+    """The annotation's mask [h, w], and the place of its first pixel."""
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, Mapping):
+        mask = _decoded(segmentation, f"{name}.segmentation")
+        if mask.shape != size:
+            found = list(mask.shape)
+            raise invalid(f"{name}.segmentation.size", "not the picture's", value=found,
+                          allowed=f"{list(size)}")  # fmt: skip
+        return mask, (0, 0)
+    if segmentation:
+        rings = _rings(segmentation, f"{name}.segmentation")
+        return polygon_mask(rings, size, "union", f"{name}.segmentation"), (0, 0)
+    box = overlap(_bbox(annotation.get("bbox"), f"{name}.bbox"), whole(size))
+    x1, y1, x2, y2 = box or (0, 0, 0, 0)
+    return np.ones((y2 - y1, x2 - x1), bool), (x1, y1)
+
+
+def _rings(polygons: Any, name: str) -> list[Any]:
+    """COCO's x, y, x, y, … as rings of vertices."""
+    rings = []
+    for index, polygon in enumerate(polygons):
+        if not isinstance(polygon, Sequence) or isinstance(polygon, str) or len(polygon) % 2:
+            allowed = "polygons x, y, x, y, …"
+            raise invalid(f"{name}.{index}", "not a polygon", value=polygon, allowed=allowed)
+        rings.append(list(zip(polygon[::2], polygon[1::2], strict=True)))
+    return rings
+
+
+def _bbox(bbox: Any, name: str) -> Box:
+    allowed = "x, y, width, height, or a segmentation"
+    try:
+        x, y, width, height = (float(value) for value in bbox)
+        return outer_box((x, y, x + width, y + height))
+    except (TypeError, ValueError, OverflowError):
+        raise invalid(name, "not a box", value=bbox, allowed=allowed) from None
+
+
+def _label(annotation: Mapping[str, Any], categories: Mapping[int, str] | None, name: str) -> str:
+    if categories is None:
+        return ""
+    category: Any = annotation.get("category_id")
+    if category not in categories:
+        allowed = ", ".join(str(known) for known in categories)
+        raise invalid(f"{name}.category_id", "unknown", value=category, allowed=allowed)
+    return categories[category]
+
+
+def _score(annotation: Mapping[str, Any], name: str) -> float:
+    score = annotation.get("score", 1.0)
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        raise invalid(f"{name}.score", "not a number", value=score, allowed="a number") from None

@@ -1,0 +1,194 @@
+"""The masks of SEGS changed: grown, shrunk, softened, cut by another mask.
+
+Boxes stay as they are, so that the scale at which a SEG is redrawn does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from segs_client.arrays import FloatArray
+from segs_client.blur import blur
+from segs_client.boxes import Box, window
+from segs_client.contract import invalid
+from segs_client.errors import contract_checked
+from segs_client.segs import Seg, Segs, box_mask
+from segs_client.tools.morphology import Element, dilated_mask, eroded_mask
+from segs_client.tools.regions import around, grown, mask_box, moved, overlap, picture_mask, whole
+
+
+@contract_checked()
+def dilated(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
+    """The SEGS with larger masks: each pixel gets the greatest value in its neighbourhood.
+
+    Where a mask would leave its crop region, the region grows to hold it, as far as the picture
+    goes; the SEG then loses its own crop, which no longer fits.
+
+    Args:
+        segs: to change.
+        px: radius of the neighbourhood.
+        element: its shape: "disc", offsets with dx² + dy² ≤ px²; or "square", 2·px + 1 a side.
+
+    Raises:
+        InvalidRequest: a negative radius or an unknown element.
+
+    Example:
+        >>> segs = Segs.from_boxes([(4, 4, 6, 6)], (10, 10), crop_factor=1)
+        >>> seg = dilated(segs, 1)[0]
+        >>> seg.crop_region, seg.mask[0]
+        ((3, 3, 7, 7), array([0., 1., 1., 0.], dtype=float32))
+    """
+    _check_radius(px)
+    items = []
+    for seg in segs:
+        box = mask_box(seg.mask, seg.crop_region[:2])
+        inside = overlap(grown(box, px), whole(segs.size)) if box is not None else None
+        region = around(seg.crop_region, inside) if inside is not None else seg.crop_region
+        mask = dilated_mask(moved(seg.mask, seg.crop_region, region), px, element)
+        image = seg.image if region == seg.crop_region else None
+        items.append(replace(seg, mask=mask, crop_region=region, image=image))
+    return Segs(segs.size, tuple(items))
+
+
+@contract_checked()
+def eroded(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
+    """The SEGS with smaller masks: each pixel gets the least value in its neighbourhood.
+
+    Beyond its crop region a mask is 0; at the picture's edge the neighbourhood ends, so that a
+    mask that touches the edge still does.
+
+    Args: as of :func:`dilated`.
+
+    Raises:
+        InvalidRequest: a negative radius or an unknown element.
+
+    Example:
+        >>> segs = Segs.from_boxes([(4, 4, 8, 8)], (12, 12), crop_factor=1)
+        >>> int(eroded(segs, 1)[0].mask.sum())
+        4
+    """
+    _check_radius(px)
+
+    def change(seg: Seg) -> FloatArray:
+        x1, y1, x2, y2 = seg.crop_region
+        height, width = segs.size
+        at_edge = ((y1 <= 0, y2 >= height), (x1 <= 0, x2 >= width))
+        return eroded_mask(seg.mask, px, element, at_edge)
+
+    return _changed(segs, change)
+
+
+@contract_checked()
+def blurred(segs: Segs, px: int) -> Segs:
+    """The SEGS with soft masks: the blur of the detailer's noise mask and of pasting.
+
+    A Gaussian with σ = 10 px that does not look beyond the crop region; see
+    :func:`segs_client.blur.blur`.
+
+    Args:
+        segs: to change.
+        px: radius of the kernel.
+
+    Raises:
+        InvalidRequest: a negative radius.
+
+    Example:
+        >>> segs = Segs.from_boxes([(8, 8, 16, 16)], (24, 24))
+        >>> blurred(segs, 2)[0].mask[12, 6:10].round(1)
+        array([0.2, 0.4, 0.6, 0.8], dtype=float32)
+    """
+    _check_radius(px)
+    return _changed(segs, lambda seg: np.clip(blur(seg.mask, px), 0, 1))
+
+
+def box_filled(segs: Segs) -> Segs:
+    """The SEGS with their boxes, filled, for masks.
+
+    Example:
+        >>> segs = Segs((9, 9), (Seg(np.zeros((9, 9)), (0, 0, 5, 5), (0, 0, 9, 9)),))
+        >>> int(box_filled(segs)[0].mask.sum())
+        25
+    """
+    return _changed(segs, lambda seg: box_mask(seg.bbox, seg.crop_region))
+
+
+def thresholded(segs: Segs, level: float = 0.5) -> Segs:
+    """The SEGS with hard masks: 1 where they are at least ``level``, else 0.
+
+    Example:
+        >>> segs = Segs((1, 3), (Seg([[0.2, 0.5, 0.8]], (0, 0, 3, 1), (0, 0, 3, 1)),))
+        >>> thresholded(segs)[0].mask
+        array([[0., 1., 1.]], dtype=float32)
+    """
+    return _changed(segs, lambda seg: (seg.mask >= level).astype(np.float32))
+
+
+@contract_checked()
+def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
+    """The SEGS with masks no greater than a whole picture's mask.
+
+    What is left may be 0 everywhere; see :func:`~segs_client.tools.without_empty`.
+
+    Args:
+        segs: to change.
+        mask: [H, W] of the SEGS' size; float or bool in 0..1, or uint8 in 0..255.
+
+    Raises:
+        InvalidRequest: not such a mask.
+
+    Example:
+        >>> segs = Segs.from_boxes([(0, 0, 4, 4)], (9, 9))
+        >>> left = np.zeros((9, 9))
+        >>> left[:, :2] = 1
+        >>> int(intersected(segs, left)[0].mask.sum())
+        8
+    """
+    values = picture_mask(mask, segs.size)
+    return _changed(segs, lambda seg: np.minimum(seg.mask, _under(values, seg.crop_region)))
+
+
+@contract_checked()
+def subtracted(segs: Segs, mask: npt.ArrayLike) -> Segs:
+    """The SEGS with masks no greater than 1 − a whole picture's mask; as :func:`intersected`.
+
+    Example:
+        >>> segs = Segs.from_boxes([(0, 0, 4, 4)], (9, 9))
+        >>> left = np.zeros((9, 9))
+        >>> left[:, :1] = 1
+        >>> int(subtracted(segs, left)[0].mask.sum())
+        12
+    """
+    return intersected(segs, 1 - picture_mask(mask, segs.size))
+
+
+def combined_mask(segs: Segs) -> FloatArray:
+    """One mask [H, W] of all SEGS: the greatest value at each pixel, 0 where there is none.
+
+    Example:
+        >>> int(combined_mask(Segs.from_boxes([(0, 0, 2, 2), (1, 1, 3, 3)], (9, 9))).sum())
+        7
+    """
+    out = np.zeros(segs.size, np.float32)
+    for seg in segs:
+        common = overlap(seg.crop_region, whole(segs.size))
+        if common is not None:
+            under = out[window(common)]
+            np.maximum(under, moved(seg.mask, seg.crop_region, common), out=under)
+    return out
+
+
+def _changed(segs: Segs, change: Callable[[Seg], FloatArray]) -> Segs:
+    return Segs(segs.size, tuple(replace(seg, mask=change(seg)) for seg in segs))
+
+
+def _under(mask: FloatArray, region: Box) -> FloatArray:
+    return moved(mask, whole((mask.shape[0], mask.shape[1])), region)
+
+
+def _check_radius(px: int) -> None:
+    if px < 0:
+        raise invalid("px", "negative", value=px, allowed="0 or more")

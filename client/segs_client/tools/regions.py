@@ -1,0 +1,113 @@
+"""Boxes of masks, and masks that move from one crop region to another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segs_client.arrays import FloatArray, as_unit_floats
+from segs_client.boxes import Box, Size, crop_region, window
+from segs_client.contract import invalid
+from segs_client.segs import Seg
+
+
+def around(*boxes: Box) -> Box:
+    """The smallest box that holds them all."""
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
+def outer_box(edges: Iterable[float]) -> Box:
+    """The whole pixels that hold a box x1, y1, x2, y2 of fractions."""
+    x1, y1, x2, y2 = edges
+    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+
+
+def whole(size: Size) -> Box:
+    """The box of a whole picture."""
+    return 0, 0, size[1], size[0]
+
+
+def overlap(one: Box, other: Box) -> Box | None:
+    """The pixels in both boxes; None where there are none."""
+    x1, y1 = max(one[0], other[0]), max(one[1], other[1])
+    x2, y2 = min(one[2], other[2]), min(one[3], other[3])
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def grown(box: Box, px: int) -> Box:
+    """The box with ``px`` more on every side; it may leave the picture."""
+    return box[0] - px, box[1] - px, box[2] + px, box[3] + px
+
+
+def mask_box(mask: npt.NDArray[Any], corner: tuple[int, int]) -> Box | None:
+    """The box of the pixels that are not 0; None where there are none.
+
+    Args:
+        mask: [h, w].
+        corner: x and y of the mask's first pixel.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    x, y = corner
+    return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
+
+
+def moved(mask: FloatArray, region: Box, to: Box) -> FloatArray:
+    """A region's mask as the mask of another: 0 where the old one does not reach."""
+    out = np.zeros((to[3] - to[1], to[2] - to[0]), np.float32)
+    common = overlap(region, to)
+    if common is not None:
+        out[_window_in(common, to)] = mask[_window_in(common, region)]
+    return out
+
+
+def _window_in(box: Box, region: Box) -> tuple[slice, slice]:
+    left, top = region[:2]
+    return window((box[0] - left, box[1] - top, box[2] - left, box[3] - top))
+
+
+def picture_mask(mask: npt.ArrayLike, size: Size, name: str = "mask") -> FloatArray:
+    """A whole picture's mask as float32 [H, W], or a ContractError."""
+    values = as_unit_floats(mask, name, 2)
+    if values.shape != size:
+        raise invalid(name, "wrong shape", value=list(values.shape), allowed=f"{list(size)}")
+    return values
+
+
+def seg_around(
+    bbox: Box,
+    mask: npt.NDArray[Any],
+    corner: tuple[int, int],
+    size: Size,
+    *,
+    crop_factor: float,
+    crop_min_size: int | None,
+    label: str = "",
+    confidence: float = 1.0,
+) -> Seg:
+    """A SEG with the crop region of a box and a mask that lies somewhere in the picture.
+
+    Args:
+        bbox: of the SEG.
+        mask: [h, w], bool or float in 0..1.
+        corner: x and y of the mask's first pixel.
+        size: height and width of the picture.
+    """
+    region = crop_region(bbox, size, crop_factor, crop_min_size)
+    lies_in = (corner[0], corner[1], corner[0] + mask.shape[1], corner[1] + mask.shape[0])
+    inside = moved(mask.astype(np.float32), lies_in, region)
+    return Seg(inside, bbox, region, confidence=confidence, label=label)
+
+
+def one_each(name: str, values: Sequence[Any] | None, count: int, default: Any) -> Sequence[Any]:
+    """``values``, or ``count`` times the default; another number of them is a ContractError."""
+    given = [default] * count if values is None else values
+    if len(given) != count:
+        raise invalid(name, f"{len(given)} given", allowed=f"{count}, one per object")
+    return given

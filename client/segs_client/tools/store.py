@@ -1,0 +1,149 @@
+"""SEGS in a file: one ``.npz`` of a JSON header and the arrays, nothing pickled.
+
+``header`` is UTF-8 JSON as uint8 [n], see :class:`Header`. ``mask_<n>`` is SEG n's mask,
+``image_<n>`` its crop where it has one; float32, so that they come back bit by bit.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segs_client.boxes import Box, Size
+from segs_client.contract import invalid
+from segs_client.errors import InvalidRequest, contract_checked
+from segs_client.refusals import from_validation_error
+from segs_client.segs import Seg, Segs
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class StoredSeg(_Model):
+    """What the header says of one SEG."""
+
+    bbox: Box
+    crop_region: Box
+    confidence: float
+    label: str
+    has_image: bool
+
+
+class Header(_Model):
+    """The header of a file of SEGS."""
+
+    format: Literal["segs"] = "segs"
+    version: Literal[1]
+    size: Size
+    segs: tuple[StoredSeg, ...]
+
+
+def save(segs: Segs, file: str | Path | BinaryIO) -> None:
+    """Writes SEGS, their masks and crops to a file that :func:`load` reads.
+
+    Args:
+        segs: to keep.
+        file: a path, or a file open for writing bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> segs = Segs.from_boxes([(4, 4, 6, 6)], (10, 10), labels=["cat"])
+        >>> file = io.BytesIO()
+        >>> save(segs, file)
+        >>> load(io.BytesIO(file.getvalue()))[0].label
+        'cat'
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    stored = []
+    for index, seg in enumerate(segs):
+        arrays[f"mask_{index}"] = seg.mask
+        if seg.image is not None:
+            arrays[f"image_{index}"] = seg.image
+        stored.append(
+            StoredSeg(
+                bbox=seg.bbox,
+                crop_region=seg.crop_region,
+                confidence=seg.confidence,
+                label=seg.label,
+                has_image=seg.image is not None,
+            )
+        )
+    header = Header(version=1, size=segs.size, segs=tuple(stored)).model_dump_json()
+    data = io.BytesIO()
+    np.savez_compressed(data, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+    if isinstance(file, (str, Path)):
+        Path(file).write_bytes(data.getvalue())
+    else:
+        file.write(data.getvalue())
+
+
+@contract_checked()
+def load(file: str | Path | BinaryIO) -> Segs:
+    """Reads the SEGS of a file that :func:`save` wrote; nothing in it is executed.
+
+    Args:
+        file: a path, or a file open for reading bytes.
+
+    Raises:
+        InvalidRequest: not such a file, and what is wrong with it.
+        OSError: the file cannot be read.
+    """
+    arrays = _arrays(Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read())
+    try:
+        header = Header.model_validate_json(_array(arrays, "header", np.uint8).tobytes())
+    except ValidationError as error:
+        raise from_validation_error(error, Header.model_json_schema()) from None
+    items = tuple(_seg(arrays, index, stored) for index, stored in enumerate(header.segs))
+    return Segs(header.size, items)
+
+
+def _arrays(data: bytes) -> Arrays:
+    try:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                return dict(loaded)
+        problem = "one array"
+    except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        problem = str(error)
+    except (MemoryError, NotImplementedError, RuntimeError) as error:  # of a crafted archive
+        problem = str(error)
+    raise invalid("file", "not a file of SEGS", value=problem, allowed="what save wrote")
+
+
+def _array(arrays: Arrays, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    if name not in arrays:
+        raise invalid(name, "missing in the file", allowed=", ".join(arrays))
+    if arrays[name].dtype != dtype:
+        allowed = str(np.dtype(dtype))
+        raise invalid(name, "wrong dtype", value=str(arrays[name].dtype), allowed=allowed)
+    return arrays[name]
+
+
+def _seg(arrays: Arrays, index: int, stored: StoredSeg) -> Seg:
+    mask = _array(arrays, f"mask_{index}", np.float32)
+    image = _array(arrays, f"image_{index}", np.float32) if stored.has_image else None
+    try:
+        return Seg(
+            mask=mask,
+            bbox=stored.bbox,
+            crop_region=stored.crop_region,
+            confidence=stored.confidence,
+            label=stored.label,
+            image=image,
+        )
+    except InvalidRequest as error:
+        raise invalid(f"segs.{index}", error.message) from None
