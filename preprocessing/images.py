@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
-from segs_client.arrays import decode, from_bytes
+from segs_client.arrays import decode
 from segs_client.contract import Buffer, ImageInput, invalid
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
-
-to_values = from_bytes
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _FORMATS_ALLOWED = "a PNG, JPEG or WebP file"

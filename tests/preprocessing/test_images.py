@@ -16,7 +16,6 @@ from preprocessing.images import (
     encode,
     read_buffer,
 )
-from segs_client.arrays import from_bytes, resize_lanczos, to_pixels
 from segs_client.contract import Buffer, ContractError, ImageInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -36,16 +35,6 @@ def png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
-def test_every_pixel_survives_the_way_to_values_and_back() -> None:
-    every = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(to_pixels(from_bytes(every)), every)
-
-
-def test_values_are_truncated_and_clipped() -> None:
-    values = np.array([-0.5, 0.999 / 255, 1.999 / 255, 2.0], dtype=np.float32)
-    assert to_pixels(values).tolist() == [0, 0, 1, 255]
 
 
 @pytest.mark.parametrize("encoding", ["png", "raw"])
@@ -101,11 +90,6 @@ def test_a_truncated_file_is_refused() -> None:
 def test_raw_pixels_must_fill_their_shape() -> None:
     with pytest.raises(ContractError, match="bytes"):
         decode_input(PIXELS.reshape(-1)[:-1], ImageInput(encoding="raw", shape=(7, 5, 3)))
-
-
-def test_resizing_to_the_same_size_changes_nothing() -> None:
-    assert resize_lanczos(PIXELS, 7, 5) is PIXELS
-    assert resize_lanczos(PIXELS, 14, 10).shape == (14, 10, 3)
 
 
 def test_buffers_are_read_from_their_place() -> None:

@@ -14,7 +14,6 @@ from preprocessing.packing import mask_at, pixels_at
 from preprocessing.prepare import Inputs, Prepared, prepare
 from preprocessing.sizes import sampled_size
 from segs_client.contract import ContractError, DetailRequest
-from segs_client.scaling import scale_box
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 
@@ -72,10 +71,6 @@ def test_a_box_that_is_large_enough_is_skipped_unless_forced() -> None:
 def test_a_sliver_cannot_be_sampled() -> None:
     asked = DetailRequest(pipeline="base", guide_size=64, max_size=768)
     assert sampled_size((0, 0, 1000, 5), (0, 0, 1000, 5), asked) == "skipped_too_small"
-
-
-def test_boxes_scale_truncated_by_their_own_ratio() -> None:
-    assert scale_box((10, 12, 51, 63), (100, 200), (150, 500)) == (25, 18, 127, 94)
 
 
 def test_without_region_and_mask_the_box_is_the_mask() -> None:
