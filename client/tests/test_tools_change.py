@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,13 @@ def one_array() -> bytes:
     return file.getvalue()
 
 
+def no_array() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as opened:
+        opened.writestr("header.npy", b"no array")
+    return file.getvalue()
+
+
 def test_the_archive_is_good() -> None:
     assert len(tools.load(io.BytesIO(archive()))) == 1
 
@@ -374,6 +382,7 @@ def test_the_archive_is_good() -> None:
         (archive()[:-200], "file: not a file of SEGS"),
         (one_array(), "file: not a file of SEGS .*one array"),
         (archive(mask_0=np.array([None])), "file: not a file of SEGS .*pickle"),
+        (no_array(), "header: missing"),
         (archive({"version": 2}), r"version: unknown value \(got 2\); allowed: 1"),
         (archive({"format": "other"}), "format: unknown value"),
         (archive({"size": [0, 4]}), "size: not a size"),

@@ -251,8 +251,9 @@ def test_no_detections() -> None:
     )
     assert len(tools.from_supervision(none, SIZE)) == 0
     boxes = SimpleNamespace(xyxy=Tensor(np.empty((0, 4))), conf=Tensor([]), cls=Tensor([]))
-    result = SimpleNamespace(orig_shape=SIZE, names={}, boxes=boxes, masks=None)
-    assert len(tools.from_ultralytics(result)) == 0
+    for masks in (None, SimpleNamespace(data=Tensor(np.empty((0, 64, 64))))):
+        result = SimpleNamespace(orig_shape=SIZE, names={}, boxes=boxes, masks=masks)
+        assert len(tools.from_ultralytics(result)) == 0
     assert len(tools.from_ultralytics(SimpleNamespace(orig_shape=SIZE, boxes=None))) == 0
 
 

@@ -7,7 +7,7 @@ run lengths and their string form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -151,14 +151,17 @@ def _mask(
     return np.ones((y2 - y1, x2 - x1), bool), (x1, y1)
 
 
-def _rings(polygons: Any, name: str) -> list[Any]:
-    """COCO's x, y, x, y, … as rings of vertices."""
+def _rings(polygons: Any, name: str) -> list[npt.NDArray[np.float64]]:
+    """COCO's x, y, x, y, … as rings of vertices [n, 2]."""
     rings = []
     for index, polygon in enumerate(polygons):
-        if not isinstance(polygon, Sequence) or isinstance(polygon, str) or len(polygon) % 2:
+        try:
+            rings.append(np.asarray(polygon, np.float64).reshape(-1, 2))
+        except (TypeError, ValueError):
             allowed = "polygons x, y, x, y, …"
-            raise invalid(f"{name}.{index}", "not a polygon", value=polygon, allowed=allowed)
-        rings.append(list(zip(polygon[::2], polygon[1::2], strict=True)))
+            raise invalid(
+                f"{name}.{index}", "not a polygon", value=polygon, allowed=allowed
+            ) from None
     return rings
 
 

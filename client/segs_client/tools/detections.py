@@ -104,7 +104,8 @@ def from_ultralytics(
     boxes = _boxes(result.boxes.xyxy, "boxes.xyxy")
     masks = None if result.masks is None else _array(result.masks.data)
     if masks is not None:
-        masks = np.array([_unboxed(mask, size) for mask in masks.astype(np.float32)])
+        unboxed = [_unboxed(mask, size) for mask in masks.astype(np.float32)]
+        masks = np.array(unboxed).reshape(-1, *size)  # also of no mask at all
     return _segs(
         boxes,
         size,

@@ -14,7 +14,7 @@ from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
 from segs_client.tools.regions import mask_box, one_each, seg_around
 
-Ring: TypeAlias = Sequence[Sequence[float]]
+Ring: TypeAlias = Sequence[Sequence[float]] | npt.NDArray[np.float64]
 Rule: TypeAlias = Literal["even-odd", "union"]
 
 

@@ -115,7 +115,9 @@ def _arrays(data: bytes) -> Arrays:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                return dict(loaded)
+                # What is in the archive and is no array comes as bytes.
+                parts = {name: loaded[name] for name in loaded.files}
+                return {name: part for name, part in parts.items() if hasattr(part, "dtype")}
         problem = "one array"
     except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = str(error)
