@@ -5,7 +5,7 @@
 where its networks differ, a class in :mod:`build_engines.networks`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
@@ -20,10 +20,19 @@ def build(
     repository: Path,
     target: str = "onnx",
     controlnets: Mapping[str, Path] | None = None,
+    *,
+    prediction: str | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+    embeddings: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
     """Builds a pipeline, unless an unchanged build of it is there; see
     :func:`build_engines.builder.build` for arguments and errors."""
     # Imported here: torch and its libraries take seconds, which --help has no use for.
     from build_engines.builder import build as run
 
-    return run(checkpoint, name, repository, target, controlnets)
+    return run(
+        *(checkpoint, name, repository, target, controlnets),
+        prediction=prediction,
+        loras=loras,
+        embeddings=embeddings,
+    )

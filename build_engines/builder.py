@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.describe import describe
+from build_engines.embeddings import WithEmbeddings
 from build_engines.existing import find_unchanged, read_descriptor
 from build_engines.export import export_onnx
 from build_engines.fingerprint import build_versions, hash_files
+from build_engines.lora import WithLoras
 from build_engines.networks import NetworkExport
 from build_engines.options import check_options
 from build_engines.pipeline import Pipeline, open_pipeline
@@ -34,16 +36,25 @@ def build(
     repository: Path,
     target: str = "onnx",
     controlnets: Mapping[str, Path] | None = None,
+    *,
+    prediction: str | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+    embeddings: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
     """Builds the Triton models of one checkpoint, unless an unchanged build is there already.
 
     Args:
-        checkpoint: a diffusers folder with safetensors weights, of any floating-point dtype.
+        checkpoint: a diffusers folder with safetensors weights, or a single safetensors file in
+            a published layout; of any floating-point dtype.
         name: the pipeline's; its models are ``NAME_unet``, ``NAME_vae_decoder`` and so on.
         repository: the folder that gets the models and ``NAME.pipeline.json``; made if needed.
         target: what runs the networks; only "onnx".
         controlnets: the name each ControlNet gets → its diffusers folder. X becomes the models
             ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the UNet.
+        prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint does
+            not say it, or not rightly.
+        loras: safetensors files that are folded into the weights, each with its weight.
+        embeddings: the name each textual inversion gets in prompts → its safetensors file.
 
     Returns:
         The descriptor that was written, or found.
@@ -51,15 +62,20 @@ def build(
     Raises:
         BuildError: nothing was changed: a build that was there before is still whole.
     """
-    controlnets = controlnets or {}
-    check_options(name, target, controlnets)
-    pipeline = open_pipeline(name, open_checkpoint(checkpoint), controlnets)
+    controlnets, embeddings = controlnets or {}, embeddings or {}
+    chosen = check_options(name, target, controlnets, prediction, embeddings)
+    opened = open_checkpoint(checkpoint)
+    if embeddings:
+        opened = WithEmbeddings(opened, embeddings)
+    if loras:
+        opened = WithLoras(opened, loras)
+    pipeline = open_pipeline(name, opened, controlnets, chosen)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
     built_with = build_versions()
-    if found := find_unchanged(repository, name, source, built_with):
+    if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
         return found
     with staging(repository, name) as folder:
-        if found := find_unchanged(repository, name, source, built_with):
+        if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
             return found  # another process has just built it
         _build_models(pipeline, folder)
         descriptor = describe(pipeline, folder, source, built_with)

@@ -74,6 +74,10 @@ class Checkpoint(ABC):
             CheckpointError: there are none, only a pickle, or the file is broken.
         """
 
+    def embeddings(self, part: str) -> dict[str, tuple[int, ...]]:
+        """Textual inversions that were added to a text encoder: name → ids of their tokens."""
+        return {}
+
     @abstractmethod
     def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
         """Every file that is read for these networks' parts, these tokenizers and the noise
@@ -91,12 +95,35 @@ def read_tensors(path: Path) -> Iterator[StoredTensor]:
         CheckpointError: the file is broken.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                shape = tuple(file.get_slice(name).get_shape())
-                yield StoredTensor(name, shape, partial(file.get_tensor, name))
+        file: Any = safe_open(path, framework="pt")  # not closed here: tensors are read later
+        for name in file.keys():  # noqa: SIM118
+            shape = tuple(file.get_slice(name).get_shape())
+            yield StoredTensor(name, shape, partial(file.get_tensor, name))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that a safetensors file has beside its tensors.
+
+    Raises:
+        CheckpointError: the file is broken.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuses a file by its name.
+
+    Raises:
+        CheckpointError: it is a pickle.
+    """
+    if path.suffix in PICKLE_SUFFIXES:
+        raise CheckpointError(f"{path}: {_PICKLE_REASON}")
 
 
 @dataclass(frozen=True)
@@ -161,8 +188,7 @@ class DiffusersFolder(Checkpoint):
             if (self.root / part / name).is_file():
                 return f"{part}/{name}"
         for path in sorted((self.root / part).glob("*")):
-            if path.suffix in PICKLE_SUFFIXES:
-                raise CheckpointError(f"{path}: {_PICKLE_REASON}")
+            refuse_pickle(path)
         raise CheckpointError(
             f"{self.root}: {part} has no weights; one of {', '.join(names)} is expected"
         )
@@ -174,9 +200,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing is there, it is a pickle, or a file of no known family.
     """
-    if path.suffix in PICKLE_SUFFIXES and path.is_file():
-        raise CheckpointError(f"{path}: {_PICKLE_REASON}")
     if path.is_file():
+        refuse_pickle(path)
         from build_engines.single_file import open_single_file  # it builds on this module
 
         return open_single_file(path)

@@ -12,7 +12,7 @@ from types import FrameType
 
 from build_engines import build
 from build_engines.errors import BuildError
-from build_engines.options import TARGETS
+from build_engines.options import PREDICTIONS, TARGETS
 
 log = logging.getLogger("build_engines")
 
@@ -37,8 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries(options.verbose)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        controlnets = _by_name("controlnet", options.controlnet)
-        build(options.checkpoint, options.name, options.repository, options.target, controlnets)
+        build(
+            *(options.checkpoint, options.name, options.repository, options.target),
+            controlnets=_by_name("controlnet", options.controlnet),
+            prediction=options.prediction,
+            loras=options.lora,
+            embeddings=_by_name("embedding", options.embedding),
+        )
     except BuildError as error:
         log.error("%s", error, exc_info=options.verbose)
         return error.exit_code
@@ -59,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", type=Path, help="a diffusers folder with safetensors weights (SD 1.x)"
+        "checkpoint",
+        type=Path,
+        help="a diffusers folder with safetensors weights, or a single .safetensors file: "
+        "SD 1.x, 2.x, XL, XL refiner",
     )
     parser.add_argument(
         "--name", required=True, help="the pipeline's name; its models are NAME_unet and so on"
@@ -78,6 +86,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=DIR",
         help="a ControlNet, a diffusers folder, and the name it gets; may be given several times",
     )
+    parser.add_argument(
+        "--prediction",
+        choices=PREDICTIONS,
+        help="what the UNet predicts; by default what the checkpoint says, and epsilon if a "
+        "single file does not say it",
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        type=_weighted_path,
+        metavar="FILE[:WEIGHT]",
+        help="a LoRA (.safetensors) to fold into the weights, and its weight, by default 1; "
+        "may be given several times",
+    )
+    parser.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        type=_named_path,
+        metavar="NAME=FILE",
+        help="a textual inversion (.safetensors), in prompts embedding:NAME; may be given "
+        "several times",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log details and tracebacks")
     return parser
 
@@ -87,6 +119,14 @@ def _named_path(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r}; NAME=PATH is expected")
     return name, Path(path)
+
+
+def _weighted_path(text: str) -> tuple[Path, float]:
+    path, colon, weight = text.rpartition(":")
+    try:
+        return (Path(path), float(weight)) if colon else (Path(text), 1.0)
+    except ValueError:  # the colon is part of the path
+        return Path(text), 1.0
 
 
 def _by_name(option: str, pairs: Sequence[tuple[str, Path]]) -> dict[str, Path]:

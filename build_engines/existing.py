@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from build_engines.fingerprint import hash_files
+from build_engines.options import Prediction
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,17 @@ def read_descriptor(repository: Path, name: str) -> PipelineDescriptor | None:
 
 
 def find_unchanged(
-    repository: Path, name: str, source: Mapping[str, str], built_with: Mapping[str, str]
+    repository: Path,
+    name: str,
+    source: Mapping[str, str],
+    built_with: Mapping[str, str],
+    prediction: Prediction,
 ) -> PipelineDescriptor | None:
     """The build that is there, if it is whole and building it again would give the same."""
     found = read_descriptor(repository, name)
     if found is None or (found.source, found.built_with) != (source, built_with):
+        return None
+    if found.prediction != prediction:
         return None
     if not _is_whole(found, repository):
         log.info("%s: files were changed or lost since they were built", name)

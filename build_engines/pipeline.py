@@ -18,7 +18,8 @@ from build_engines.networks import (
     Unet,
 )
 from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
-from build_engines.schedule import Prediction, read_prediction, read_schedule
+from build_engines.options import Prediction
+from build_engines.schedule import read_prediction, read_schedule
 from pipelines.descriptor import Schedule
 
 
@@ -47,11 +48,17 @@ class Pipeline:
         return [*((each, self.checkpoint) for each in self.networks), *self.controlnets]
 
 
-def open_pipeline(name: str, checkpoint: Checkpoint, controlnets: Mapping[str, Path]) -> Pipeline:
+def open_pipeline(
+    name: str,
+    checkpoint: Checkpoint,
+    controlnets: Mapping[str, Path],
+    prediction: Prediction | None = None,
+) -> Pipeline:
     """Reads the configurations; no weights yet.
 
     Args:
         controlnets: the name each ControlNet gets → its folder.
+        prediction: what the UNet predicts; None: what the checkpoint says.
 
     Raises:
         CheckpointError: something is missing, of an unknown kind, or does not fit the rest.
@@ -66,7 +73,7 @@ def open_pipeline(name: str, checkpoint: Checkpoint, controlnets: Mapping[str, P
         checkpoint=checkpoint,
         family=family,
         schedule=read_schedule(checkpoint),
-        prediction=read_prediction(checkpoint),
+        prediction=prediction or read_prediction(checkpoint),
         networks=networks,
         unet=unet,
         text_encoders=text_encoders,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint
 from build_engines.errors import CheckpointError
+from build_engines.options import PREDICTIONS, Prediction
 from pipelines.descriptor import Schedule
-
-Prediction = Literal["epsilon", "v_prediction"]
 
 
 def read_schedule(checkpoint: Checkpoint) -> Schedule:
@@ -45,10 +44,9 @@ def read_prediction(checkpoint: Checkpoint) -> Prediction:
         CheckpointError: a kind of prediction that sampling does not have.
     """
     found = checkpoint.json(SCHEDULER_CONFIG).get("prediction_type", "epsilon")
-    allowed = get_args(Prediction)
-    if found not in allowed:
+    if found not in PREDICTIONS:
         raise CheckpointError(
             f"{SCHEDULER_CONFIG}: prediction_type {found!r} is not supported; "
-            f"allowed: {', '.join(allowed)}"
+            f"allowed: {', '.join(PREDICTIONS)}"
         )
     return cast(Prediction, found)

@@ -69,4 +69,5 @@ def text_encoder_spec(
         end=vocab[END],
         padding=vocab[padding],
         pooled=encoder.pooled,
+        embeddings=checkpoint.embeddings(encoder.part),
     )

@@ -99,7 +99,8 @@ class PipelineDescriptor(_Model):
     """The UNet's residual inputs: name → channels. Empty if it was built without ControlNets."""
     controlnets: dict[str, ControlNetSpec] = {}
     source: dict[str, str]
-    """SHA-256 of every file of the checkpoint that went in, by its relative path."""
+    """SHA-256 of every file that went in, by its path relative to the checkpoint. What was added
+    is below ``controlnets/``, ``loras/`` (a LoRA's path ends in its weight) and ``embeddings/``."""
     built_with: dict[str, str]
     """Versions of the libraries that built it."""
 

@@ -9,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint, StoredTensor, read_tensors
+from build_engines.checkpoint import (
+    SCHEDULER_CONFIG,
+    Checkpoint,
+    StoredTensor,
+    read_metadata,
+    read_tensors,
+)
 from build_engines.errors import CheckpointError
 from build_engines.single_file.configs import read_configs
 from build_engines.single_file.convert import (
@@ -118,7 +122,9 @@ def _scheduler_config(path: Path, names: Iterable[str]) -> dict[str, Any]:
     """All families were trained with the same betas; what the UNet predicts is told by keys or
     metadata that newer files have, otherwise it is taken to be epsilon."""
     found = set(names)
-    prediction = _PREDICTIONS.get(stated := _metadata(path).get(_PREDICTION_METADATA, "epsilon"))
+    prediction = _PREDICTIONS.get(
+        stated := read_metadata(path).get(_PREDICTION_METADATA, "epsilon")
+    )
     if prediction is None:
         log.warning("%s: %s %r is unknown", path.name, _PREDICTION_METADATA, stated)
         prediction = "epsilon"
@@ -128,11 +134,3 @@ def _scheduler_config(path: Path, names: Iterable[str]) -> dict[str, Any]:
         "prediction_type": prediction,
         "rescale_betas_zero_snr": _ZERO_SNR_KEY in found,
     }
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error

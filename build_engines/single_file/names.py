@@ -25,6 +25,9 @@ _UNET_RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+# LoRA files have these names with underscores.
+_UNET_ENDS |= {name.replace(".", "_"): new for name, new in _UNET_ENDS.items()}
+_UNET_RESNET |= {name.replace(".", "_"): new for name, new in _UNET_RESNET.items()}
 _VAE_ENDS = {"norm_out": "conv_norm_out"}
 _VAE_ATTENTION = {
     "norm": "group_norm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_the_options_and_exit_codes() -> None:
     result = run("--help")
     assert result.returncode == 0
-    for text in ("--name", "--repository", "--target", "exit codes"):
+    for text in (
+        *("--name", "--repository", "--target", "--controlnet", "--prediction", "--lora"),
+        *("--embedding", "exit codes"),
+    ):
         assert text in result.stdout
 
 
@@ -78,7 +82,7 @@ def test_failures_have_their_exit_codes(
     error: BaseException,
     code: int,
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "build", fail)
@@ -86,3 +90,66 @@ def test_failures_have_their_exit_codes(
         arguments = [str(CHECKPOINTS / "sd15"), "--name", "x", "--repository", "r"]
         assert cli.main(arguments) == code
     assert (str(error) or "interrupted") in caplog.text
+
+
+def test_controlnets_are_given_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Mapping[str, Path] | None] = []
+
+    def record(
+        checkpoint: Path,
+        name: str,
+        repository: Path,
+        target: str,
+        controlnets: Mapping[str, Path] | None = None,
+        **rest: object,
+    ) -> None:
+        calls.append(controlnets)
+
+    monkeypatch.setattr(cli, "build", record)
+    options = ["--controlnet", "a=first", "--controlnet", "b=x=y"]
+    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 0
+    assert calls == [{"a": Path("first"), "b": Path("x=y")}]
+
+
+@pytest.mark.parametrize("value", ["name", "=path", "name="])
+def test_a_controlnet_without_a_name_or_path_is_refused(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["checkpoint", "--name", "x", "--repository", "y", "--controlnet", value])
+    assert stopped.value.code == 2
+    assert "NAME=PATH is expected" in capsys.readouterr().err
+
+
+def test_a_name_that_comes_twice_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cli, "build", lambda *_, **__: pytest.fail("it was built"))
+    options = ["--controlnet", "a=first", "--controlnet", "a=second"]
+    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 1
+    assert "comes twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("a.safetensors", (Path("a.safetensors"), 1.0)),
+        ("dir/a.safetensors:0.8", (Path("dir/a.safetensors"), 0.8)),
+        ("a.safetensors:-1", (Path("a.safetensors"), -1.0)),
+        ("c:/a.safetensors", (Path("c:/a.safetensors"), 1.0)),
+    ],
+)
+def test_options_reach_the_build(
+    monkeypatch: pytest.MonkeyPatch, argument: str, expected: tuple[Path, float]
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(cli, "build", lambda *args, **options: given.update(options))
+    arguments = ["m.safetensors", "--name", "x", "--repository", "r", "--lora", argument]
+    arguments += ["--lora", "b", "--embedding", "cat=c.safetensors", "--prediction", "v_prediction"]
+    assert cli.main(arguments) == 0
+    assert given == {
+        "controlnets": {},
+        "prediction": "v_prediction",
+        "loras": [expected, (Path("b"), 1.0)],
+        "embeddings": {"cat": Path("c.safetensors")},
+    }
