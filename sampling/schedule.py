@@ -22,8 +22,9 @@ class DiscreteSchedule:
 
     def __init__(self, betas: torch.Tensor) -> None:
         alphas_bar = torch.cumprod(1.0 - betas, dim=0)
-        self.sigmas = ((1.0 - alphas_bar) / alphas_bar).sqrt().float()
-        self._log_sigmas = self.sigmas.log()
+        sigmas = ((1.0 - alphas_bar) / alphas_bar).sqrt()
+        self.sigmas = sigmas.float()
+        self._log_sigmas = sigmas.log().float()
         self.sigma_min = float(self.sigmas[0])
         self.sigma_max = float(self.sigmas[-1])
 
