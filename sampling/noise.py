@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torchsde
 
@@ -13,6 +13,8 @@ SEED_COUNT = 1 << 64
 _CACHED_NODES = 100
 """Of a Brownian tree: a query walks about 20 levels at both its ends, and with torchsde's 45 it
 draws a third of its noise twice."""
+_BROWNIAN_DIGITS = 6
+"""After the point: so far torchsde resolves the path, and rounds its ends."""
 
 StepNoise = Callable[[], torch.Tensor]
 BrownianIncrement = Callable[[float, float], torch.Tensor]
@@ -51,18 +53,18 @@ def brownian_tree(
         dtype=like.dtype,
         device="cpu",
         entropy=seed,
-        tol=1e-6,
+        tol=10.0**-_BROWNIAN_DIGITS,
         pool_size=24,
         halfway_tree=True,
         cache_size=_CACHED_NODES,
     )
+    first, last = (round(end, _BROWNIAN_DIGITS) for end in (sigma_min, sigma_max))
 
     def increment(a: float, b: float) -> torch.Tensor:
-        low, high = (min(max(end, sigma_min), sigma_max) for end in sorted((a, b)))
-        with warnings.catch_warnings():
-            # torchsde compares with ends that it has rounded.
-            warnings.simplefilter("ignore", UserWarning)
-            path: torch.Tensor = tree(torch.tensor(low), torch.tensor(high))
+        # A path is rough: at σ rounded as the reference has it, the same noise.
+        levels = (float(np.float32(level)) for level in sorted((a, b)))
+        low, high = (min(max(level, first), last) for level in levels)
+        path: torch.Tensor = tree(low, high)
         return path * math.copysign(1 / math.sqrt(abs(a - b)), b - a)
 
     return increment
