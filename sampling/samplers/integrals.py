@@ -30,6 +30,11 @@ def phi(order: int, z: float) -> float:
     return value
 
 
+def integral(polynomial: Polynomial, end: float) -> float:
+    """∫₀^end of a polynomial."""
+    return math.fsum(float(c) * end ** (k + 1) / (k + 1) for k, c in enumerate(polynomial.coef))
+
+
 def lagrange_basis(nodes: Sequence[float]) -> list[Polynomial]:
     """For each node the polynomial that is 1 there and 0 at the others.
 
@@ -39,7 +44,9 @@ def lagrange_basis(nodes: Sequence[float]) -> list[Polynomial]:
     """
     basis = []
     for j, node in enumerate(nodes):
-        others = [other for k, other in enumerate(nodes) if k != j]
-        scale = math.prod(node - other for other in others)
-        basis.append(Polynomial.fromroots(others) / scale if others else Polynomial([1.0]))
+        line = Polynomial([1.0])
+        for k, other in enumerate(nodes):
+            if k != j:
+                line = line * Polynomial([-other, 1.0]) / (node - other)
+        basis.append(line)
     return basis

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sampling.samplers.base import Eval, Run, Steps, derivative, distinct
-from sampling.samplers.integrals import lagrange_basis
+from sampling.samplers.integrals import integral, lagrange_basis
 
 _ADAMS_BASHFORTH = (
     (1,),
@@ -34,7 +34,7 @@ def lms(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
         slopes = [derivative(x, denoised, sigma), *slopes[:3]]
         nodes = [levels[i - k] - sigma for k in range(len(slopes))]
         for basis, d in zip(lagrange_basis(nodes), slopes, strict=True):
-            x = x + float(basis.integ()(sigma_next - sigma)) * d
+            x = x + integral(basis, sigma_next - sigma) * d
     return x
 
 

@@ -54,7 +54,7 @@ class _Step:
             )
             x = x + speed * weight * prediction
         if self.noise is not None:
-            x = x + self.sigma_next * (-math.expm1(-2 * self.tau**2 * h)) ** 0.5 * self.noise
+            x = x + self.sigma_next * math.sqrt(-math.expm1(-2 * self.tau**2 * h)) * self.noise
         return x
 
 

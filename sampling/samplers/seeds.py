@@ -58,7 +58,7 @@ def seeds_3(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 def _carried_on(noise: torch.Tensor | None, distance: float, run: Run) -> torch.Tensor:
     """The noise of the next stage, ``distance`` further in log σ, in units of its σ."""
-    fresh = (-math.expm1(-2 * distance)) ** 0.5 * run.noise()
+    fresh = math.sqrt(-math.expm1(-2 * distance)) * run.noise()
     return fresh if noise is None else math.exp(-distance) * noise + fresh
 
 
