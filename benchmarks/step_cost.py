@@ -71,9 +71,9 @@ def one_seg(sampler_name: str, seed: int, noise_watch: Stopwatch) -> Program[int
     """One SEG's sampling with guidance and differential diffusion; returns the steps run."""
     sampler = SAMPLERS[sampler_name]
     discard = sampler.discard_penultimate
-    sigmas: list[float] = run_levels(
+    sigmas, span = run_levels(
         SCHEDULERS["normal"], STEPS, 1.0, SCHEDULE, discard_penultimate=discard
-    ).tolist()
+    )
     side = (Conditioning(Encoded(torch.zeros(1, 77, 768))),)
     guidance = Guidance(side, side)
     noise = seeded_noise(seed, SHAPE)
@@ -83,9 +83,10 @@ def one_seg(sampler_name: str, seed: int, noise_watch: Stopwatch) -> Program[int
     unet = UNet("unet", "epsilon", SCHEDULE)
     denoiser = Denoiser(unet, guidance, guidance.rows("sd1", *SHAPE[2:]), 7.0, mask)
     run = Run(
-        noise_watch.timed(step_noise(seed, SHAPE)),
-        lambda low, high: noise_watch.timed(brownian_tree(seed, noise, low, high)),
-        SCHEDULE,
+        noise=noise_watch.timed(step_noise(seed, SHAPE)),
+        brownian=lambda low, high: noise_watch.timed(brownian_tree(seed, noise, low, high)),
+        span=span,
+        schedule=SCHEDULE,
     )
     done = yield from run_sampler(sampler, denoiser, noise * sigmas[0], sigmas, run)
     return done.steps

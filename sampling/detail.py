@@ -112,48 +112,49 @@ class _Cycle:
     seed: int
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
-        sigmas = self._levels(base)
+        levels = self._levels(base)
         noise = seeded_noise(self.seed, self.latent.shape)
         if refiner is None:
-            if len(sigmas) < 2:
+            if len(levels.sigmas) < 2:
                 return Detailed(self.latent, 0)
-            done = yield from self._run(base, sigmas, self.latent, noise, hard=True)
+            done = yield from self._run(base, levels, self.latent, noise, hard=True)
             return Detailed(done.denoised, done.steps)
         split = math.floor(self.seg.steps * (1 - self.request.refiner_ratio))
         latent, steps = self.latent, 0
-        if len(sigmas[: split + 1]) > 1:
-            done = yield from self._run(base, sigmas[: split + 1], latent, noise, hard=True)
+        first = levels._replace(sigmas=levels.sigmas[: split + 1])
+        if len(first.sigmas) > 1:
+            done = yield from self._run(base, first, latent, noise, hard=True)
             latent, steps = done.x, done.steps
         if self.mask is not None:
             latent = latent * self.mask + self.latent * (1 - self.mask)
-        rest = self._levels(refiner)[split:]
-        if len(rest) < 2:
+        levels = self._levels(refiner)
+        rest = levels._replace(sigmas=levels.sigmas[split:])
+        if len(rest.sigmas) < 2:
             return Detailed(latent, steps)
         concat = inpaint_channels(refiner.pipeline.unet.channels, latent, self.mask, None)
         stage = replace(refiner, concat=concat)
         done = yield from self._run(stage, rest, latent, torch.zeros_like(noise), hard=False)
         return Detailed(done.denoised, steps + done.steps)
 
-    def _levels(self, stage: Stage) -> list[float]:
+    def _levels(self, stage: Stage) -> schedulers.RunLevels:
         request, seg = self.request, self.seg
         schedule = stage.pipeline.schedule
         if request.scheduler_func is None:
             scheduler = schedulers.SCHEDULERS[request.scheduler]
         else:
             scheduler = schedulers.custom(request.scheduler_func)
-        levels: list[float] = schedulers.run_levels(
+        return schedulers.run_levels(
             scheduler,
             seg.steps,
             seg.denoise,
             schedule,
             discard_penultimate=SAMPLERS[request.sampler_name].discard_penultimate,
-        ).tolist()
-        return levels
+        )
 
     def _run(
         self,
         stage: Stage,
-        sigmas: list[float],
+        levels: schedulers.RunLevels,
         latent: torch.Tensor,
         noise: torch.Tensor,
         *,
@@ -161,6 +162,7 @@ class _Cycle:
     ) -> Program[Sampled]:
         """One pipeline's share. ``hard``: differential diffusion, where the mask is feathered."""
         sampler = SAMPLERS[self.request.sampler_name]
+        sigmas, span = levels
         schedule = stage.pipeline.schedule
         mask = None
         if self.mask is not None:
@@ -173,6 +175,7 @@ class _Cycle:
         run = Run(
             noise=step_noise(self.seed, latent.shape),
             brownian=partial(brownian_tree, self.seed, noise),
+            span=span,
             schedule=schedule,
         )
         x = _noised(latent, noise, sigmas[0], schedule.sigma_max)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -193,6 +194,15 @@ def noise_levels(
     return torch.cat([sigmas[:-2], sigmas[-1:]])
 
 
+class RunLevels(NamedTuple):
+    """The σ of one run, and the span of σ, without 0, of the schedule that they are the end of:
+    the Brownian path of a stochastic sampler spans it, so that it is the same whatever part of
+    the schedule is run."""
+
+    sigmas: list[float]
+    span: tuple[float, float]
+
+
 def run_levels(
     scheduler: Scheduler,
     steps: int,
@@ -200,17 +210,18 @@ def run_levels(
     schedule: DiscreteSchedule,
     *,
     discard_penultimate: bool,
-) -> torch.Tensor:
-    """The σ list of one run: the last ``steps`` of ``floor(steps / denoise)`` steps.
+) -> RunLevels:
+    """The last ``steps`` of ``floor(steps / denoise)`` steps.
 
-    Returns an empty array where the schedule is shorter than that leaves room for: nothing is
-    to be sampled then.
+    No levels are returned where the schedule is shorter than that leaves room for: nothing is to
+    be sampled then.
     """
     total = int(steps / denoise)
     sigmas = noise_levels(scheduler, total, schedule, discard_penultimate=discard_penultimate)
     start = total - steps
     if start >= len(sigmas) - 1:
-        return torch.empty(0)
+        return RunLevels([], (0.0, 0.0))
+    span = float(sigmas[sigmas > 0].min()), float(sigmas.max())
     if total < len(sigmas) - 1:
         sigmas = _ending_in_zero(sigmas[:total])
-    return sigmas[start:]
+    return RunLevels(sigmas[start:].tolist(), span)

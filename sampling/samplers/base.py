@@ -48,6 +48,9 @@ class Run:
     noise: StepNoise
     brownian: Callable[[float, float], BrownianIncrement]
     """``brownian(sigma_min, sigma_max)`` makes the path W over a span of σ."""
+    span: tuple[float, float]
+    """The smallest σ above 0 and the largest of the whole schedule, of which a run may be the
+    end."""
     schedule: DiscreteSchedule
 
 

@@ -19,7 +19,7 @@ from sampling.samplers.integrals import phi
 
 def dpmpp_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """SDE-DPM-Solver++(2S) with the midpoint in log σ; both stages start from x."""
-    brownian = _over_the_schedule(run)
+    brownian = run.brownian(*run.span)
     for sigma, sigma_next in pairwise(distinct(sigmas)):
         denoised, _ = yield Eval(x, sigma)
         if sigma_next == 0:
@@ -36,7 +36,7 @@ def dpmpp_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 def dpmpp_2m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """SDE-DPM-Solver++(2M) in the midpoint form: the difference weighs (1 − e^(−2h))/2."""
-    return _dpmpp_2m_sde(x, sigmas, _over_the_schedule(run), lambda H: -math.expm1(-H) / 2)
+    return _dpmpp_2m_sde(x, sigmas, run.brownian(*run.span), lambda H: -math.expm1(-H) / 2)
 
 
 def dpmpp_2m_sde_heun(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
@@ -69,7 +69,7 @@ def _dpmpp_2m_sde(
 
 def dpmpp_3m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """SDE-DPM-Solver++(3M) (k-diffusion): divided differences of the last three D."""
-    brownian = _over_the_schedule(run)
+    brownian = run.brownian(*run.span)
     past: list[tuple[torch.Tensor, float]] = []  # D and h of the last steps, newest first
     for sigma, sigma_next in pairwise(distinct(sigmas)):
         denoised, _ = yield Eval(x, sigma)
@@ -95,10 +95,6 @@ def dpmpp_3m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     return x
 
 
-def _over_the_schedule(run: Run) -> BrownianIncrement:
-    return run.brownian(run.schedule.sigma_min, run.schedule.sigma_max)
-
-
 def _deviation(sigma_next: float, h: float) -> float:
     """Of the noise that a step of the SDE adds: σ′√(1 − e^(−2h))."""
-    return sigma_next * (-math.expm1(-2 * h)) ** 0.5
+    return sigma_next * math.sqrt(-math.expm1(-2 * h))

@@ -58,15 +58,17 @@ def test_sigma_at_percent_spans_the_schedule() -> None:
 def test_a_run_is_the_end_of_a_longer_schedule() -> None:
     whole = simple(40, SCHEDULE)
     run = run_levels(simple, 20, 0.5, SCHEDULE, discard_penultimate=False)
-    assert torch.equal(run, whole[20:])
-    assert len(run) == 21
+    assert run.sigmas == whole[20:].tolist()
+    assert len(run.sigmas) == 21
+    assert run.span == (float(whole[-2]), float(whole[0]))
 
 
 def test_steps_over_denoise_is_truncated() -> None:
     run = run_levels(simple, 7, 0.6, SCHEDULE, discard_penultimate=False)  # 11.67 steps
-    assert torch.equal(run, simple(11, SCHEDULE)[4:])
+    assert run.sigmas == simple(11, SCHEDULE)[4:].tolist()
 
 
 def test_a_schedule_without_room_gives_nothing_to_do() -> None:
     # beta drops coinciding timesteps: 10,000 steps become at most 1,000.
-    assert len(run_levels(SCHEDULERS["beta"], 1, 0.0001, SCHEDULE, discard_penultimate=False)) == 0
+    run = run_levels(SCHEDULERS["beta"], 1, 0.0001, SCHEDULE, discard_penultimate=False)
+    assert run.sigmas == []
