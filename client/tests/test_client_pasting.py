@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import timeit
 from dataclasses import replace
 from typing import Any
 
@@ -49,9 +50,10 @@ def test_blur_is_the_plain_sum(radius: int) -> None:
 
 def test_blur_with_401_taps_is_fast() -> None:
     mask = RANDOM.random((768, 768), dtype=np.float32)
-    start = time.process_time()
-    blur(mask, 200)
-    assert time.process_time() - start < 0.3
+    assert (
+        min(timeit.repeat(lambda: blur(mask, 200), timer=time.process_time, number=1, repeat=3))
+        < 0.3
+    )
 
 
 def test_every_pixel_survives_the_way_to_floats_and_back() -> None:
