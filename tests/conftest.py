@@ -1,4 +1,4 @@
-"""What many tests share: the tiny pipeline, compiled once, and a real server that runs it."""
+"""What many tests share: the tiny pipelines, compiled once, and a real server that runs them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from serving.server import EmbeddedServer
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
 CHECKPOINTS = DATA / "checkpoints"
+PIPELINES = ("sd15", "sd15-inpaint", "sd15-v", "sd15-refiner", "sdxl", "sdxl-refiner")
+"""Each named as its checkpoint."""
+CONTROLNET = "controlnet"
+"""The ControlNet of ``sd15``, and its folder."""
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """A folder with the pipeline ``sd15``; kept between runs, built again when out of date."""
+    """A folder with all :data:`PIPELINES`; kept between runs, built again when out of date."""
     folder = Path(__file__).parent.parent / "build" / "tests"
-    build(CHECKPOINTS / "sd15", "sd15", folder)
+    for name in PIPELINES:
+        controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET} if name == "sd15" else {}
+        build(CHECKPOINTS / name, name, folder, controlnets=controlnets)
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
-    """A real tritonserver with that pipeline."""
+    """A real tritonserver with those pipelines."""
     with EmbeddedServer([repository], log_level="DEBUG") as running:
         yield running

@@ -1,32 +1,51 @@
-"""A copy of the small checkpoint and of its compiled pipeline, to be changed by a test."""
+"""Small checkpoints and compiled pipelines, some to be changed by a test."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
 import pytest
+import torch
 
+from build_engines import build
 from tests.conftest import CHECKPOINTS
+
+Array = npt.NDArray[np.float32]
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint folder that a test may change."""
-    return Path(shutil.copytree(CHECKPOINTS / "sd15", tmp_path / "checkpoint"))
+    return copy_checkpoint("sd15", tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def plain() -> Path:
+    """A repository with the pipeline ``sd15`` without ControlNets, kept between runs."""
+    folder = Path(__file__).parent.parent.parent / "build" / "tests_plain"
+    build(CHECKPOINTS / "sd15", "sd15", folder)
+    return folder
 
 
 @pytest.fixture
-def built(repository: Path, tmp_path: Path) -> Path:
-    """A repository with the compiled pipeline ``sd15`` that a test may change."""
-    target = tmp_path / "repository"
-    target.mkdir()
-    for path in repository.glob("sd15[_.]*"):
-        if path.is_dir():
-            shutil.copytree(path, target / path.name)
-        else:
-            shutil.copy2(path, target)
-    return target
+def built(plain: Path, tmp_path: Path) -> Path:
+    """A copy of that repository that a test may change."""
+    return Path(shutil.copytree(plain, tmp_path / "repository"))
+
+
+def copy_checkpoint(name: str, target: Path) -> Path:
+    """A copy of one of the small checkpoints, without links to the others."""
+    return Path(shutil.copytree(CHECKPOINTS / name, target))
+
+
+def edit(path: Path, **values: object) -> None:
+    """Changes fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -36,3 +55,16 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def open_model(repository: Path, model: str) -> onnxruntime.InferenceSession:
+    """The exported network of a Triton model."""
+    path = repository / model / "1" / "model.onnx"
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def assert_close(actual: Array, expected: torch.Tensor) -> None:
+    """Same shape, and values that differ by at most 1e-4 of the greatest."""
+    reference = expected.numpy()
+    assert actual.shape == reference.shape
+    assert np.abs(actual - reference).max() <= 1e-4 * np.abs(reference).max()

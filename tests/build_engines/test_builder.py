@@ -18,7 +18,7 @@ from build_engines.fingerprint import build_versions
 from build_engines.networks import NetworkExport
 from pipelines.descriptor import load_all
 from tests.build_engines.conftest import snapshot
-from tests.conftest import CHECKPOINTS
+from tests.conftest import CHECKPOINTS, CONTROLNET
 
 SD15 = CHECKPOINTS / "sd15"
 
@@ -36,25 +36,21 @@ def refuse_to_build(*args: object) -> None:
 def test_the_descriptor_names_every_file(repository: Path) -> None:
     descriptor, folder = load_all([repository])["sd15"]
     assert folder == repository
-    assert (descriptor.family, descriptor.target, descriptor.prediction) == (
-        ("sd1", "onnx", "epsilon")
-    )
-    assert descriptor.latent_scale == pytest.approx(0.18215)
-    assert descriptor.context_dim == 32
-    (encoder,) = descriptor.text_encoders
-    assert encoder.tokenizer == "sd15_text_encoder/tokenizer.json"
-    assert (encoder.start, encoder.end, encoder.padding) == (49406, 49407, 49407)
     listed: dict[str, str] = {}
-    for network in descriptor.networks.values():
+    for network in descriptor.all_networks:
         listed |= network.files
     on_disk = snapshot(repository)
     models = {path: data for path, data in on_disk.items() if path.startswith("sd15_")}
+    assert {path.split("/")[0] for path in models} == set(descriptor.models)
     assert listed == {path: hashlib.sha256(data).hexdigest() for path, data in models.items()}
     source = snapshot(SD15)
+    for path, data in snapshot(CHECKPOINTS / CONTROLNET).items():
+        source[f"controlnets/{CONTROLNET}/{path}"] = data
     assert descriptor.source == {
         path: hashlib.sha256(source[path]).hexdigest() for path in descriptor.source
     }
     assert {"unet/config.json", "tokenizer/merges.txt"} < descriptor.source.keys()
+    assert f"controlnets/{CONTROLNET}/config.json" in descriptor.source
 
 
 def test_unchanged_input_is_not_built_again(

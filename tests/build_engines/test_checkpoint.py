@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,11 @@ from build_engines.errors import CheckpointError
 from build_engines.families import SD1, detect
 from build_engines.networks import ClipTextEncoder, VaeDecoder
 from build_engines.schedule import read_prediction, read_schedule
+from tests.build_engines.conftest import edit
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
-
-
-def edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_the_small_checkpoint_is_sd1(checkpoint: Path) -> None:

@@ -6,34 +6,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from build_engines.attention import CONTRIB_DOMAIN
-from tests.conftest import CHECKPOINTS
+from build_engines.networks.text_encoder import END_TOKEN
+from tests.build_engines.conftest import assert_close, open_model
+from tests.conftest import CHECKPOINTS, CONTROLNET, PIPELINES
 
-SD15 = CHECKPOINTS / "sd15"
-Array = npt.NDArray[np.float32]
-
-
-def session(repository: Path, role: str) -> onnxruntime.InferenceSession:
-    path = repository / f"sd15_{role}" / "1" / "model.onnx"
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+WITHOUT_CONTROLNETS = [name for name in PIPELINES if name != "sd15"]
+ADDED = {"sdxl": 6, "sdxl-refiner": 5}
+"""Numbers of the size conditioning."""
 
 
-def assert_close(actual: Array, expected: torch.Tensor) -> None:
-    reference = expected.numpy()
-    assert actual.shape == reference.shape
-    assert np.abs(actual - reference).max() <= 1e-4 * np.abs(reference).max()
+def load(model: Any, name: str, part: str) -> Any:
+    return model.from_pretrained(CHECKPOINTS / name / part, torch_dtype=torch.float32).eval()
 
 
-def load(model: Any, part: str) -> Any:
-    return model.from_pretrained(SD15 / part, torch_dtype=torch.float32).eval()
+def check_unet(folder: Path, name: str, rows: int, height: int, width: int, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    unet = load(UNet2DConditionModel, name, "unet")
+    size = (rows, unet.config.in_channels, height, width)
+    inputs = {
+        "sample": torch.randn(size, generator=generator),
+        "timestep": torch.linspace(3, 990, rows)[:, None],
+        "encoder_hidden_states": torch.randn(
+            (rows, tokens, unet.config.cross_attention_dim), generator=generator
+        ),
+    }
+    added = None
+    if name in ADDED:
+        sizes = torch.randint(0, 1024, (rows, ADDED[name]), generator=generator)
+        embeds = torch.randn((rows, 32), generator=generator)
+        added = {"text_embeds": embeds, "time_ids": sizes.to(torch.float32)}
+    sample, timestep, context = inputs.values()
+    expected = unet(sample, timestep[:, 0], context, added_cond_kwargs=added).sample
+    feed = {key: value.numpy() for key, value in {**inputs, **(added or {})}.items()}
+    (actual,) = open_model(folder, f"{name}_unet").run(["out_sample"], feed)
+    assert_close(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -41,26 +54,24 @@ def load(model: Any, part: str) -> Any:
     [(1, 19, 24, 77), (3, 19, 24, 77), (2, 7, 33, 231), (5, 9, 9, 77), (1, 64, 64, 154)],
 )
 @torch.inference_mode()
-def test_unet(repository: Path, rows: int, height: int, width: int, tokens: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    sample = torch.randn((rows, 4, height, width), generator=generator)
-    timestep = torch.linspace(3, 990, rows)[:, None]
-    context = torch.randn((rows, tokens, 32), generator=generator)
-    expected = load(UNet2DConditionModel, "unet")(sample, timestep[:, 0], context).sample
-    inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": context}
-    feed = {name: value.numpy() for name, value in inputs.items()}
-    (actual,) = session(repository, "unet").run(["out_sample"], feed)
-    assert_close(actual, expected)
+def test_unet(plain: Path, rows: int, height: int, width: int, tokens: int) -> None:
+    check_unet(plain, "sd15", rows, height, width, tokens)
 
 
-def test_unet_rows_do_not_depend_on_each_other(repository: Path) -> None:
+@pytest.mark.parametrize("name", WITHOUT_CONTROLNETS)
+@torch.inference_mode()
+def test_unet_of_every_family(repository: Path, name: str) -> None:
+    check_unet(repository, name, 3, 7, 13, 231)
+
+
+def test_unet_rows_do_not_depend_on_each_other(plain: Path) -> None:
     rng = np.random.default_rng(2)
     feed = {
         "sample": rng.standard_normal((4, 4, 11, 10), dtype=np.float32),
         "timestep": np.array([[1], [250], [500], [999]], dtype=np.float32),
         "encoder_hidden_states": rng.standard_normal((4, 77, 32), dtype=np.float32),
     }
-    unet = session(repository, "unet")
+    unet = open_model(plain, "sd15_unet")
     (together,) = unet.run(None, feed)
     for row in range(4):
         (alone,) = unet.run(None, {name: value[row : row + 1] for name, value in feed.items()})
@@ -71,10 +82,44 @@ def test_unet_rows_do_not_depend_on_each_other(repository: Path) -> None:
 @torch.inference_mode()
 def test_text_encoder(repository: Path, rows: int) -> None:
     ids = torch.randint(0, 49408, (rows, 77), generator=torch.Generator().manual_seed(1))
-    expected = load(CLIPTextModel, "text_encoder")(ids).last_hidden_state
+    expected = load(CLIPTextModel, "sd15", "text_encoder")(ids).last_hidden_state
     feed = {"input_ids": ids.numpy().astype(np.int32)}
-    (actual,) = session(repository, "text_encoder").run(["hidden_state"], feed)
+    (actual,) = open_model(repository, "sd15_text_encoder").run(["hidden_state"], feed)
     assert_close(actual, expected)
+
+
+def prompts(padding: int) -> torch.Tensor:
+    """Rows of one chunk [3, 77]: empty, some words, full; the rest is filled with ``padding``."""
+    ids = torch.full((3, 77), padding)
+    for row, words in enumerate((0, 9, 75)):
+        ids[row, 0] = 49406
+        ids[row, 1 : words + 1] = torch.arange(1000, 1000 + words)
+        ids[row, words + 1] = END_TOKEN
+    return ids
+
+
+@torch.inference_mode()
+def test_sdxl_text_encoder(repository: Path) -> None:
+    ids = prompts(padding=END_TOKEN)
+    encoder = load(CLIPTextModel, "sdxl", "text_encoder")
+    expected = encoder(ids, output_hidden_states=True).hidden_states[-2]
+    feed = {"input_ids": ids.numpy().astype(np.int32)}
+    (actual,) = open_model(repository, "sdxl_text_encoder").run(["hidden_state"], feed)
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sdxl-refiner"])
+@pytest.mark.parametrize("padding", [0, END_TOKEN])
+@torch.inference_mode()
+def test_sdxl_text_encoder_2(repository: Path, name: str, padding: int) -> None:
+    ids = prompts(padding)
+    encoder = load(CLIPTextModelWithProjection, name, "text_encoder_2")
+    expected = encoder(ids, output_hidden_states=True)
+    feed = {"input_ids": ids.numpy().astype(np.int32)}
+    session = open_model(repository, f"{name}_text_encoder_2")
+    hidden, pooled = session.run(["hidden_state", "pooled"], feed)
+    assert_close(hidden, expected.hidden_states[-2])
+    assert_close(pooled, expected.text_embeds)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +129,9 @@ def test_text_encoder(repository: Path, rows: int) -> None:
 def test_vae_encoder(repository: Path, rows: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(1)
     sample = torch.rand((rows, 3, height, width), generator=generator) * 2 - 1
-    expected = load(AutoencoderKL, "vae").encode(sample).latent_dist.mean
+    expected = load(AutoencoderKL, "sd15", "vae").encode(sample).latent_dist.mean
     feed = {"sample": sample.numpy()}
-    (actual,) = session(repository, "vae_encoder").run(["latent_mean"], feed)
+    (actual,) = open_model(repository, "sd15_vae_encoder").run(["latent_mean"], feed)
     assert_close(actual, expected)
 
 
@@ -96,16 +141,23 @@ def test_vae_encoder(repository: Path, rows: int, height: int, width: int) -> No
 @torch.inference_mode()
 def test_vae_decoder(repository: Path, rows: int, height: int, width: int) -> None:
     latent = torch.randn((rows, 4, height, width), generator=torch.Generator().manual_seed(1))
-    expected = load(AutoencoderKL, "vae").decode(latent).sample
+    expected = load(AutoencoderKL, "sd15", "vae").decode(latent).sample
     feed = {"latent_sample": latent.numpy()}
-    (actual,) = session(repository, "vae_decoder").run(["sample"], feed)
+    (actual,) = open_model(repository, "sd15_vae_decoder").run(["sample"], feed)
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("role", ["text_encoder", "unet", "vae_encoder", "vae_decoder"])
-def test_graph_is_lean(repository: Path, role: str) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(f"sd15_{role}" for role in ("text_encoder", "unet", "vae_encoder", "vae_decoder")),
+        *(f"sdxl_{role}" for role in ("text_encoder", "text_encoder_2", "unet")),
+        f"sd15_controlnet_{CONTROLNET}",
+    ],
+)
+def test_graph_is_lean(repository: Path, model: str) -> None:
     """Attention is the fused operator, and nothing acts on a weight alone at run time."""
-    path = repository / f"sd15_{role}" / "1" / "model.onnx"
+    path = repository / model / "1" / "model.onnx"
     graph = onnx.load(path, load_external_data=False).graph
     operators = {(node.domain, node.op_type) for node in graph.node}
     assert (CONTRIB_DOMAIN, "MultiHeadAttention") in operators
