@@ -1,11 +1,14 @@
-"""Writes an SD1.x checkpoint with random weights: for load tests and memory measurements.
+"""Writes a checkpoint with random weights: for load tests and memory measurements.
 
-    python examples/random_checkpoint.py OUT --size sd15 --tokenizer DIR
+    python -m examples.random_checkpoint OUT --size sd15 --tokenizer DIR
+    python -m examples.random_checkpoint OUT.safetensors --size sdxl --layout single
 
-OUT becomes a diffusers folder with float16 safetensors. ``sd15`` has Stable Diffusion 1.5's
-networks and their size (UNet 860 M parameters, text encoder 123 M, VAE 84 M), ``tiny`` a few
-hundred thousand. DIR holds CLIP's vocab.json and merges.txt, which are copied. The same seed
-gives the same files. One tensor at a time is in memory.
+``sd15`` has Stable Diffusion 1.5's networks and their size (UNet 860 M parameters, text encoder
+123 M, VAE 84 M), ``sdxl`` Stable Diffusion XL's (UNet 2567 M, text encoders 123 M and 695 M, VAE
+84 M), ``tiny`` a few hundred thousand. OUT becomes a diffusers folder or, with ``--layout
+single``, one file in the published layout; weights are float16. DIR holds CLIP's vocab.json and
+merges.txt, which are copied into a folder; a single file has none. The same seed gives the same
+weights in both layouts. One tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from examples.ldm_layout import Shape, published
 
 log = logging.getLogger("random_checkpoint")
 
@@ -33,45 +39,83 @@ _DIFFUSERS_VAE: Any = AutoencoderKL
 
 @dataclass(frozen=True)
 class Size:
-    """The configurations of the three networks."""
+    """The configurations of the networks."""
 
-    text_encoder: Mapping[str, Any]
+    family: str
+    text: Mapping[str, Mapping[str, Any]]
+    """By their part; one with a projection_dim has the projection of the pooled output."""
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
 
 
+_CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+}
+_OPENCLIP_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
 SIZES = {
     "tiny": Size(
-        text_encoder={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
+        family="sd1",
+        text={
+            "text_encoder": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 1,  # 64 wide or one, which a single file cannot tell
+                "hidden_act": "quick_gelu",
+            }
         },
         unet={
             "block_out_channels": [32, 64],
             "layers_per_block": 1,
             "cross_attention_dim": 32,
+            "attention_head_dim": 8,
             "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
         },
         vae={"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
     ),
     "sd15": Size(
-        text_encoder={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-        },
+        family="sd1",
+        text={"text_encoder": _CLIP_L},
         unet={
             "block_out_channels": [320, 640, 1280, 1280],
             "layers_per_block": 2,
             "cross_attention_dim": 768,
+            "attention_head_dim": 8,
             "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
             "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
         },
-        vae={"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2},
+        vae=_VAE,
+    ),
+    "sdxl": Size(
+        family="sdxl",
+        text={"text_encoder": _CLIP_L, "text_encoder_2": _OPENCLIP_G},
+        unet={
+            "block_out_channels": [320, 640, 1280],
+            "layers_per_block": 2,
+            "cross_attention_dim": 2048,
+            "attention_head_dim": [5, 10, 20],
+            "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10],
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+        },
+        vae={**_VAE, "scaling_factor": 0.13025},
     ),
 }
 SCHEDULER = {
@@ -82,18 +126,11 @@ SCHEDULER = {
     "num_train_timesteps": 1000,
     "prediction_type": "epsilon",
 }
-MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+PIPELINES = {"sd1": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
 def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> None:
-    """Writes the checkpoint.
+    """Writes the checkpoint as a diffusers folder.
 
     Args:
         out: the folder to make.
@@ -104,38 +141,89 @@ def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> No
     Raises:
         OSError: a file cannot be written, or the tokenizer's cannot be read.
     """
-    sizes = SIZES[size]
-    text = CLIPTextConfig(hidden_act="quick_gelu", bos_token_id=49406, eos_token_id=49407)
-    text.update({**sizes.text_encoder, "vocab_size": 49408, "max_position_embeddings": 77})
-    blocks = len(sizes.vae["block_out_channels"])
+    networks = _networks(SIZES[size])
+    index: dict[str, Any] = {"_class_name": PIPELINES[SIZES[size].family]}
+    index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
+    for part, (module, config) in networks.items():
+        text = part in SIZES[size].text
+        name = "model" if text else "diffusion_pytorch_model"
+        (out / part).mkdir(parents=True, exist_ok=True)
+        shapes = _shapes(module)
+        _write_safetensors(
+            out / part / f"{name}.safetensors",
+            shapes,
+            lambda key, part=part, shapes=shapes: _random(part, key, shapes[key], seed),  # type: ignore[misc]
+        )
+        _write_json(out / part / "config.json", config)
+        index[part] = ["transformers" if text else "diffusers", type(module).__name__]
+    for part in SIZES[size].text:
+        folder = part.replace("text_encoder", "tokenizer")
+        _copy_tokenizer(tokenizer, out / folder, "!" if part == "text_encoder_2" else None)
+        index[folder] = ["transformers", "CLIPTokenizer"]
+    _write_json(out / "scheduler/scheduler_config.json", SCHEDULER)
+    _write_json(out / "model_index.json", index)
+
+
+def write_single_file(out: Path, size: str, seed: int = 0) -> None:
+    """Writes the same weights as one file in the published layout.
+
+    Args:
+        out: the file.
+        size: a key of :data:`SIZES`.
+        seed: of the weights.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    networks = _networks(SIZES[size])
+    shapes = {part: _shapes(module) for part, (module, _) in networks.items()}
+    configs = {part: config for part, (_, config) in networks.items()}
+    tensors = {each.name: each for each in published(SIZES[size].family, configs, shapes)}
+
+    def value(name: str) -> torch.Tensor:
+        tensor = tensors[name]
+        of_part = shapes[tensor.part]
+        pieces = [_random(tensor.part, key, of_part[key], seed) for key in tensor.sources]
+        joined = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        return joined.T.contiguous() if tensor.transposed else joined
+
+    _write_safetensors(out, {name: tensor.shape for name, tensor in tensors.items()}, value)
+
+
+def _networks(size: Size) -> dict[str, tuple[nn.Module, Mapping[str, Any]]]:
+    """Each network, its weights on the meta device, and its configuration, by part."""
+    blocks = len(size.vae["block_out_channels"])
     vae_types = {
         "down_block_types": ["DownEncoderBlock2D"] * blocks,
         "up_block_types": ["UpDecoderBlock2D"] * blocks,
         "latent_channels": 4,
     }
+    networks: dict[str, tuple[nn.Module, Mapping[str, Any]]] = {}
     with torch.device("meta"):
-        encoder = CLIPTextModel(text)
-        unet: nn.Module = _DIFFUSERS_UNET(sample_size=64, attention_head_dim=8, **sizes.unet)
-        vae: nn.Module = _DIFFUSERS_VAE(sample_size=512, **vae_types, **sizes.vae)
-    generator = torch.Generator().manual_seed(seed)
-    for part, module in (("text_encoder", encoder), ("unet", unet), ("vae", vae)):
-        name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-        (out / part).mkdir(parents=True, exist_ok=True)
-        _write_weights(module, out / part / f"{name}.safetensors", generator)
+        for part, settings in size.text.items():
+            config = CLIPTextConfig(bos_token_id=49406, eos_token_id=49407)
+            config.update({**settings, "vocab_size": 49408, "max_position_embeddings": 77})
+            projected = "projection_dim" in settings
+            encoder = CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+            networks[part] = (encoder, config.to_dict())
+        unet = _DIFFUSERS_UNET(sample_size=64, **size.unet)
+        vae = _DIFFUSERS_VAE(sample_size=512, **vae_types, **size.vae)
+    for part, module in (("unet", unet), ("vae", vae)):
+        networks[part] = (module, {**module.config, "_class_name": type(module).__name__})
+    for part, (module, _) in networks.items():
         log.info("%s: %.1f M parameters", part, sum(p.numel() for p in module.parameters()) / 1e6)
-    _write_json(out / "text_encoder/config.json", text.to_dict())
-    _write_json(out / "unet/config.json", dict(_config(unet)))
-    _write_json(out / "vae/config.json", dict(_config(vae)))
-    _write_json(out / "scheduler/scheduler_config.json", SCHEDULER)
-    _write_json(out / "model_index.json", MODEL_INDEX)
-    (out / "tokenizer").mkdir(exist_ok=True)
-    _write_json(out / "tokenizer/tokenizer_config.json", {"pad_token": "<|endoftext|>"})
+    return networks
+
+
+def _shapes(module: nn.Module) -> dict[str, Shape]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+def _copy_tokenizer(source: Path, out: Path, padding: str | None) -> None:
+    out.mkdir(exist_ok=True)
     for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(tokenizer / name, out / "tokenizer" / name)
-
-
-def _config(module: Any) -> Mapping[str, Any]:
-    return {**module.config, "_class_name": type(module).__name__}
+        shutil.copyfile(source / name, out / name)
+    _write_json(out / "tokenizer_config.json", {"pad_token": padding or "<|endoftext|>"})
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -143,29 +231,31 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def _write_weights(module: nn.Module, path: Path, generator: torch.Generator) -> None:
+def _write_safetensors(
+    path: Path, shapes: Mapping[str, Shape], value: Callable[[str], torch.Tensor]
+) -> None:
     """The safetensors format: header length (8 bytes, little-endian), JSON header, raw values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, value in module.state_dict().items():
-        start, end = end, end + 2 * value.numel()
-        offsets = [start, end]
-        header[name] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": offsets}
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for name, value in module.state_dict().items():
-            tensor = _random(name, value.shape, generator)
-            file.write(tensor.to(torch.float16).numpy().tobytes())
+        for name in shapes:
+            file.write(value(name).to(torch.float16).numpy().tobytes())
 
 
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Values that keep a signal's scale: norms near 1, layers by their number of inputs."""
-    values: torch.Tensor = torch.randn(shape, generator=generator)
+def _random(part: str, name: str, shape: Shape, seed: int) -> torch.Tensor:
+    """Values that keep a signal's scale: norms near 1, layers by their number of inputs. They
+    depend on the tensor's name, not on those written before it."""
+    own_seed = zlib.crc32(f"{seed} {part} {name}".encode())
+    values: torch.Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(own_seed))
     if len(shape) > 1:
-        inputs = 1e4 if "embedding.weight" in name else shape[1:].numel()
+        inputs = 1e4 if "embedding.weight" in name else math.prod(shape[1:])
         return values / math.sqrt(inputs)
     return values * 0.02 + (1 if name.endswith("weight") else 0)
 
@@ -175,15 +265,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("out", type=Path, help="the folder or file to write")
     parser.add_argument("--size", choices=sorted(SIZES), default="sd15")
+    parser.add_argument("--layout", choices=("diffusers", "single"), default="diffusers")
     parser.add_argument(
-        "--tokenizer", type=Path, required=True, help="folder with vocab.json and merges.txt"
+        "--tokenizer", type=Path, help="folder with vocab.json and merges.txt, for diffusers"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_checkpoint(options.out, options.size, options.tokenizer, options.seed)
+    if options.layout == "single":
+        write_single_file(options.out, options.size, options.seed)
+    elif options.tokenizer is None:
+        parser.error("--tokenizer is needed for a diffusers folder")
+    else:
+        write_checkpoint(options.out, options.size, options.tokenizer, options.seed)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint, DiffusersFolder, open_checkpoint
 from build_engines.errors import CheckpointError
+from build_engines.families import SD1, SD2, detect
 from build_engines.networks import ClipTextEncoder, Unet, VaeDecoder
+from build_engines.pipeline import open_pipeline
 from build_engines.single_file import vocabulary
+from examples.random_checkpoint import write_checkpoint
+from examples.random_checkpoint import write_single_file as write_random_file
 from tests.build_engines.single_files import edit_json, single_file_tensors, write_single_file
 from tests.conftest import CHECKPOINTS
 
@@ -69,6 +73,16 @@ def test_all_sizes_are_those_of_the_folder(pair: tuple[Path, Path]) -> None:
         for field in found.keys() - NOT_IN_SHAPES:
             assert found[field] == expected[field], f"{part}: {field}"
     assert file.json(SCHEDULER_CONFIG)["prediction_type"] == "epsilon"
+
+
+def test_modules_load_as_the_folders(pair: tuple[Path, Path]) -> None:
+    """The whole way of a build up to the loaded networks."""
+    file, folder = (open_pipeline("x", open_checkpoint(path), {}) for path in reversed(pair))
+    assert file.family is folder.family
+    assert (file.schedule, file.prediction) == (folder.schedule, folder.prediction)
+    for (own, one), (theirs, other) in zip(file.exports, folder.exports, strict=True):
+        assert own.role == theirs.role
+        assert same(own.load(one).state_dict(), theirs.load(other).state_dict()), own.role
 
 
 def test_tensors_are_those_of_diffusers_converters(pair: tuple[Path, Path]) -> None:
@@ -261,3 +275,33 @@ def test_other_files_are_named_when_asked_for(sd15_file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no text_encoder_2/config\.json"):
         file.json("text_encoder_2/config.json")
     assert json.dumps(file.json("unet/config.json"))
+
+
+def test_both_layouts_of_a_random_checkpoint_are_the_same(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "folder", "tiny", SD15 / "tokenizer")
+    write_random_file(tmp_path / "m.safetensors", "tiny")
+    folder, file = (open_checkpoint(tmp_path / name) for name in ("folder", "m.safetensors"))
+    for part in parts(tmp_path / "folder"):
+        assert same(values(file, part), values(folder, part))
+    assert detect(file) is detect(folder) is SD1
+
+
+def test_sd2_is_told_from_sd1(checkpoint: Path, tmp_path: Path) -> None:
+    unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    linear = {
+        name: value.flatten(1) if name.endswith(("proj_in.weight", "proj_out.weight")) else value
+        for name, value in load_file(unet).items()
+    }
+    save_file(linear, unet)
+    edit_json(checkpoint / "unet/config.json", use_linear_projection=True)
+    tensors = single_file_tensors(checkpoint, "sd2")
+    stem = "cond_stage_model.model.transformer.resblocks."
+    for name in [name for name in tensors if name.startswith(f"{stem}2.")]:
+        tensors[name.replace(f"{stem}2.", f"{stem}3.")] = tensors[name].clone()
+    save_file(tensors, tmp_path / "m.safetensors")
+    pipeline = open_pipeline("x", open_checkpoint(tmp_path / "m.safetensors"), {}, "v_prediction")
+    assert (pipeline.family, pipeline.prediction) == (SD2, "v_prediction")
+    state = pipeline.unet.load(pipeline.checkpoint).state_dict()
+    assert same(state, {f"unet.{name}": value.float() for name, value in linear.items()})
+    (encoder,) = pipeline.text_encoders
+    assert encoder.load(pipeline.checkpoint).state_dict()
