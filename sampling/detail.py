@@ -115,21 +115,21 @@ class _Cycle:
         levels = self._levels(base)
         noise = seeded_noise(self.seed, self.latent.shape)
         if refiner is None:
-            if len(levels.sigmas) < 2:
+            if not levels.has_steps:
                 return Detailed(self.latent, 0)
             done = yield from self._run(base, levels, self.latent, noise, hard=True)
             return Detailed(done.denoised, done.steps)
         split = math.floor(self.seg.steps * (1 - self.request.refiner_ratio))
         latent, steps = self.latent, 0
         first = levels._replace(sigmas=levels.sigmas[: split + 1])
-        if len(first.sigmas) > 1:
+        if first.has_steps:
             done = yield from self._run(base, first, latent, noise, hard=True)
             latent, steps = done.x, done.steps
         if self.mask is not None:
             latent = latent * self.mask + self.latent * (1 - self.mask)
         levels = self._levels(refiner)
         rest = levels._replace(sigmas=levels.sigmas[split:])
-        if len(rest.sigmas) < 2:
+        if not rest.has_steps:
             return Detailed(latent, steps)
         concat = inpaint_channels(refiner.pipeline.unet.channels, latent, self.mask, None)
         stage = replace(refiner, concat=concat)

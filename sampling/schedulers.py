@@ -202,6 +202,11 @@ class RunLevels(NamedTuple):
     sigmas: list[float]
     span: tuple[float, float]
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is a step of any length."""
+        return len(set(self.sigmas)) > 1
+
 
 def run_levels(
     scheduler: Scheduler,
