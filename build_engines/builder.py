@@ -10,7 +10,7 @@ from pathlib import Path
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.describe import describe
 from build_engines.embeddings import WithEmbeddings
-from build_engines.existing import find_unchanged, read_descriptor
+from build_engines.existing import check_free, find_unchanged, read_descriptor
 from build_engines.export import export_onnx
 from build_engines.fingerprint import build_versions, hash_files
 from build_engines.lora import WithLoras
@@ -20,7 +20,7 @@ from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.progress import Advance, progress
 from build_engines.publish import publish, staging, write_flushed
 from build_engines.tokenizer import write_tokenizer
-from build_engines.triton_config import ensemble_config, ensemble_name, model_config
+from build_engines.triton_config import ensemble_config, model_config
 from build_engines.verify import references, verify
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
 
@@ -70,6 +70,7 @@ def build(
     if loras:
         opened = WithLoras(opened, loras)
     pipeline = open_pipeline(name, opened, controlnets, chosen)
+    check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
     built_with = build_versions()
     if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
@@ -99,10 +100,8 @@ def _build_models(pipeline: Pipeline, folder: Path) -> None:
             gc.collect()  # a module's cycles would keep its weights while the next one loads
     for encoder in pipeline.text_encoders:
         write_tokenizer(pipeline.checkpoint, encoder.tokenizer, folder / encoder.model_name(name))
-    for controlnet, _ in pipeline.controlnets:
-        ensemble = ensemble_name(pipeline.unet, controlnet, name)
-        config = ensemble_config(pipeline.unet, controlnet, name)
-        version = _make_model(folder, ensemble, config)
+    for model, controlnet in pipeline.ensembles.items():
+        version = _make_model(folder, model, ensemble_config(pipeline.unet, controlnet, name))
         # An ensemble has no file of its own, and an empty folder is easily lost in a copy.
         (version / ".keep").touch()
 

@@ -42,10 +42,13 @@ def open_controlnets(
         unet: what they must fit.
 
     Raises:
-        CheckpointError: a file is missing, it is no ControlNet, or it is one for another UNet.
+        CheckpointError: the folder or a file is missing, it is no ControlNet, or it is one for
+            another UNet.
     """
     opened = []
     for name, path in folders.items():
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: a ControlNet is given as a diffusers folder")
         folder = DiffusersFolder(path)
         for requirement in _REQUIREMENTS:
             requirement.check(folder)

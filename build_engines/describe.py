@@ -10,7 +10,6 @@ from build_engines.fingerprint import hash_files
 from build_engines.networks import NetworkExport
 from build_engines.pipeline import Pipeline
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
-from build_engines.triton_config import ensemble_name
 from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
 
 DEFAULT_LATENT_SCALE = 0.18215
@@ -27,8 +26,7 @@ def describe(
         {path.relative_to(folder).as_posix(): path for path in paths}, "Hashing the models"
     )
     controlnets = {}
-    for controlnet, _ in pipeline.controlnets:
-        ensemble = ensemble_name(unet, controlnet, name)
+    for ensemble, controlnet in pipeline.ensembles.items():
         network = _network(controlnet, name, files, ensemble)
         controlnets[controlnet.name] = ControlNetSpec(network=network, unet=ensemble)
     return PipelineDescriptor(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from build_engines.errors import BuildError
 from build_engines.fingerprint import hash_files
 from build_engines.options import Prediction
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
@@ -23,7 +24,7 @@ def read_descriptor(repository: Path, name: str) -> PipelineDescriptor | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError):
-        log.info("%s: not readable, building anew", path)
+        log.info("%s: not a descriptor that can be read", path)
         return None
 
 
@@ -45,6 +46,21 @@ def find_unchanged(
         return None
     log.info("%s: unchanged, nothing to build", name)
     return found
+
+
+def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
+    """Makes sure that no other pipeline has a model of these names: the UNet of the pipeline
+    ``a_controlnet`` is called as the ControlNet ``unet`` of the pipeline ``a``.
+
+    Raises:
+        BuildError: names the model and the other pipeline.
+    """
+    for path in sorted(repository.glob(f"*{DESCRIPTOR_SUFFIX}")):
+        other = path.name.removesuffix(DESCRIPTOR_SUFFIX)
+        found = None if other == name else read_descriptor(repository, other)
+        taken = set(found.models).intersection(models) if found else ()
+        for model in taken:
+            raise BuildError(f"name: the pipeline {other!r} in {repository} has a {model!r} too")
 
 
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:

@@ -20,6 +20,7 @@ from build_engines.networks import (
 from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from build_engines.options import Prediction
 from build_engines.schedule import read_prediction, read_schedule
+from build_engines.triton_config import ensemble_name
 from pipelines.descriptor import Schedule
 
 
@@ -46,6 +47,16 @@ class Pipeline:
     def exports(self) -> list[tuple[NetworkExport, Checkpoint]]:
         """All that is exported, each with the checkpoint that holds its weights."""
         return [*((each, self.checkpoint) for each in self.networks), *self.controlnets]
+
+    @property
+    def ensembles(self) -> dict[str, ControlNet]:
+        """Triton model → the ControlNet that it runs before the UNet."""
+        return {ensemble_name(self.unet, each, self.name): each for each, _ in self.controlnets}
+
+    @property
+    def models(self) -> list[str]:
+        """Every Triton model that is built."""
+        return [*(each.model_name(self.name) for each, _ in self.exports), *self.ensembles]
 
 
 def open_pipeline(

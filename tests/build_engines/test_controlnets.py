@@ -17,7 +17,7 @@ from build_engines.errors import BuildError, CheckpointError
 from build_engines.export import export_onnx
 from build_engines.networks import NetworkExport, SdxlUnet, Unet
 from build_engines.verify import TOLERANCE, references, verify
-from tests.build_engines.conftest import assert_close, edit, open_model
+from tests.build_engines.conftest import assert_close, edit, open_model, snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
 SMALL = CHECKPOINTS / CONTROLNET
@@ -174,6 +174,24 @@ def test_a_missing_file_is_named(controlnet: Path, tmp_path: Path, file: str) ->
     (controlnet / file).unlink()
     with pytest.raises(CheckpointError, match=file):
         build(CHECKPOINTS / "sd15", "p", tmp_path / "repository", controlnets={"x": controlnet})
+
+
+@pytest.mark.parametrize("name", ["nowhere", "single.safetensors"])
+def test_only_a_folder_is_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "single.safetensors").touch()
+    with pytest.raises(CheckpointError, match="as a diffusers folder"):
+        open_controlnets({"x": tmp_path / name}, unet())
+
+
+def test_another_pipelines_models_are_not_overwritten(built: Path) -> None:
+    """``sd15_unet`` would be the new pipeline's ControlNet's, or its ensemble's, as well."""
+    (built / "sd15.pipeline.json").rename(built / "p_unet.pipeline.json")
+    text = (built / "p_unet.pipeline.json").read_text().replace("sd15_unet", "p_unet_unet")
+    (built / "p_unet.pipeline.json").write_text(text)
+    before = snapshot(built)
+    with pytest.raises(BuildError, match=r"'p_unet' in .* has a 'p_unet_unet' too"):
+        build(CHECKPOINTS / "sd15", "p", built, controlnets={"unet": SMALL})
+    assert snapshot(built) == before
 
 
 def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
