@@ -95,7 +95,8 @@ def read_tensors(path: Path) -> Iterator[StoredTensor]:
         CheckpointError: the file is broken.
     """
     try:
-        file: Any = safe_open(path, framework="pt")  # not closed here: tensors are read later
+        # Not closed here: tensors are read later. Not mapped: pages would count as ours.
+        file: Any = safe_open(path, framework="pt", backend="pread")
         for name in file.keys():  # noqa: SIM118
             shape = tuple(file.get_slice(name).get_shape())
             yield StoredTensor(name, shape, partial(file.get_tensor, name))

@@ -1,7 +1,7 @@
 """Loads a part of a checkpoint into a module as float32, one tensor at a time.
 
 The module is made on torch's meta device, so its weights exist once in memory: the tensors read
-here. The file itself is memory-mapped.
+here, and the one that is being converted.
 """
 
 from __future__ import annotations

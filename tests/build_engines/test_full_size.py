@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's size: the memory that a build takes, and that the models take loaded."""
+"""Full sizes: the memory that a build takes, that its models take, and that loading takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.random_checkpoint import write_checkpoint
+from examples.random_checkpoint import write_checkpoint, write_single_file
 from tests.conftest import CHECKPOINTS
 
 pytestmark = pytest.mark.slow
@@ -27,6 +27,17 @@ sessions = [
     onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in sys.argv[1:]
 ]
 print(json.dumps(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+"""
+
+LOAD_CHECKPOINT = """
+import gc, sys
+from pathlib import Path
+from build_engines.checkpoint import open_checkpoint
+from build_engines.pipeline import open_pipeline
+for network, checkpoint in open_pipeline("x", open_checkpoint(Path(sys.argv[1])), {}).exports:
+    module = network.load(checkpoint)
+    del module
+    gc.collect()
 """
 
 
@@ -54,3 +65,13 @@ def test_memory_of_the_build_and_of_its_models(scratch: Path) -> None:
         [sys.executable, "-c", LOAD, *models], capture_output=True, text=True, check=True
     )
     assert json.loads(result.stdout) <= 1.15 * weights_bytes
+
+
+@pytest.mark.parametrize("size", ["sd15", "sdxl"])
+def test_memory_of_loading_a_single_file(scratch: Path, size: str) -> None:
+    path = scratch / "checkpoint.safetensors"
+    write_single_file(path, size)
+    process = subprocess.Popen([sys.executable, "-c", LOAD_CHECKPOINT, str(path)], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert 1024 * usage.ru_maxrss <= 1.3 * 2 * path.stat().st_size  # as float32

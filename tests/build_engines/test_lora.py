@@ -261,6 +261,18 @@ def test_a_lora_that_does_not_fit_is_refused(
         folded_unet(write(tmp_path / "l.safetensors", tensors, format="pt"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"), [('{"unet.use_dora": true}', "a DoRA"), ("{", "not readable")]
+)
+def test_metadata_that_changes_the_formula_is_refused(
+    tmp_path: Path, settings: str, message: str
+) -> None:
+    path = tmp_path / "l.safetensors"
+    write(path, peft(LINEAR, linear()), lora_adapter_metadata=settings)
+    with pytest.raises(CheckpointError, match=message):
+        folded_unet(path)
+
+
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="can run any code"):
         folded_unet(tmp_path / "l.pt")
