@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,8 +37,3 @@ def write_single_file(
     """Writes the file; returns its path."""
     save_file(single_file_tensors(folder, family), path, dict(metadata or {"format": "pt"}))
     return path
-
-
-def edit_json(path: Path, **values: object) -> None:
-    """Changes fields of a JSON file."""
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

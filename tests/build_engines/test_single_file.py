@@ -20,7 +20,8 @@ from build_engines.pipeline import open_pipeline
 from build_engines.single_file import vocabulary
 from examples.random_checkpoint import write_checkpoint
 from examples.random_checkpoint import write_single_file as write_random_file
-from tests.build_engines.single_files import edit_json, single_file_tensors, write_single_file
+from tests.build_engines.conftest import edit
+from tests.build_engines.single_files import single_file_tensors, write_single_file
 from tests.conftest import CHECKPOINTS
 
 SD15 = CHECKPOINTS / "sd15"
@@ -119,7 +120,7 @@ def test_networks_load_and_compute_the_same(
     sd15_file: Path, checkpoint: Path, network: type[Any]
 ) -> None:
     # Heads 64 wide are the family's; the folder's are 8 wide.
-    edit_json(checkpoint / "text_encoder/config.json", num_attention_heads=1)
+    edit(checkpoint / "text_encoder/config.json", num_attention_heads=1)
     results = []
     for opened in (open_checkpoint(sd15_file), open_checkpoint(checkpoint)):
         export = network(opened.json(f"{network.part}/config.json"))
@@ -293,7 +294,7 @@ def test_sd2_is_told_from_sd1(checkpoint: Path, tmp_path: Path) -> None:
         for name, value in load_file(unet).items()
     }
     save_file(linear, unet)
-    edit_json(checkpoint / "unet/config.json", use_linear_projection=True)
+    edit(checkpoint / "unet/config.json", use_linear_projection=True)
     tensors = single_file_tensors(checkpoint, "sd2")
     stem = "cond_stage_model.model.transformer.resblocks."
     for name in [name for name in tensors if name.startswith(f"{stem}2.")]:
