@@ -16,6 +16,7 @@ from build_engines.controlnets import open_controlnets
 from build_engines.errors import BuildError, CheckpointError
 from build_engines.export import export_onnx
 from build_engines.networks import NetworkExport, SdxlUnet, Unet
+from build_engines.networks.residuals import residuals
 from build_engines.verify import TOLERANCE, references, verify
 from tests.build_engines.conftest import assert_close, edit, open_model, snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET
@@ -70,6 +71,24 @@ def test_controlnet(repository: Path, rows: int, height: int, width: int) -> Non
         assert_close(output, expected * scale[:, :, None, None])
 
 
+@pytest.mark.parametrize(
+    ("widths", "layers", "count"),
+    [((320, 640, 1280, 1280), 2, 12), ((320, 640, 1280), 2, 9), ((32, 64), 1, 4)],
+)
+def test_residuals_of_published_sizes(widths: tuple[int, ...], layers: int, count: int) -> None:
+    blocks = ("DownBlock2D",) * len(widths)
+    with torch.device("meta"):
+        model = _CONTROLNET(
+            down_block_types=blocks, block_out_channels=widths, layers_per_block=layers
+        )
+    *down, mid = residuals(model.config)
+    assert [each.channels for each in down] == [
+        block.out_channels for block in model.controlnet_down_blocks
+    ]
+    assert mid.channels == model.controlnet_mid_block.out_channels
+    assert len(down) == count
+
+
 @pytest.mark.parametrize(("height", "width"), [(19, 24), (7, 13), (16, 16)])
 @pytest.mark.parametrize("full", [True, False])
 @torch.inference_mode()
@@ -77,12 +96,12 @@ def test_residuals_are_added(repository: Path, height: int, width: int, full: bo
     """At the size of the skip connections, and one value a channel."""
     generator = torch.Generator().manual_seed(2)
     inputs = latents(2, height, width)
-    residuals = {}
+    added = {}
     for residual in unet().residuals:
         sizes = residual.sizes(height, width).values() if full else (1, 1)
         shape = (2, residual.channels, *sizes)
-        residuals[residual.name] = torch.randn(shape, generator=generator)
-    *down, mid = residuals.values()
+        added[residual.name] = torch.randn(shape, generator=generator)
+    *down, mid = added.values()
     model = load(UNet2DConditionModel, CHECKPOINTS / "sd15" / "unet")
     sample, timestep, text = inputs.values()
     expected = model(
@@ -92,7 +111,7 @@ def test_residuals_are_added(repository: Path, height: int, width: int, full: bo
         down_block_additional_residuals=down,
         mid_block_additional_residual=mid,
     ).sample
-    (actual,) = run(repository, "sd15_unet", {**inputs, **residuals})
+    (actual,) = run(repository, "sd15_unet", {**inputs, **added})
     assert_close(actual, expected)
 
 
