@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-REQUIREMENTS := requirements.txt requirements-dev.txt pyproject.toml client/pyproject.toml
+REQUIREMENTS := requirements.txt requirements-dev.txt requirements-nodeps.txt pyproject.toml client/pyproject.toml
 FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo "$$name"; break; }; done; true
@@ -46,6 +46,7 @@ $(STAMP): $(REQUIREMENTS)
 	fi
 	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) -r requirements-dev.txt
+	$(PIP_INSTALL) --no-deps -r requirements-nodeps.txt
 	$(PIP_INSTALL) --no-deps -e client -e .
 	@touch $@
 
@@ -80,5 +81,5 @@ serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SER
 
 .PHONY: clean
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info client/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build out dist *.egg-info client/*.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
