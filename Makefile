@@ -81,5 +81,5 @@ serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SER
 
 .PHONY: clean
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build out dist *.egg-info client/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info client/*.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
