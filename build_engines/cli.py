@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     _quiet_libraries(options.verbose)
+    # Where the cores are shared, torch's threads that spin while they wait cost several times
+    # what they save. Read when torch is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         build(
