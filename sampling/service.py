@@ -25,6 +25,7 @@ from sampling.text import encode_prompt
 from sampling.unet import Control
 
 T = TypeVar("T")
+_Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,17 @@ class _RequestWork:
         start_s = time.perf_counter()
         request = self._plan.request
         seed = next_seed(seg.seed, batch_pass + 1)  # the first pass counts too
-        encoded = await encoding
-        base = await self._stage(self._base, seg, encoded, seg.positives, seg.negatives)
-        refiner = None
+        # Every prompt is asked for at once, so that they share a batch.
+        texts = self._sides(self._base, seg, seg.positives, seg.negatives)
+        refiner_texts = None
         if self._refiner is not None:
             sides = seg.refiner_positives, seg.refiner_negatives
-            refiner = await self._stage(self._refiner, seg, encoded, *sides)
+            refiner_texts = self._sides(self._refiner, seg, *sides)
+        encoded = await encoding
+        base = await self._stage(self._base, seg, encoded, texts)
+        refiner = None
+        if self._refiner is not None and refiner_texts is not None:
+            refiner = await self._stage(self._refiner, seg, encoded, refiner_texts)
         program = detail.detail(
             detail.with_controls(base, self._controls(seg, encoded)),
             refiner,
@@ -160,26 +166,35 @@ class _RequestWork:
         seconds = time.perf_counter() - start_s
         return _Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
+    def _sides(
+        self,
+        pipeline: Pipeline,
+        seg: PlannedSeg,
+        positives: Sequence[PlannedPrompt],
+        negatives: Sequence[PlannedPrompt],
+    ) -> list[list[_Asked]]:
+        """Both sides' prompts, each with its encoding under way."""
+        needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
+        return [
+            [(prompt, self._text(pipeline, prompt.text)) for prompt in prompts]
+            for prompts in (positives, needed)
+        ]
+
     async def _stage(
         self,
         pipeline: Pipeline,
         seg: PlannedSeg,
         encoded: detail.EncodedSeg,
-        positives: Sequence[PlannedPrompt],
-        negatives: Sequence[PlannedPrompt],
+        sides: list[list[_Asked]],
     ) -> detail.Stage:
-        needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
-        sides = []
-        for prompts in (positives, needed):
-            side = [
-                Conditioning(
-                    await self._text(pipeline, prompt.text),
-                    self._weight(prompt, seg, encoded.latent),
-                )
-                for prompt in prompts
+        guidance = []
+        for side in sides:
+            conditionings = [
+                Conditioning(await text, self._weight(prompt, seg, encoded.latent))
+                for prompt, text in side
             ]
-            sides.append(tuple(side))
-        return detail.Stage(pipeline, Guidance(*sides))
+            guidance.append(tuple(conditionings))
+        return detail.Stage(pipeline, Guidance(*guidance))
 
     def _text(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
         key = pipeline.descriptor.name, prompt
