@@ -7,6 +7,7 @@ The server reads it at start; nothing here imports torch.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,6 +55,10 @@ class Schedule(_Model):
     zero_terminal_snr: Annotated[
         bool, Field(description="rescaled so that the last step is pure noise, arXiv 2305.08891")
     ] = False
+
+
+EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
+"""How a prompt names a textual inversion."""
 
 
 class TextEncoderSpec(_Model):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
+from pipelines.descriptor import EMBEDDING
 from preprocessing import limits
 from preprocessing.images import Pixels, decode_input
 from preprocessing.plan import Plan, PlannedPrompt
 from preprocessing.seg_reader import SegReader
 from segs_client.contract import invalid, parse_request
-
-_EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _check_refiner(base: PipelineDescriptor, refiner: PipelineDescriptor) -> Non
 def _check_embeddings(prompts: Iterable[PlannedPrompt], pipeline: PipelineDescriptor) -> None:
     known = {name for encoder in pipeline.text_encoders for name in encoder.embeddings}
     for prompt in prompts:
-        for name in _EMBEDDING.findall(prompt.text):
+        for name in EMBEDDING.findall(prompt.text):
             if name not in known:
                 allowed = ", ".join(sorted(known)) or f"none: {pipeline.name} was built without"
                 raise invalid("prompt", "unknown embedding", value=name, allowed=allowed)

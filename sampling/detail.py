@@ -183,11 +183,6 @@ class _Cycle:
         return (yield from run_sampler(sampler, denoiser, x, sigmas, run))
 
 
-def with_controls(stage: Stage, controls: tuple[Control, ...]) -> Stage:
-    """The stage with a chain of ControlNets before its UNet."""
-    return replace(stage, controls=controls)
-
-
 def needs_negative(request: DetailRequest, seg: PlannedSeg) -> bool:
     """Whether guidance makes any use of the negative's prediction."""
     return seg.cfg != 1 or SAMPLERS[request.sampler_name].needs_uncond

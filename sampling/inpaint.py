@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sampling.masks import to_latent
-from sampling.vae import FACTOR
+from sampling.vae import cut
 
 _BLANK_LATENT = (0.8223, -0.6876, 0.6364, 0.1380)
 """A grey picture's latent, scaled."""
@@ -13,11 +13,7 @@ _BLANK_LATENT = (0.8223, -0.6876, 0.6364, 0.1380)
 
 def mask_at_pixels(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """A mask ``[h, w]`` at the sampled crop's size, cut to multiples of 8 about the centre."""
-    resized = to_latent(mask, height, width)[0, 0]
-    (rows, top), (columns, left) = (
-        (side - side % FACTOR, (side % FACTOR) // 2) for side in (height, width)
-    )
-    return resized[top : top + rows, left : left + columns]
+    return cut(to_latent(mask, height, width)[0, 0])
 
 
 def masked_values(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -154,7 +154,7 @@ class _RequestWork:
         if self._refiner is not None and refiner_texts is not None:
             refiner = await self._stage(self._refiner, seg, encoded, refiner_texts)
         program = detail.detail(
-            detail.with_controls(base, self._controls(seg, encoded)),
+            replace(base, controls=self._controls(seg, encoded)),
             refiner,
             request,
             seg,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from pipelines.descriptor import TextEncoderSpec
+from pipelines.descriptor import EMBEDDING, TextEncoderSpec
 from sampling.conditioning import Encoded
 from sampling.program import Call, Program
 from sampling.prompt import Chunk, ChunkLayout, lay_out
-
-_EMBEDDING = re.compile(r"(embedding:[^\s,()]+)")
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,16 @@ class TextEncoder:
     def _ids(self, text: str) -> Sequence[int]:
         """Token ids; ``embedding:name`` becomes the tokens that were added for it."""
         ids: list[int] = []
-        for part in _EMBEDDING.split(text):
-            known = self.spec.embeddings.get(part.removeprefix("embedding:"))
-            if known is not None and part.startswith("embedding:"):
-                ids.extend(known)
-            else:
-                ids.extend(self.tokenizer.encode(part, add_special_tokens=False).ids)
+        plain_from = 0
+        for match in EMBEDDING.finditer(text):
+            known = self.spec.embeddings.get(match[1])
+            if known is not None:
+                ids += [*self._plain_ids(text[plain_from : match.start()]), *known]
+                plain_from = match.end()
+        return [*ids, *self._plain_ids(text[plain_from:])]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode(self, prompt: str) -> Program[Encoded]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ FACTOR = 8
 """Pixels to a latent cell, each way."""
 
 Pixels = NDArray[np.uint8]
+A = TypeVar("A", NDArray[np.uint8], torch.Tensor)
 
 
 def to_values(pixels: Pixels) -> torch.Tensor:
@@ -21,8 +24,8 @@ def to_values(pixels: Pixels) -> torch.Tensor:
     return values.permute(2, 0, 1)[None]
 
 
-def cut(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The middle of an array ``[H, W, …]``, its sides cut to multiples of 8."""
+def cut(array: A) -> A:
+    """The middle of an array or tensor ``[H, W, …]``, its sides cut to multiples of 8."""
     (height, top), (width, left) = (
         (side - side % FACTOR, (side % FACTOR) // 2) for side in array.shape[:2]
     )

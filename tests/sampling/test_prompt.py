@@ -108,3 +108,20 @@ def test_unequal_lengths_are_repeated_to_a_common_one() -> None:
     rows = to_common_length([short, long])
     assert rows.shape == (2, 77 * 6, 3)
     assert torch.equal(rows[0, 77 * 2 : 77 * 4], short[0])
+
+
+def test_an_embeddings_name_becomes_its_tokens() -> None:
+    transformers = pytest.importorskip("transformers")
+    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15" / "tokenizer")
+    spec = TextEncoderSpec(
+        role="text_encoder", tokenizer="", start=slow.bos_token_id, end=slow.eos_token_id,
+        padding=slow.eos_token_id, embeddings={"cat-toy": (49408, 49409)},
+    )  # fmt: skip
+    encoder = TextEncoder("text", spec, slow.backend_tokenizer)
+    (chunk,) = encoder.chunks("a embedding:cat-toy, red (embedding:cat-toy:1.5)")
+    (plain,) = encoder.chunks("a , red ")
+    assert chunk.ids[1] == plain.ids[1]
+    assert chunk.ids[2:4] == (49408, 49409)
+    assert chunk.ids[4:6] == plain.ids[2:4]
+    assert chunk.ids[6:9] == (49408, 49409, spec.end)
+    assert chunk.weights[5:9] == (1.0, 1.5, 1.5, 1.0)
