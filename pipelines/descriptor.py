@@ -37,12 +37,30 @@ class Network(_Model):
 
     model: Annotated[str, Field(description="name of the Triton model")]
     max_batch: Annotated[int, Field(ge=1, description="most rows in one call")]
+    max_batch_elements: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="most elements of the first input in one batch: bounds the memory of its "
+            "activations; one row always goes",
+        ),
+    ] = None
     inputs: dict[str, str]
     """Tensor name → Triton data type, e.g. ``{"sample": "FP32"}``."""
     outputs: dict[str, str]
     files: dict[str, str]
     """SHA-256 (hex) of every file of the model, by its path relative to the descriptor; a
     ControlNet's ensemble counts as its own."""
+
+    def batch_limit(self, elements_per_row: int) -> int:
+        """Most rows of this many elements in one batch, at least 1."""
+        if self.max_batch_elements is None:
+            return self.max_batch
+        return max(1, min(self.max_batch, self.max_batch_elements // elements_per_row))
+
+    def fits(self, elements: int) -> bool:
+        """Whether a row of this many elements is within the bound that batches have."""
+        return self.max_batch_elements is None or elements <= self.max_batch_elements
 
 
 class Schedule(_Model):
