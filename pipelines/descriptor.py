@@ -52,11 +52,11 @@ class Network(_Model):
     """SHA-256 (hex) of every file of the model, by its path relative to the descriptor; a
     ControlNet's ensemble counts as its own."""
 
-    def batch_limit(self, elements_per_row: int) -> int:
+    def batch_limit(self, row_elements: int) -> int:
         """Most rows of this many elements in one batch, at least 1."""
         if self.max_batch_elements is None:
             return self.max_batch
-        return max(1, min(self.max_batch, self.max_batch_elements // elements_per_row))
+        return max(1, min(self.max_batch, self.max_batch_elements // row_elements))
 
     def fits(self, elements: int) -> bool:
         """Whether a row of this many elements is within the bound that batches have."""
