@@ -13,6 +13,17 @@ class DeadlineExceededError(Exception):
     """A request's deadline passed before it was done."""
 
 
+class OverloadedError(Exception):
+    """There is too much work already; the request was not begun.
+
+    ``retry_after_s``: when there may be room for it, by estimate.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"overloaded: try again in {retry_after_s:.1f} s")
+        self.retry_after_s = retry_after_s
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -62,12 +62,14 @@ class Detailed:
 
 
 def encode(
-    pipeline: Pipeline, request: DetailRequest, pixels: vae.Pixels, mask: torch.Tensor | None
+    pipeline: Pipeline,
+    request: DetailRequest,
+    pixels: vae.Pixels,
+    latent: torch.Tensor,
+    mask: torch.Tensor | None,
 ) -> Program[EncodedSeg]:
-    """Encodes a SEG's crop ``[H, W, 3]`` and brings its mask ``[h, w]`` to the latent."""
-    descriptor = pipeline.descriptor
-    values = vae.to_values(pixels)
-    latent = yield from vae.encode(descriptor, values)
+    """Brings a SEG's mask ``[h, w]`` to its crop's latent; for inpainting networks also encodes the
+    crop ``[H, W, 3]`` without what the mask covers."""
     if mask is None:
         return EncodedSeg(latent, None)
     feathered = feather(mask, request.noise_mask_feather)
@@ -75,9 +77,11 @@ def encode(
         return EncodedSeg(latent, to_latent(feathered, *latent.shape[-2:]))
     at_pixels = mask_at_pixels(feathered, pixels.shape[0], pixels.shape[1])
     on_latent = to_latent(at_pixels, *latent.shape[-2:])
+    descriptor = pipeline.descriptor
     if descriptor.unet_channels == latent.shape[1]:
         return EncodedSeg(latent, on_latent)
-    masked = yield from vae.encode(descriptor, masked_values(values, at_pixels))
+    values = masked_values(vae.to_values(pixels), at_pixels)
+    masked = yield from vae.encode(descriptor, values)
     return EncodedSeg(latent, on_latent, masked)
 
 

@@ -1,10 +1,8 @@
 """The step engine: every program of every request shares batches, call by call.
 
-One asyncio loop serves all. A turn of the engine: take the group of calls (same network, same
-shapes) that holds the oldest waiting call, fill a batch from it in order of arrival up to the
-network's limit, run it, and send every program its rows; their next calls join the groups.
-Nothing ever waits while a network is free: a batch holds what is ready when its turn comes, and
-what arrives meanwhile joins the next one, a step later.
+One asyncio loop serves all. A turn of the engine: choose a batch of waiting calls
+(:mod:`sampling.policy`), run it, and send every program its rows; their next calls join the
+groups. What arrives meanwhile joins the next batch, a step later.
 """
 
 from __future__ import annotations
@@ -12,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from preprocessing.plan import DeadlineExceededError
+from sampling.costs import CostModel
+from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
 
 T = TypeVar("T")
@@ -45,26 +45,27 @@ class EngineStats:
     """Batches with calls of more than one request."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Live(Generic[T]):
     """A program under way."""
 
     program: Program[T]
-    request: str
-    deadline_s: float | None
+    requester: Requester
     done: asyncio.Future[T]
 
-    def is_late(self, now_s: float) -> bool:
-        return self.deadline_s is not None and now_s > self.deadline_s
 
-
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     """A call that a live program is waiting for."""
 
     live: _Live[Any]
     call: Call
+    group: GroupKey
     arrival: int
+
+    @property
+    def requester(self) -> Requester:
+        return self.live.requester
 
 
 @dataclass
@@ -73,57 +74,79 @@ class StepEngine:
 
     Args:
         networks: runs the batches.
-        max_batch: most rows per call, by network.
-        in_flight: batches that may run at once; 1 on a CPU, whose cores one batch fills.
+        limits: how many rows a network takes at once, by its name.
+        in_flight: batches that may be under way at once. A second one is sent only if it is full,
+            so that the device has work while the first one's rows are handed out, and nobody
+            misses a batch that he could have joined.
 
     To be used from one event loop; :meth:`serve` must be running there.
     """
 
     networks: Networks
-    max_batch: Mapping[str, int]
-    in_flight: int = 1
+    limits: Mapping[str, BatchLimit]
+    in_flight: int = 2
     stats: EngineStats = field(default_factory=EngineStats)
+    costs: CostModel = field(default_factory=CostModel)
     _groups: dict[GroupKey, list[_Waiting]] = field(default_factory=dict)
-    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _active: set[Requester] = field(default_factory=set)
+    _turn_s: float = 0.0
+    """Where the least served requester stands, or stood last."""
+    _last_end_s: float = 0.0
     _arrivals: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a call has come or a batch has ended."""
 
-    async def run(
-        self, program: Program[T], *, request: str = "", deadline_s: float | None = None
-    ) -> T:
+    async def run(self, program: Program[T], requester: Requester | None = None) -> T:
         """Runs a program among all others and returns its result.
 
         Args:
-            request: the request's id, for the log.
-            deadline_s: ``time.time()`` after which its next call is not made any more.
+            requester: whom the work is for; None counts as one of its own.
 
         Raises:
-            DeadlineExceededError: the deadline passed.
+            DeadlineExceededError: the requester's deadline passed.
             Exception: whatever the program or one of its network calls raised. If the caller is
                 cancelled, the program ends at its next turn.
         """
-        live = _Live(program, request, deadline_s, asyncio.get_running_loop().create_future())
-        self._advance(live, None)
-        result: T = await live.done
-        return result
+        requester = requester or Requester()
+        live = _Live(program, requester, asyncio.get_running_loop().create_future())
+        self._enter(requester)
+        try:
+            self._advance(live, None)
+            result: T = await live.done
+            return result
+        finally:
+            self._leave(requester)
 
     async def serve(self) -> None:
         """Runs batches until cancelled."""
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self._work.wait()
+                await self._changed.wait()
                 # Let every task that is ready add its calls before the batch is closed.
                 await asyncio.sleep(0)
-                batch = self._take()
-                if not batch:
-                    self._work.clear()
-                    continue
-                running.add(asyncio.create_task(self._run_batch(batch)))
-                if len(running) >= self.in_flight:
-                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                self._changed.clear()
+                while len(running) < self.in_flight:
+                    batch = self._take(full_only=bool(running))
+                    if not batch:
+                        break
+                    task = asyncio.create_task(self._run_batch(batch))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
         finally:
             for task in running:
                 task.cancel()
+
+    def _enter(self, requester: Requester) -> None:
+        if requester.live == 0:
+            requester.turn_s = max(requester.turn_s, self._turn_s)
+            self._active.add(requester)
+        requester.live += 1
+
+    def _leave(self, requester: Requester) -> None:
+        requester.live -= 1
+        if requester.live == 0:
+            self._active.discard(requester)
 
     def _advance(self, live: _Live[Any], outputs: Tensors | None) -> None:
         """Sends a program its outputs (None: starts it) and queues its next call."""
@@ -138,30 +161,32 @@ class StepEngine:
             live.done.set_exception(error)
         else:
             self._arrivals += 1
-            waiting = _Waiting(live, call, self._arrivals)
-            self._groups.setdefault(_group_key(call), []).append(waiting)
-            self._work.set()
+            waiting = _Waiting(live, call, _group_key(call), self._arrivals)
+            self._groups.setdefault(waiting.group, []).append(waiting)
+            self._changed.set()
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch: calls of the group with the oldest one, up to the network's limit."""
+    def _take(self, *, full_only: bool) -> list[_Waiting]:
+        """The next batch, out of its group; none where it has to be full and is not."""
         self._drop_finished()
         if not self._groups:
             return []
-        key = min(self._groups, key=lambda key: self._groups[key][0].arrival)
-        group = self._groups.pop(key)
-        limit = max(self.max_batch[group[0].call.network], group[0].call.rows)
-        rows, count = 0, 0
-        for waiting in group:
-            if rows + waiting.call.rows > limit:
-                break
-            rows += waiting.call.rows
-            count += 1
-        batch, rest = group[:count], group[count:]
+        leader = leading_call(each for group in self._groups.values() for each in group)
+        group = self._groups[leader.group]
+        batch = choose_batch(group, leader, self.limits, self.costs, self._active)
+        taken = set(batch)
+        rest = [waiting for waiting in group if waiting not in taken]
+        if full_only and _rows(batch) + leader.call.rows <= self._limit(leader.call):
+            return []
         if rest:
-            self._groups[key] = rest
-        waiting_rows = rows + sum(waiting.call.rows for waiting in rest)
-        self._count(batch, rows, min(limit, waiting_rows))
+            self._groups[leader.group] = rest
+        else:
+            del self._groups[leader.group]
+        self._turn_s = max(self._turn_s, leader.requester.turn_s)
+        self._count(batch, rest)
         return batch
+
+    def _limit(self, call: Call) -> int:
+        return self.limits[call.network].batch_limit(call.row_elements)
 
     def _drop_finished(self) -> None:
         """Forgets the calls of programs that are late or whose caller is gone."""
@@ -169,7 +194,7 @@ class StepEngine:
         for key, group in list(self._groups.items()):
             for waiting in group:
                 live = waiting.live
-                if not live.done.done() and live.is_late(now_s):
+                if not live.done.done() and live.requester.is_late(now_s):
                     live.done.set_exception(DeadlineExceededError())
                 if live.done.done():
                     live.program.close()
@@ -179,36 +204,54 @@ class StepEngine:
             else:
                 del self._groups[key]
 
-    def _count(self, batch: list[_Waiting], rows: int, possible: int) -> None:
-        requests = {waiting.live.request for waiting in batch}
+    def _count(self, batch: list[_Waiting], rest: list[_Waiting]) -> None:
+        rows = _rows(batch)
+        limit = max(self._limit(batch[0].call), rows)
         self.stats.batches += 1
         self.stats.rows += rows
-        self.stats.rows_possible += possible
-        self.stats.shared_batches += len(requests) > 1
+        self.stats.rows_possible += min(limit, rows + _rows(rest))
+        self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
 
     async def _run_batch(self, batch: list[_Waiting]) -> None:
-        network = batch[0].call.network
         start_s = time.perf_counter()
         try:
-            outputs = await self.networks.run(network, _stack([each.call for each in batch]))
+            calls = [waiting.call for waiting in batch]
+            outputs = await self.networks.run(calls[0].network, _stack(calls))
         except Exception as error:
             for waiting in batch:
                 if not waiting.live.done.done():
                     waiting.live.done.set_exception(error)
             return
-        log.debug(
-            "batch network=%s rows=%d calls=%d requests=%d ms=%.1f",
-            network,
-            sum(waiting.call.rows for waiting in batch),
-            len(batch),
-            len({waiting.live.request for waiting in batch}),
-            (time.perf_counter() - start_s) * 1e3,
-        )
+        finally:
+            self._changed.set()
+        # A batch that was sent while another one ran has waited for that one's end.
+        end_s = time.perf_counter()
+        self._book(batch, end_s - max(start_s, self._last_end_s))
+        self._last_end_s = end_s
         start = 0
         for waiting in batch:
             end = start + waiting.call.rows
             self._advance(waiting.live, {name: out[start:end] for name, out in outputs.items()})
             start = end
+
+    def _book(self, batch: list[_Waiting], seconds: float) -> None:
+        """Learns what a batch cost and charges those who had it."""
+        call, rows = batch[0].call, _rows(batch)
+        self.costs.observe(call.network, rows * call.row_elements, seconds)
+        for waiting in batch:
+            waiting.requester.charge(seconds * waiting.call.rows / rows)
+        log.debug(
+            "batch network=%s rows=%d calls=%d requests=%d ms=%.1f",
+            call.network,
+            rows,
+            len(batch),
+            len({waiting.requester for waiting in batch}),
+            seconds * 1e3,
+        )
+
+
+def _rows(waiting: Iterable[_Waiting]) -> int:
+    return sum(each.call.rows for each in waiting)
 
 
 def _group_key(call: Call) -> GroupKey:

@@ -30,7 +30,21 @@ class Call:
 
     @property
     def rows(self) -> int:
-        return int(next(iter(self.inputs.values())).shape[0])
+        return int(self._first.shape[0])
+
+    @property
+    def elements(self) -> int:
+        """Of the first input: the measure of how much work the call is."""
+        return self._first.numel()
+
+    @property
+    def row_elements(self) -> int:
+        """Of one row of the first input."""
+        return self.elements // self.rows
+
+    @property
+    def _first(self) -> torch.Tensor:
+        return next(iter(self.inputs.values()))
 
 
 Program = Generator[Call, Tensors, T]

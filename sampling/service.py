@@ -1,10 +1,10 @@
-"""A whole request on the step engine: every SEG of every pass at once."""
+"""Whole requests on the step engine: every SEG of every request at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,15 +14,20 @@ from preprocessing.images import Pixels
 from preprocessing.packing import Packer, mask_at, pixels_at
 from preprocessing.plan import Outcome, Piece, Plan, PlannedPrompt, PlannedSeg, SampledSeg
 from sampling import detail, vae
+from sampling.admission import Admission
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
-from sampling.engine import StepEngine
+from sampling.engine import Networks, StepEngine
 from sampling.masks import to_latent
 from sampling.noise import next_seed
-from sampling.pipeline import Pipeline
+from sampling.options import ServiceOptions
+from sampling.pipeline import Pipeline, network_table
+from sampling.policy import Requester
 from sampling.program import Program
-from sampling.text import encode_prompt
+from sampling.slots import Slots
+from sampling.text_cache import TextCache
 from sampling.unet import Control
+from sampling.work import Estimator
 
 T = TypeVar("T")
 _Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
@@ -46,101 +51,131 @@ class _Done:
     sample_s: float
 
 
-async def sample(
-    engine: StepEngine,
-    pipelines: Mapping[str, Pipeline],
-    plan: Plan,
-    crops: Pixels,
-    masks: Pixels,
-) -> SampledRequest:
-    """Samples every SEG that the plan does not skip, in every pass.
+class DetailService:
+    """The engine and what requests share: encoded prompts, places for SEGs, the queue.
 
-    Args:
-        crops, masks: the flat tensors that the plan points into.
-
-    Raises:
-        DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
+    To be made and used in one event loop; the engine's :meth:`~StepEngine.serve` must be running.
     """
-    start_s = time.perf_counter()
-    done = await _RequestWork(engine, pipelines, plan, crops, masks).run()
-    packer = Packer()
-    segs = tuple(
-        SampledSeg(
-            index=one.seg,
-            batch_pass=one.batch_pass,
-            status="enhanced" if one.steps_run else "unsampled_schedule_too_short",
-            pixels=packer.add(one.pixels),
-            seed=one.seed,
-            steps_run=one.steps_run,
-            sample_s=one.sample_s,
-        )
-        for one in done
-    )
-    outcome = Outcome(segs=segs, sample_s=time.perf_counter() - start_s)
-    return SampledRequest(outcome, packer.tensor())
-
-
-class _RequestWork:
-    """The tasks of one request. Each prompt is encoded once, each crop once."""
 
     def __init__(
         self,
-        engine: StepEngine,
+        networks: Networks,
         pipelines: Mapping[str, Pipeline],
+        options: ServiceOptions | None = None,
+    ) -> None:
+        options = options or ServiceOptions()
+        self.pipelines = pipelines
+        self.engine = StepEngine(networks, network_table(pipelines.values()))
+        self.texts = TextCache(self.engine, options.text_cache_bytes)
+        self.slots = Slots(options.max_live_segs)
+        self.admission = Admission(options.max_queue_s, options.max_slowdown, options.max_requests)
+        self._estimator = Estimator(pipelines, self.engine.costs)
+
+    async def sample(self, plan: Plan, crops: Pixels, masks: Pixels) -> SampledRequest:
+        """Samples every SEG that the plan does not skip, in every pass.
+
+        Args:
+            crops, masks: the flat tensors that the plan points into.
+
+        Raises:
+            OverloadedError: there is too much work already; nothing was begun.
+            DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
+        """
+        start_s = time.perf_counter()
+        requester = Requester(plan.request_id, plan.deadline_s)
+        self.admission.admit(requester, self._estimator.estimate(plan), start_s)
+        try:
+            done = await _RequestWork(self, requester, plan, crops, masks).run()
+        finally:
+            self.admission.leave(requester)
+        packer = Packer()
+        segs = tuple(
+            SampledSeg(
+                index=one.seg,
+                batch_pass=one.batch_pass,
+                status="enhanced" if one.steps_run else "unsampled_schedule_too_short",
+                pixels=packer.add(one.pixels),
+                seed=one.seed,
+                steps_run=one.steps_run,
+                sample_s=one.sample_s,
+            )
+            for one in done
+        )
+        outcome = Outcome(segs=segs, sample_s=time.perf_counter() - start_s)
+        return SampledRequest(outcome, packer.tensor())
+
+
+class _RequestWork:
+    """The tasks of one request. Each crop is encoded once, whatever needs it."""
+
+    def __init__(
+        self,
+        service: DetailService,
+        requester: Requester,
         plan: Plan,
         crops: Pixels,
         masks: Pixels,
     ) -> None:
-        self._engine = engine
+        self._service = service
+        self._requester = requester
         self._plan = plan
         self._crops = crops
         self._masks = masks
         self._tasks: list[asyncio.Future[Any]] = []
-        self._texts: dict[tuple[str, str], asyncio.Future[Encoded]] = {}
+        self._encoded: dict[Hashable, asyncio.Future[Any]] = {}
         request = plan.request
-        self._base = pipelines[request.pipeline]
+        self._base = service.pipelines[request.pipeline]
         refiner = request.refiner
-        self._refiner = None if refiner is None else pipelines[refiner.pipeline]
+        self._refiner = None if refiner is None else service.pipelines[refiner.pipeline]
 
     async def run(self) -> list[_Done]:
-        """Every pass of every SEG; the first error ends them all."""
+        """Every pass of every SEG, in the plan's order; the first error ends them all.
+
+        They are begun by the size of their crops, so that those under way can share batches.
+        """
         chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
-        encoded = [self._encode(seg, crop) for _, seg, crop in chosen]
+        chosen.sort(key=lambda one: (one[2].height, one[2].width))
         passes = [
-            asyncio.ensure_future(self._detail(index, seg, batch_pass, task))
+            asyncio.ensure_future(self._in_place(index, seg, crop, batch_pass))
+            for index, seg, crop in chosen
             for batch_pass in range(self._plan.request.batch_size)
-            for (index, seg, _), task in zip(chosen, encoded, strict=True)
         ]
         self._tasks += passes
         try:
-            return await asyncio.gather(*passes)
+            done = await asyncio.gather(*passes)
         finally:
             for task in self._tasks:
                 task.cancel()
+        return sorted(done, key=lambda one: (one.batch_pass, one.seg))
 
-    def _start(self, program: Program[T]) -> asyncio.Future[T]:
-        plan = self._plan
-        task: asyncio.Future[T] = asyncio.ensure_future(
-            self._engine.run(program, request=plan.request_id, deadline_s=plan.deadline_s)
-        )
-        self._tasks.append(task)
-        return task
+    async def _in_place(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> _Done:
+        async with self._service.slots.place(self._requester):
+            return await self._detail(index, seg, crop, batch_pass)
 
-    def _encode(self, seg: PlannedSeg, crop: Piece) -> asyncio.Future[detail.EncodedSeg]:
+    async def _run(self, program: Program[T]) -> T:
+        return await self._service.engine.run(program, self._requester)
+
+    def _once(self, key: Hashable, program: Callable[[], Program[T]]) -> Awaitable[T]:
+        """The result of a program that is run once for all who name the same key."""
+        if key not in self._encoded:
+            task = asyncio.ensure_future(self._run(program()))
+            self._encoded[key] = task
+            self._tasks.append(task)
+        return self._encoded[key]
+
+    async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
         request = self._plan.request
-        mask = torch.from_numpy(mask_at(self._masks, seg.mask)) if request.noise_mask else None
         pixels = pixels_at(self._crops, crop)
-        return self._start(detail.encode(self._base, request, pixels, mask))
+        latent = await self._once(
+            crop, lambda: vae.encode(self._base.descriptor, vae.to_values(pixels))
+        )
+        mask = torch.from_numpy(mask_at(self._masks, seg.mask)) if request.noise_mask else None
+        return await self._once(
+            (crop, seg.mask), lambda: detail.encode(self._base, request, pixels, latent, mask)
+        )
 
-    async def _detail(
-        self,
-        index: int,
-        seg: PlannedSeg,
-        batch_pass: int,
-        encoding: asyncio.Future[detail.EncodedSeg],
-    ) -> _Done:
+    async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> _Done:
         start_s = time.perf_counter()
-        request = self._plan.request
         seed = next_seed(seg.seed, batch_pass + 1)  # the first pass counts too
         # Every prompt is asked for at once, so that they share a batch.
         texts = self._sides(self._base, seg, seg.positives, seg.negatives)
@@ -148,7 +183,7 @@ class _RequestWork:
         if self._refiner is not None:
             sides = seg.refiner_positives, seg.refiner_negatives
             refiner_texts = self._sides(self._refiner, seg, *sides)
-        encoded = await encoding
+        encoded = await self._encode(seg, crop)
         base = await self._stage(self._base, seg, encoded, texts)
         refiner = None
         if self._refiner is not None and refiner_texts is not None:
@@ -156,13 +191,13 @@ class _RequestWork:
         program = detail.detail(
             replace(base, controls=self._controls(seg, encoded)),
             refiner,
-            request,
+            self._plan.request,
             seg,
             encoded,
             seed,
         )
-        sampled = await self._start(program)
-        pixels = await self._start(vae.decode(self._base.descriptor, sampled.latent))
+        sampled = await self._run(program)
+        pixels = await self._run(vae.decode(self._base.descriptor, sampled.latent))
         seconds = time.perf_counter() - start_s
         return _Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
@@ -176,7 +211,7 @@ class _RequestWork:
         """Both sides' prompts, each with its encoding under way."""
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
         return [
-            [(prompt, self._text(pipeline, prompt.text)) for prompt in prompts]
+            [(prompt, self._service.texts.encode(pipeline, prompt.text)) for prompt in prompts]
             for prompts in (positives, needed)
         ]
 
@@ -195,12 +230,6 @@ class _RequestWork:
             ]
             guidance.append(tuple(conditionings))
         return detail.Stage(pipeline, Guidance(*guidance))
-
-    def _text(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
-        key = pipeline.descriptor.name, prompt
-        if key not in self._texts:
-            self._texts[key] = self._start(encode_prompt(pipeline.text_encoders, prompt))
-        return self._texts[key]
 
     def _weight(
         self, prompt: PlannedPrompt, seg: PlannedSeg, latent: torch.Tensor

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from sampling.options import ServiceOptions
 from serving.canary import run_canary
 from serving.errors import ServingError
 from serving.options import MODEL_REPOSITORY, ServerOptions
@@ -50,6 +51,13 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         start_timeout_s=options.start_timeout,
         stop_timeout_s=options.stop_timeout,
         canary=not options.no_canary,
+        service=ServiceOptions(
+            max_live_segs=options.max_live_segs,
+            max_requests=options.max_requests,
+            max_queue_s=options.max_queue,
+            max_slowdown=options.max_slowdown,
+            text_cache_bytes=options.text_cache << 20,
+        ),
     )
 
 
@@ -113,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for running requests to end before the server is killed",
     )
     add("--no-canary", action="store_true", help="be ready without having answered a request")
+    _add_service(serve.add_argument_group("how much work is let in"))
 
     canary = commands.add_parser("canary", help="ask a running server for one tiny picture")
     canary.add_argument("pipeline", help="name of the pipeline")
@@ -123,6 +132,46 @@ def _parser() -> argparse.ArgumentParser:
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
         )
     return parser
+
+
+def _add_service(group: argparse._ArgumentGroup) -> None:
+    """Options of the step engine; a request beyond them is refused, to be tried again later."""
+    default = ServiceOptions()
+    add = group.add_argument
+    add(
+        "--max-live-segs",
+        type=_positive,
+        default=default.max_live_segs,
+        metavar="N",
+        help="SEGs under way at once; the rest of a request's wait (default %(default)s)",
+    )
+    add(
+        "--max-requests",
+        type=_positive,
+        default=default.max_requests,
+        metavar="N",
+        help="requests at once (default %(default)s)",
+    )
+    add(
+        "--max-queue",
+        type=float,
+        default=default.max_queue_s,
+        metavar="SECONDS",
+        help="estimated work of all requests at once (default %(default)g)",
+    )
+    add(
+        "--max-slowdown",
+        type=float,
+        metavar="FACTOR",
+        help="refuse what would take anybody so many times longer than alone (default: no bound)",
+    )
+    add(
+        "--text-cache",
+        type=int,
+        default=default.text_cache_bytes >> 20,
+        metavar="MIB",
+        help="memory for encoded prompts (default %(default)s)",
+    )
 
 
 def _port(text: str) -> int:

@@ -14,10 +14,9 @@ import torch
 from pipelines import load_all
 from preprocessing.composite import Composed, composite
 from preprocessing.prepare import Inputs, prepare
-from sampling.engine import StepEngine
-from sampling.pipeline import load_pipelines, network_table
+from sampling.pipeline import load_pipelines
 from sampling.program import Tensors
-from sampling.service import sample
+from sampling.service import DetailService
 from serving.onnx_session import OnnxSession, open_session
 
 
@@ -97,8 +96,6 @@ class LocalDetailer:
         folders = list(repositories)
         self.networks = LocalNetworks(folders, threads)
         self._pipelines = load_pipelines(folders)
-        table = network_table(self._pipelines.values())
-        self._max_batch = {name: network.max_batch for name, network in table.items()}
 
     def detail(self, inputs: Inputs) -> Composed:
         """One request; errors are those of :func:`preprocessing.prepare.prepare`."""
@@ -108,10 +105,10 @@ class LocalDetailer:
         descriptors = {name: pipe.descriptor for name, pipe in self._pipelines.items()}
         prepared = prepare(inputs, pipelines=descriptors)
         plan = prepared.plan
-        engine = StepEngine(self.networks, self._max_batch)
-        serving = asyncio.create_task(engine.serve())
+        service = DetailService(self.networks, self._pipelines)
+        serving = asyncio.create_task(service.engine.serve())
         try:
-            done = await sample(engine, self._pipelines, plan, prepared.crops, prepared.masks)
+            done = await service.sample(plan, prepared.crops, prepared.masks)
         finally:
             serving.cancel()
         return composite(

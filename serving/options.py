@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from sampling.options import ServiceOptions
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
 REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
 """Environment variable of the Python models: folders of pipelines, joined by ``os.pathsep``."""
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
+SERVICE_VARIABLE = "SEGS_SERVICE"
+"""Environment variable of the step engine: fields of ServiceOptions, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class ServerOptions:
     stop_timeout_s: float = 8.0
     """From asking the server to stop until it is killed."""
     canary: bool = True
+    service: ServiceOptions = field(default_factory=ServiceOptions)
 
     def __post_init__(self) -> None:
         if self.stop_timeout_s < 1 or self.start_timeout_s <= 0 or self.model_threads < 1:

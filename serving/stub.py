@@ -5,6 +5,7 @@ Importable in a stub only.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
@@ -15,9 +16,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from preprocessing.plan import DeadlineExceededError
+from preprocessing.plan import DeadlineExceededError, OverloadedError
+from sampling.options import ServiceOptions
 from segs_client.contract import ContractError, ErrorDetail
-from serving.options import REPOSITORIES_VARIABLE
+from serving.options import REPOSITORIES_VARIABLE, SERVICE_VARIABLE
 
 Tensor = NDArray[Any] | bytes
 
@@ -38,6 +40,15 @@ def repositories() -> list[Path]:
     """The folders that hold pipelines, as the one who started the server said."""
     value = os.environ.get(REPOSITORIES_VARIABLE, "")
     return [Path(part) for part in value.split(os.pathsep) if part]
+
+
+def service_options() -> ServiceOptions:
+    """How much work is let in, as the one who started the server said.
+
+    Raises:
+        ValueError, TypeError: the variable holds something else.
+    """
+    return ServiceOptions(**json.loads(os.environ.get(SERVICE_VARIABLE, "{}")))
 
 
 def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
@@ -82,6 +93,9 @@ def refusal(error: BaseException, request_id: str) -> Any:
         detail = error.detail.model_copy(update={"request_id": request_id})
     elif isinstance(error, DeadlineExceededError):
         detail = _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
+    elif isinstance(error, OverloadedError):
+        detail = _detail("UNAVAILABLE", str(error), request_id)
+        detail = detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
     else:
         incident = uuid.uuid4().hex[:12]
         log.error("incident %s, request %r", incident, request_id, exc_info=error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from serving.installation import PYTHON_MINOR, Installation, library_path
@@ -13,6 +15,7 @@ from serving.options import (
     LOG_LEVEL_VARIABLE,
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
+    SERVICE_VARIABLE,
     ServerOptions,
 )
 
@@ -73,6 +76,7 @@ def server_environment(
         str(folder.resolve()) for folder in options.repositories
     )
     environment[LOG_LEVEL_VARIABLE] = options.log_level
+    environment[SERVICE_VARIABLE] = json.dumps(asdict(options.service))
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
     return environment

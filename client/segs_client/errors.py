@@ -64,10 +64,19 @@ class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happ
 
 
 class ServerUnavailable(SegsError):  # noqa: N818
-    """The server cannot be reached, is not ready or is overloaded; a later try may succeed."""
+    """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
+
+    ``retry_after_s``: when, by the server's own estimate; None where it gave none.
+    """
 
     code: ErrorCode = "UNAVAILABLE"
     retryable: ClassVar[bool] = True
+
+    def __init__(
+        self, message: str, *, request_id: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(SegsError):  # noqa: N818
@@ -87,7 +96,6 @@ class ServerError(SegsError):
 
 
 _CLASSES: dict[ErrorCode, type[SegsError]] = {
-    "UNAVAILABLE": ServerUnavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
     "INTERNAL": ServerError,
@@ -139,6 +147,10 @@ def from_detail(detail: ErrorDetail, *, request_id: str = "") -> SegsError:
             field=detail.field,
             value=detail.value,
             allowed=detail.allowed,
+        )
+    if detail.code == "UNAVAILABLE":
+        return ServerUnavailable(
+            detail.message, request_id=request_id, retry_after_s=detail.retry_after_s
         )
     return _CLASSES[detail.code](detail.message, request_id=request_id)
 

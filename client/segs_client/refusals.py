@@ -57,6 +57,9 @@ class ErrorDetail(BaseModel):
     value: Annotated[str | None, Field(description="what was sent, shortened")] = None
     allowed: Annotated[str | None, Field(description="what would have been accepted")] = None
     request_id: Annotated[str, Field(description="id of the call, found in the server's log")] = ""
+    retry_after_s: Annotated[
+        float | None, Field(description="when an overloaded server may have room, by its estimate")
+    ] = None
 
     def to_status_message(self) -> str:
         """The gRPC status message: the human sentence, a newline, this detail as one line of JSON.
@@ -97,7 +100,7 @@ class ErrorDetail(BaseModel):
         texts = {
             name: _cut(value, limit)
             for name, value in self.model_dump(exclude_none=True).items()
-            if name != "code"
+            if isinstance(value, str) and name != "code"
         }
         detail = self.model_copy(update=texts)
         sentence = " ".join(detail.message.split())

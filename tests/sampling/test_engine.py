@@ -12,10 +12,21 @@ import pytest
 import torch
 
 from preprocessing.plan import DeadlineExceededError
-from sampling.engine import StepEngine
+from sampling.engine import Networks, StepEngine
+from sampling.policy import Requester
 from sampling.program import Call, Program, Tensors
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A limit of rows, whatever their size."""
+
+    most: int
+
+    def batch_limit(self, row_elements: int) -> int:
+        return self.most
 
 
 @dataclass
@@ -43,10 +54,13 @@ def steps(count: int, *, network: str = "net", width: int = 2, rows: int = 1) ->
 
 
 def on_engine(
-    work: Callable[[StepEngine], Awaitable[T]], networks: CountingNetworks, max_batch: int = 4
+    work: Callable[[StepEngine], Awaitable[T]], networks: Networks, max_batch: int = 4
 ) -> T:
     async def main() -> T:
-        engine = StepEngine(networks, {"net": max_batch, "other": max_batch, "broken": max_batch})
+        limits = dict.fromkeys(("net", "other", "broken"), Rows(max_batch))
+        engine = StepEngine(networks, limits)
+        for network in limits:
+            engine.costs.observe(network, 2, 0.001)
         serving = asyncio.create_task(engine.serve())
         try:
             return await asyncio.wait_for(asyncio.ensure_future(work(engine)), 10)
@@ -60,7 +74,7 @@ def test_programs_go_step_by_step_together() -> None:
     networks = CountingNetworks()
 
     async def work(engine: StepEngine) -> list[float]:
-        return await asyncio.gather(*(engine.run(steps(5), request=str(i)) for i in range(4)))
+        return await asyncio.gather(*(engine.run(steps(5)) for _ in range(4)))
 
     assert on_engine(work, networks) == [5.0] * 4
     assert networks.batches == [("net", 4)] * 5
@@ -135,7 +149,7 @@ def test_a_late_program_ends_within_a_step() -> None:
 
     async def work(engine: StepEngine) -> None:
         with pytest.raises(DeadlineExceededError):
-            await engine.run(steps(10_000), deadline_s=time.time() + 0.05)
+            await engine.run(steps(10_000), Requester(deadline_s=time.time() + 0.05))
 
     on_engine(work, networks)
     assert 1 <= len(networks.batches) <= 7
@@ -158,7 +172,7 @@ def test_a_cancelled_caller_frees_its_place() -> None:
 
 def test_statistics_count_shared_batches() -> None:
     async def work(engine: StepEngine) -> StepEngine:
-        await asyncio.gather(*(engine.run(steps(2), request=str(i)) for i in range(2)))
+        await asyncio.gather(*(engine.run(steps(2)) for _ in range(2)))
         return engine
 
     stats = on_engine(work, CountingNetworks()).stats

@@ -15,9 +15,8 @@ import triton_python_backend_utils as pb_utils
 
 from preprocessing.images import Pixels
 from preprocessing.plan import Plan
-from sampling.engine import StepEngine
 from sampling.pipeline import load_pipelines, network_table
-from sampling.service import sample
+from sampling.service import DetailService
 from serving import stub
 from serving.bls import TritonNetworks
 from serving.stub_logging import configure_logging
@@ -27,12 +26,10 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self._pipelines = load_pipelines(stub.repositories())
-        networks = network_table(self._pipelines.values())
-        self._engine = StepEngine(
-            TritonNetworks({name: list(network.outputs) for name, network in networks.items()}),
-            {name: network.max_batch for name, network in networks.items()},
-        )
+        pipelines = load_pipelines(stub.repositories())
+        table = network_table(pipelines.values())
+        networks = TritonNetworks({name: list(each.outputs) for name, each in table.items()})
+        self._service = DetailService(networks, pipelines, stub.service_options())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
         self._thread.start()
@@ -54,7 +51,7 @@ class TritonPythonModel:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._serving = self._loop.create_task(self._engine.serve())
+        self._serving = self._loop.create_task(self._service.engine.serve())
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._serving)
         self._loop.close()
@@ -64,7 +61,7 @@ class TritonPythonModel:
     ) -> None:
         try:
             plan = Plan.model_validate_json(plan_json)
-            done = await sample(self._engine, self._pipelines, plan, crops, masks)
+            done = await self._service.sample(plan, crops, masks)
             response = stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )

@@ -1,0 +1,107 @@
+"""Who is let in: a bounded queue, by estimated work and by how long everybody would take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from preprocessing.plan import OverloadedError
+from sampling.policy import Requester
+from sampling.work import Work
+
+
+@dataclass(eq=False)
+class _Admitted:
+    requester: Requester
+    work: Work
+    since_s: float
+
+    @property
+    def left_s(self) -> float:
+        """Device seconds it still needs."""
+        return max(self.work.shared_s - self.requester.device_s, 0.0)
+
+
+@dataclass
+class Admission:
+    """The requests under way.
+
+    Args:
+        max_queue_s: estimated device seconds of all requests together; one that finds nothing
+            else under way is let in whatever it needs.
+        max_slowdown: how many times longer than alone a request may take, by estimate, because of
+            the others; None sets no bound.
+        max_requests: requests at once, whatever they need.
+    """
+
+    max_queue_s: float
+    max_slowdown: float | None
+    max_requests: int
+    refused: int = 0
+    """Since the start."""
+    _admitted: dict[Requester, _Admitted] = field(default_factory=dict)
+
+    def admit(self, requester: Requester, work: Work | None, now_s: float) -> None:
+        """Lets a request in; :meth:`leave` has to follow. Work of None is not known and counts as
+        none.
+
+        Raises:
+            OverloadedError: it would be too much.
+        """
+        asked = _Admitted(requester, work or Work(0.0, 0.0), now_s)
+        wait_s = self._wait_s(asked, now_s)
+        if wait_s is not None:
+            self.refused += 1
+            raise OverloadedError(wait_s)
+        self._admitted[requester] = asked
+
+    def leave(self, requester: Requester) -> None:
+        """The request is done, however it ended."""
+        self._admitted.pop(requester, None)
+
+    @property
+    def queued_s(self) -> float:
+        """Estimated device seconds until all requests under way are done."""
+        return sum(each.left_s for each in self._admitted.values())
+
+    def _wait_s(self, asked: _Admitted, now_s: float) -> float | None:
+        """None if there is room; else for how long, by estimate, there will be none."""
+        if not self._admitted:
+            return None
+        shortest_s = min(each.left_s for each in self._admitted.values())
+        if len(self._admitted) >= self.max_requests:
+            return shortest_s
+        over_s = self.queued_s + asked.work.shared_s - self.max_queue_s
+        if over_s > 0:
+            return min(over_s, self.queued_s)
+        if self.max_slowdown is not None and self._is_too_slow(asked, now_s, self.max_slowdown):
+            return shortest_s
+        return None
+
+    def _is_too_slow(self, asked: _Admitted, now_s: float, max_slowdown: float) -> bool:
+        """Whether anybody, the newcomer included, would take more than his due."""
+        everyone = [*self._admitted.values(), asked]
+        for one in everyone:
+            if one.work.alone_s == 0:
+                continue
+            left_s = _left_s(one, everyone)
+            if now_s - one.since_s + left_s > max_slowdown * one.work.alone_s:
+                return True
+        return False
+
+
+def _left_s(one: _Admitted, everyone: list[_Admitted]) -> float:
+    """How long a request still takes among the others.
+
+    The device goes to all in equal parts, by their weight, so each of the others takes at most
+    as much of it meanwhile as the request itself; but where batches have room for all, none of it
+    takes longer than alone.
+    """
+    if one.left_s == 0:
+        return 0.0
+    alone_s = one.work.alone_s * one.left_s / one.work.shared_s
+    shared_s = one.left_s
+    for other in everyone:
+        if other is not one:
+            part = one.left_s * other.requester.weight / one.requester.weight
+            shared_s += min(other.left_s, part)
+    return max(alone_s, shared_s)

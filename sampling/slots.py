@@ -1,0 +1,73 @@
+"""How many SEGs are under way at once: what bounds the memory of latents and sampler states."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from sampling.policy import Requester
+
+
+@dataclass(eq=False)
+class _Turn:
+    requester: Requester
+    given: asyncio.Future[None]
+
+
+@dataclass
+class Slots:
+    """Places for SEGs, shared out among requests.
+
+    Args:
+        limit: SEGs under way. A request's first SEG never waits: a large request that holds every
+            place keeps nobody out, so there are at most ``limit`` and one for each request.
+
+    A place that becomes free goes to the waiting request that holds the fewest, the first come
+    among equals.
+    """
+
+    limit: int
+    held: Counter[Requester] = field(default_factory=Counter)
+    _waiting: list[_Turn] = field(default_factory=list)
+
+    @property
+    def live(self) -> int:
+        """Places taken."""
+        return self.held.total()
+
+    @contextlib.asynccontextmanager
+    async def place(self, requester: Requester) -> AsyncIterator[None]:
+        """Holds a place, once there is one, while inside."""
+        if self.live < self.limit or not self.held[requester]:
+            self.held[requester] += 1
+        else:
+            await self._wait(requester)
+        try:
+            yield
+        finally:
+            self._free(requester)
+
+    async def _wait(self, requester: Requester) -> None:
+        turn = _Turn(requester, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        try:
+            await turn.given
+        except asyncio.CancelledError:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            else:  # given in the same moment
+                self._free(requester)
+            raise
+
+    def _free(self, requester: Requester) -> None:
+        self.held[requester] -= 1
+        if not self.held[requester]:
+            del self.held[requester]
+        while self._waiting and self.live < self.limit:
+            turn = min(self._waiting, key=lambda each: self.held[each.requester])
+            self._waiting.remove(turn)
+            self.held[turn.requester] += 1
+            turn.given.set_result(None)

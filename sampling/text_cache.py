@@ -1,0 +1,73 @@
+"""Encoded prompts, kept by what they say: the same few come with every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from sampling.conditioning import Encoded
+from sampling.engine import StepEngine
+from sampling.pipeline import Pipeline
+from sampling.text import encode_prompt
+
+_Key = tuple[str, str]
+
+
+@dataclass
+class TextCache:
+    """Encodes each prompt of a pipeline once, for all requests that have it.
+
+    Args:
+        max_bytes: of kept encodings; those that were not asked for longest go first.
+
+    Counters since the start: ``hits`` (kept or under way), ``misses``. ``kept_bytes`` are held.
+    """
+
+    engine: StepEngine
+    max_bytes: int
+    hits: int = 0
+    misses: int = 0
+    kept_bytes: int = 0
+    _kept: OrderedDict[_Key, Encoded] = field(default_factory=OrderedDict)
+    _under_way: dict[_Key, asyncio.Task[Encoded]] = field(default_factory=dict)
+
+    def encode(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
+        """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
+        others who wait for the same.
+
+        It is nobody's: no deadline ends it, and whoever asks for it shares it.
+        """
+        key = pipeline.descriptor.name, prompt
+        kept = self._kept.get(key)
+        if kept is not None:
+            self.hits += 1
+            self._kept.move_to_end(key)
+            ready: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+            ready.set_result(kept)
+            return ready
+        task = self._under_way.get(key)
+        if task is None:
+            self.misses += 1
+            program = encode_prompt(pipeline.text_encoders, prompt)
+            task = asyncio.create_task(self.engine.run(program))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._keep(key, done))
+        else:
+            self.hits += 1
+        return asyncio.shield(task)
+
+    def _keep(self, key: _Key, task: asyncio.Task[Encoded]) -> None:
+        del self._under_way[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._kept[key] = task.result()
+        self.kept_bytes += _bytes(task.result())
+        while self.kept_bytes > self.max_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self.kept_bytes -= _bytes(oldest)
+
+
+def _bytes(encoded: Encoded) -> int:
+    tensors = (encoded.context, encoded.pooled)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -1,0 +1,153 @@
+"""What a request will ask of the networks, told before any of it is run.
+
+Nobody keeps a table of how often a sampler asks its model: a SEG's own program is run once on a
+latent of one cell, with networks that answer zeros, and its calls are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from preprocessing.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
+from sampling import detail
+from sampling.conditioning import Conditioning, Encoded, Guidance
+from sampling.costs import CostModel
+from sampling.pipeline import Pipeline
+from sampling.program import Call, Tensors, run_alone
+from sampling.unet import Control
+from sampling.vae import FACTOR
+from segs_client.contract import DetailRequest
+
+_COUNTED_STEPS = 24
+"""Longer runs are counted for so many steps, and scaled."""
+_PIXEL_CHANNELS = 3
+_CONTEXT = Encoded(torch.zeros(1, 1, 1), torch.zeros(1, 1))
+_KNOWN_RECIPES = 1024
+
+
+@dataclass(frozen=True)
+class Calls:
+    """``count`` calls, one after another, of ``rows`` rows with ``row_elements`` elements each in
+    their first input."""
+
+    network: str
+    rows: int
+    row_elements: int
+    count: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Device seconds of a request: with the device to itself, and what it adds where its rows
+    share economical batches with others' (much less on a GPU, about the same on a CPU)."""
+
+    alone_s: float
+    shared_s: float
+
+
+@dataclass
+class Estimator:
+    """Tells the work of requests by what batches have cost so far."""
+
+    pipelines: Mapping[str, Pipeline]
+    costs: CostModel
+    _recipes: dict[Hashable, Counter[tuple[str, int, int]]] = field(default_factory=dict)
+
+    def estimate(self, plan: Plan) -> Work | None:
+        """The work of all SEGs and passes; None where a network was not measured near their sizes
+        yet."""
+        passes = plan.request.batch_size
+        slowest_s = total_s = 0.0
+        for seg in plan.segs:
+            seg_s = 0.0
+            for calls in self.calls(plan.request, seg):
+                size = calls.rows * calls.row_elements
+                alone_s = self.costs.known_batch_s(calls.network, size)
+                shared_s = self.costs.shared_s(calls.network, size)
+                if alone_s is None or shared_s is None:
+                    return None
+                seg_s += alone_s * calls.count
+                total_s += shared_s * calls.count * passes
+            slowest_s = max(slowest_s, seg_s)
+        return Work(max(slowest_s, total_s), total_s)
+
+    def calls(self, request: DetailRequest, seg: PlannedSeg) -> Iterator[Calls]:
+        """The calls of one pass of a SEG; prompts aside, which are mostly kept from before."""
+        if seg.crop is None:
+            return
+        descriptor = self.pipelines[request.pipeline].descriptor
+        cells = (seg.crop.height // FACTOR) * (seg.crop.width // FACTOR)
+        networks, pixels = descriptor.networks, cells * FACTOR**2
+        yield Calls(networks["vae_encoder"].model, 1, pixels * _PIXEL_CHANNELS, 1)
+        counted = min(seg.steps, _COUNTED_STEPS)
+        scale = request.cycle * seg.steps / counted
+        short = seg.model_copy(update={"steps": counted})
+        for (network, rows, channels), count in self._recipe(request, short).items():
+            yield Calls(network, rows, channels * cells, count * scale)
+        yield Calls(networks["vae_decoder"].model, 1, descriptor.latent_channels * cells, 1)
+
+    def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
+        """How often one cycle of such a SEG calls which network, with how many rows and input
+        channels."""
+        key = (
+            request.model_dump_json(
+                include={"pipeline", "sampler_name", "scheduler", "scheduler_func"}
+                | {"refiner", "refiner_ratio", "inpaint_model"}
+            ),
+            (seg.steps, seg.cfg, seg.denoise),
+            tuple(map(len, (seg.positives, seg.negatives))),
+            tuple(map(len, (seg.refiner_positives, seg.refiner_negatives))),
+            tuple((each.name, each.start_percent, each.end_percent) for each in seg.controls),
+        )
+        if key not in self._recipes:
+            if len(self._recipes) >= _KNOWN_RECIPES:
+                self._recipes.clear()
+            self._recipes[key] = self._count(request.model_copy(update={"cycle": 1}), seg)
+        return self._recipes[key]
+
+    def _count(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
+        counted: Counter[tuple[str, int, int]] = Counter()
+        base = self.pipelines[request.pipeline]
+
+        def answer(call: Call) -> Tensors:
+            counted[call.network, call.rows, call.row_elements] += 1
+            zeros = torch.zeros(call.rows, base.descriptor.latent_channels, 1, 1)
+            return {"out_sample": zeros, **dict.fromkeys(base.unet.residuals, zeros[:, :1])}
+
+        guidance = self._guidance(request, seg, seg.positives, seg.negatives)
+        controls = tuple(_control(base, control) for control in seg.controls)
+        stage = detail.Stage(base, guidance, controls)
+        refiner = None
+        if request.refiner is not None:
+            sides = seg.refiner_positives, seg.refiner_negatives
+            pipeline = self.pipelines[request.refiner.pipeline]
+            refiner = detail.Stage(pipeline, self._guidance(request, seg, *sides))
+        latent = torch.zeros(1, base.descriptor.latent_channels, 1, 1)
+        encoded = detail.EncodedSeg(latent, None)
+        run_alone(detail.detail(stage, refiner, request, seg, encoded, seed=0), answer)
+        return counted
+
+    @staticmethod
+    def _guidance(
+        request: DetailRequest,
+        seg: PlannedSeg,
+        positives: Sequence[PlannedPrompt],
+        negatives: Sequence[PlannedPrompt],
+    ) -> Guidance:
+        needed = negatives if detail.needs_negative(request, seg) else ()
+        side = Conditioning(_CONTEXT)
+        return Guidance((side,) * len(positives), (side,) * len(needed))
+
+
+def _control(base: Pipeline, planned: PlannedControl) -> Control:
+    return Control(
+        base.controlnets[planned.name],
+        torch.zeros(1, _PIXEL_CHANNELS, FACTOR, FACTOR),
+        planned.strength,
+        base.schedule.sigma_at_percent(planned.start_percent),
+        base.schedule.sigma_at_percent(planned.end_percent),
+    )
