@@ -11,12 +11,14 @@ from preprocessing.images import Pixels, Values, read_buffer
 from preprocessing.packing import Packer
 from preprocessing.plan import Piece, PlannedPrompt, PlannedSeg
 from preprocessing.prompts import PromptBook
+from preprocessing.shapes import Shape, common_shape
 from preprocessing.sizes import sampled_size
 from segs_client import boxes
 from segs_client.arrays import FloatArray, resize_bilinear, resize_lanczos, to_pixels
-from segs_client.contract import Box, DetailRequest, Prompt, SegItem, invalid
+from segs_client.contract import Box, DetailRequest, Prompt, SegItem, SegStatus, invalid
 from segs_client.scaling import scaled_seg
 from segs_client.segs import Seg, box_mask
+from segs_client.tools.regions import moved
 
 
 class SegReader:
@@ -71,6 +73,11 @@ class SegReader:
                 scaled.mask,
                 scaled.image,
             )
+        size = self._sampled_size(item, bbox, crop_region, mask)
+        if self._request.shapes == "throughput" and not isinstance(size, str):
+            shape = self._common_shape(crop_region, size, given)
+            mask = moved(mask, crop_region, shape.crop_region)
+            crop_region, size = shape.crop_region, shape.size
         planned = PlannedSeg(
             bbox=bbox,
             crop_region=crop_region,
@@ -79,11 +86,6 @@ class SegReader:
             mask=self.masks.add(mask),
             given=None if given is None else self.given.add(given),
         )
-        if item.skip:
-            return planned.model_copy(update={"skip": "skipped_by_request"})
-        if not mask.any():
-            return planned.model_copy(update={"skip": "skipped_empty_mask"})
-        size = sampled_size(bbox, crop_region, self._request)
         if isinstance(size, str):
             return planned.model_copy(update={"skip": size})
         self._count(size, field)
@@ -97,6 +99,24 @@ class SegReader:
         controls = self._controls.plan(chain, crop_region, crop, place, chain_field)
         update = {"crop": place, "controls": controls, **self._options(index, item)}
         return planned.model_copy(update=update)
+
+    def _sampled_size(
+        self, item: SegItem, bbox: Box, crop_region: Box, mask: FloatArray
+    ) -> tuple[int, int] | SegStatus:
+        """The (height, width) that the reference samples a SEG at, or why it is left out."""
+        if item.skip:
+            return "skipped_by_request"
+        if not mask.any():
+            return "skipped_empty_mask"
+        return sampled_size(bbox, crop_region, self._request)
+
+    def _common_shape(
+        self, crop_region: Box, exact: tuple[int, int], given: Values | None
+    ) -> Shape:
+        """The region and size of throughput mode; a given crop cannot grow, so its region stays."""
+        height, width = self._size
+        within = (0, 0, width, height) if given is None else crop_region
+        return common_shape(crop_region, exact, within, self._request.max_size)
 
     def _options(self, index: int, item: SegItem) -> Mapping[str, Any]:
         """Prompts, seed, steps, cfg and denoise of a SEG: its own, or else the request's."""

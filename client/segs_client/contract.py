@@ -37,7 +37,9 @@ from segs_client.features import (
     ControlNet,
     Prompt,
     Refiner,
+    SamplerName,
     SchedulerFunc,
+    SchedulerName,
     SegOptions,
     SegPrompts,
     Wildcards,
@@ -84,65 +86,6 @@ CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
 MAX_REQUEST_BYTES = 16 * 2**20  # of JSON text; pictures and masks travel in their own tensors
 
-SamplerName = Literal[
-    "euler",
-    "euler_cfg_pp",
-    "euler_ancestral",
-    "euler_ancestral_cfg_pp",
-    "heun",
-    "heunpp2",
-    "dpm_2",
-    "dpm_2_ancestral",
-    "lms",
-    "dpm_fast",
-    "dpm_adaptive",
-    "dpmpp_2s_ancestral",
-    "dpmpp_2s_ancestral_cfg_pp",
-    "dpmpp_sde",
-    "dpmpp_sde_gpu",
-    "dpmpp_2m",
-    "dpmpp_2m_cfg_pp",
-    "dpmpp_2m_sde",
-    "dpmpp_2m_sde_gpu",
-    "dpmpp_2m_sde_heun",
-    "dpmpp_2m_sde_heun_gpu",
-    "dpmpp_3m_sde",
-    "dpmpp_3m_sde_gpu",
-    "ddpm",
-    "lcm",
-    "ipndm",
-    "ipndm_v",
-    "deis",
-    "res_multistep",
-    "res_multistep_cfg_pp",
-    "res_multistep_ancestral",
-    "res_multistep_ancestral_cfg_pp",
-    "gradient_estimation",
-    "gradient_estimation_cfg_pp",
-    "er_sde",
-    "seeds_2",
-    "seeds_3",
-    "sa_solver",
-    "sa_solver_pece",
-    "ddim",
-    "uni_pc",
-    "uni_pc_bh2",
-]
-SchedulerName = Literal[
-    "simple",
-    "sgm_uniform",
-    "karras",
-    "exponential",
-    "ddim_uniform",
-    "beta",
-    "normal",
-    "linear_quadratic",
-    "kl_optimal",
-    "AYS SDXL",
-    "AYS SD1",
-    "AYS SVD",
-    "GITS[coeff=1.2]",
-]
 SegStatus = Literal[
     "enhanced",
     "skipped_empty_mask",
@@ -286,6 +229,13 @@ class DetailRequest(Model):
     max_size: Annotated[
         float, Field(ge=64, le=16384, description="most that a sampled crop's side may be, px")
     ] = 768
+    shapes: Annotated[
+        Literal["exact", "throughput"],
+        Field(
+            description="exact: every SEG at its own size, as SEGSDetailer; throughput: crop "
+            "regions grown a little to a few common sizes, so that more SEGs share batches"
+        ),
+    ] = "exact"
     seed: Annotated[
         int, Field(ge=0, le=2**64 - 1, description="of the noise; pass n samples with seed + n")
     ] = 0
@@ -340,7 +290,9 @@ class SegReport(Model):
     label: str = ""
     confidence: float = 1.0
     bbox: Box
-    crop_region: Annotated[Box, Field(description="in pixels of the picture")]
+    crop_region: Annotated[
+        Box, Field(description="in pixels of the picture; grown where shapes is throughput")
+    ]
     sampled_size: Annotated[
         tuple[int, int] | None, Field(description="(height, width) that was sampled")
     ] = None

@@ -1,4 +1,4 @@
-"""Parts of a request beyond the plain node's sliders: prompts, ControlNets, refiner, schedules."""
+"""Parts of a request beyond plain numbers: samplers, prompts, ControlNets, refiner, schedules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,65 @@ from pydantic import Field, model_validator
 from segs_client.refusals import refuse
 from segs_client.wire import Buffer, Model, PipelineName
 
+SamplerName = Literal[
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpm_adaptive",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "ddim",
+    "uni_pc",
+    "uni_pc_bh2",
+]
+SchedulerName = Literal[
+    "simple",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "normal",
+    "linear_quadratic",
+    "kl_optimal",
+    "AYS SDXL",
+    "AYS SD1",
+    "AYS SVD",
+    "GITS[coeff=1.2]",
+]
 PromptText = Annotated[str, Field(max_length=100_000)]
 Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Wildcards = Annotated[

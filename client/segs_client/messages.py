@@ -22,7 +22,9 @@ from segs_client.contract import (
 from segs_client.errors import ServerError, contract_checked
 from segs_client.pictures import Picture, decode_picture, encode_picture, read_pixels
 from segs_client.refusals import closest_name
+from segs_client.scaling import scale_box
 from segs_client.segs import Seg, Segs, box_mask
+from segs_client.tools.regions import moved
 
 _OWN_FIELDS = ("version", "image", "segs")
 OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
@@ -228,13 +230,15 @@ def _item(seg: Seg, tensors: _Tensors) -> dict[str, Any]:
 
 
 def _answered(built: BuiltRequest, seg: SegReport, seg_images: ByteArray) -> Seg:
-    x1, y1, x2, y2 = seg.crop_region
     if built.segs is None:
         mask = box_mask(seg.bbox, seg.crop_region)
     else:
-        mask = built.segs[seg.index].mask
-        if mask.shape != (y2 - y1, x2 - x1):  # the SEGS were scaled to the picture
-            mask = arrays.resize_bilinear(mask, y2 - y1, x2 - x1)
+        sent = built.segs[seg.index]
+        region = scale_box(sent.crop_region, built.segs.size, built.image_size)
+        x1, y1, x2, y2 = region
+        mask = arrays.resize_bilinear(sent.mask, y2 - y1, x2 - x1)
+        if region != seg.crop_region:  # grown for a common size
+            mask = moved(mask, region, seg.crop_region)
     return Seg(
         mask=mask,
         bbox=seg.bbox,

@@ -235,6 +235,15 @@ def test_masks_of_scaled_segs_are_resized() -> None:
     np.testing.assert_array_equal(result.segs[0].mask, resize_bilinear(seg.mask, 20, 30))
 
 
+def test_masks_of_grown_regions_stay_where_they_are() -> None:
+    seg = Seg(RANDOM.random((4, 5)), (2, 2, 5, 5), (2, 2, 7, 6))
+    built = build(PIXELS, Segs((10, 15), (seg,)), pipeline="base", shapes="throughput")
+    (grown,) = answer(built, PIXELS.tobytes(), seg={"crop_region": [1, 4, 16, 14]}).segs
+    expected = np.zeros((10, 15), np.float32)
+    expected[0:8, 3:13] = resize_bilinear(seg.mask, 8, 10)
+    np.testing.assert_array_equal(grown.mask, expected)
+
+
 @pytest.mark.parametrize("encoding", ["float32", "uint8", "png"])
 def test_detailed_crops(encoding: str) -> None:
     crop = RANDOM.integers(0, 256, (20, 30, 3), np.uint8)
