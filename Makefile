@@ -17,6 +17,7 @@ REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
 SERVE_ARGS ?=
 DEMO_ARGS ?=
+PERF_ARGS ?=
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -74,6 +75,10 @@ types: $(STAMP) ## mypy, strict
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG
 	$(PY) -m benchmarks
+
+.PHONY: perf
+perf: $(STAMP) ## load-test with perf_analyzer; CSV files in out/perf (PERF_ARGS=...)
+	$(PY) -m benchmarks.perf $(PERF_ARGS)
 
 .PHONY: serve
 serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SERVE_ARGS=...)

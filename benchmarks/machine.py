@@ -5,20 +5,27 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = ("nvidia-pytriton", "onnxruntime", "torch", "numpy")
 
 
 def describe() -> str:
-    """Date, processor, cores, Python and library versions."""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    """Date, processor, cores, Python and versions of the libraries that are installed."""
+    packages = "".join(f", {name} {found}" for name in _PACKAGES if (found := _version(name)))
     cores = len(os.sched_getaffinity(0))
     return (
         f"{datetime.date.today().isoformat()}; {_processor()}, {cores} cores; "
-        f"Python {platform.python_version()}, {packages}"
+        f"Python {platform.python_version()}{packages}"
     )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

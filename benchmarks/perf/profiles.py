@@ -1,0 +1,168 @@
+"""What perf_analyzer is asked to do, and doing it: one process, folder and CSV per profile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.perf.binary import PerfAnalyzer
+from benchmarks.perf.errors import PerfError
+from benchmarks.perf.results import CSV_NAME, Result, read_result
+
+OUTPUT_NAME = "output.txt"
+_UNSTABLE = "Failed to obtain stable measurement"
+_PASS = re.compile(r"^\s*Pass \[\d+\] .*")
+_WARNING = re.compile(r"\[WARNING\] (.*)")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One load on one model.
+
+    Attributes:
+        name: of its folder.
+        title: of its row.
+        model: the Triton model that is called.
+        load: perf_analyzer's arguments for it.
+    """
+
+    name: str
+    title: str
+    model: str
+    load: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how long every profile measures.
+
+    Attributes:
+        url: host:port of gRPC.
+        inputs: the input file.
+        networks: ``name:version`` of the models that ``sample`` calls, for the server's side.
+        requests: least number of requests of a window; three windows that agree are a result.
+        stability_percent: how far the windows may lie apart, in throughput and mean latency.
+        max_windows: after which a profile is given up as unstable.
+        more: further arguments of perf_analyzer.
+    """
+
+    url: str
+    inputs: Path
+    networks: tuple[str, ...] = ()
+    requests: int = 21
+    stability_percent: float = 30
+    max_windows: int = 10
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A profile's result, or None where its windows never agreed, and perf_analyzer's warnings."""
+
+    profile: Profile
+    result: Result | None
+    warnings: tuple[str, ...] = ()
+
+
+def unary(model: str, concurrency: int) -> Profile:
+    """A closed loop: ``concurrency`` callers, each sends its next request after its answer."""
+    load = ("--concurrency-range", str(concurrency))
+    return Profile(f"unary-c{concurrency}", f"unary, {concurrency} at a time", model, load)
+
+
+def poisson(model: str, rate_per_s: float) -> Profile:
+    """An open loop: requests arrive as a Poisson process, whether the last are answered or not."""
+    rate = f"{rate_per_s:.3g}"
+    load = (
+        "--request-rate-range", rate, "--request-distribution", "poisson", "--async",
+        # Arrivals vary from window to window by design: three are taken as they are.
+        "--stability-percentage", "1000",
+    )  # fmt: skip
+    return Profile("unary-poisson", f"unary, Poisson, {rate}/s", model, load)
+
+
+def streaming(model: str, concurrency: int) -> Profile:
+    """A closed loop over gRPC's bidirectional streams."""
+    load = ("--streaming", "--concurrency-range", str(concurrency))
+    return Profile(f"stream-c{concurrency}", f"streaming, {concurrency} at a time", model, load)
+
+
+def command(binary: PerfAnalyzer, target: Target, profile: Profile) -> list[str]:
+    """perf_analyzer's command line, to be run in the profile's folder."""
+    arguments = [
+        str(binary.path), "-m", profile.model, "-i", "grpc", "-u", target.url,
+        "--input-data", str(target.inputs.resolve()),
+        "--measurement-mode", "count_windows",
+        "--measurement-request-count", str(target.requests),
+        "--stability-percentage", f"{target.stability_percent:g}",
+        "--max-trials", str(target.max_windows),
+        "-v", "--verbose-csv", "-f", CSV_NAME,
+    ]  # fmt: skip
+    if target.networks:
+        arguments += ["--bls-composing-models", ",".join(target.networks)]
+    return [*arguments, *profile.load, *target.more]
+
+
+def run(
+    binary: PerfAnalyzer,
+    target: Target,
+    profile: Profile,
+    folder: Path,
+    show: Callable[[str], object] = lambda line: None,
+) -> Outcome:
+    """Runs one profile; its CSV files and output.txt end up in ``folder / profile.name``.
+
+    Args:
+        show: is given a line about each window as it ends.
+
+    Raises:
+        PerfError: perf_analyzer failed, with its last lines.
+    """
+    own = folder / profile.name
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    lines = _output(command(binary, target, profile), binary, own, show)
+    warnings = tuple(dict.fromkeys(re.findall(_WARNING, "\n".join(lines))))
+    if (own / CSV_NAME).is_file():
+        return Outcome(profile, read_result(own), warnings)
+    if any(_UNSTABLE in line for line in lines):
+        return Outcome(profile, None, warnings)
+    raise PerfError(
+        f"perf_analyzer failed at {profile.title} ({own / OUTPUT_NAME}):\n" + "\n".join(lines[-12:])
+    )
+
+
+def _output(
+    arguments: Sequence[str], binary: PerfAnalyzer, folder: Path, show: Callable[[str], object]
+) -> list[str]:
+    """The lines of standard output and error together."""
+    lines = []
+    with (
+        (folder / OUTPUT_NAME).open("w", encoding="utf-8") as kept,
+        subprocess.Popen(
+            arguments,
+            cwd=folder,  # perf_analyzer puts a model's name before -f's value: no folders there
+            env=binary.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                kept.write(line)
+                lines.append(line.rstrip())
+                if _PASS.match(line):
+                    show(line.strip())
+        except BaseException:
+            process.kill()
+            raise
+    return lines
