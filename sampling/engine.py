@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 
@@ -92,6 +92,7 @@ class StepEngine:
     _turn_s: float = 0.0
     """Where the least served requester stands, or stood last."""
     _last_end_s: float = 0.0
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
     _arrivals: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call has come or a batch has ended."""
@@ -119,22 +120,19 @@ class StepEngine:
 
     async def serve(self) -> None:
         """Runs batches until cancelled."""
-        running: set[asyncio.Task[None]] = set()
         try:
             while True:
                 await self._changed.wait()
                 # Let every task that is ready add its calls before the batch is closed.
                 await asyncio.sleep(0)
                 self._changed.clear()
-                while len(running) < self.in_flight:
-                    batch = self._take(full_only=bool(running))
+                while len(self._running) < self.in_flight:
+                    batch = self._take(full_only=bool(self._running))
                     if not batch:
                         break
-                    task = asyncio.create_task(self._run_batch(batch))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
+                    self._running.add(asyncio.create_task(self._run_batch(batch)))
         finally:
-            for task in running:
+            for task in self._running:
                 task.cancel()
 
     def _enter(self, requester: Requester) -> None:
@@ -223,6 +221,8 @@ class StepEngine:
                     waiting.live.done.set_exception(error)
             return
         finally:
+            # Here, not in a callback of the task: that may come after serve has looked.
+            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             self._changed.set()
         # A batch that was sent while another one ran has waited for that one's end.
         end_s = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -177,3 +178,27 @@ def test_statistics_count_shared_batches() -> None:
 
     stats = on_engine(work, CountingNetworks()).stats
     assert (stats.batches, stats.rows, stats.rows_possible, stats.shared_batches) == (2, 4, 4, 2)
+
+
+def test_no_wake_up_is_lost_whenever_batches_end_and_calls_come() -> None:
+    """Ends and arrivals that fall into the same turn of the loop."""
+    draws = random.Random(0)
+
+    class Hasty(CountingNetworks):
+        async def run(self, network: str, inputs: Tensors) -> Tensors:
+            for _ in range(draws.randrange(4)):
+                await asyncio.sleep(0)
+            return {"y": inputs["x"] + 1}
+
+    async def work(engine: StepEngine) -> list[float]:
+        async def come(count: int) -> float:
+            for _ in range(draws.randrange(6)):
+                await asyncio.sleep(0)
+            return await engine.run(steps(count, width=draws.randrange(1, 3)))
+
+        done: list[float] = []
+        for _ in range(300):
+            done += await asyncio.gather(come(1), come(2))
+        return done
+
+    assert sum(on_engine(work, Hasty())) == 900
