@@ -73,8 +73,12 @@ types: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
 
 .PHONY: bench
-bench: $(STAMP) ## measure what serving adds to one SEG
+bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys
 	$(PY) -m benchmarks
+
+.PHONY: bench-load
+bench-load: $(STAMP) ## throughput, fairness, overload and the model of cost (about an hour)
+	$(PY) -m benchmarks --load
 
 .PHONY: perf
 perf: $(STAMP) ## load-test with perf_analyzer; CSV files in out/perf (PERF_ARGS=...)
