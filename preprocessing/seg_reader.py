@@ -49,6 +49,7 @@ class SegReader:
         self._sampled_pixels = 0
         self._book = PromptBook(request)
         self.crops, self.masks, self.given = Packer(), Packer(), Packer()
+        self._crops_of_picture: dict[tuple[Box, tuple[int, int]], tuple[Pixels, Piece]] = {}
         self._controls = ControlReader(controls, self._size, tuple(controlnets), self.crops)
         self._positives = self._parts(request.prompts, "prompts")
         self._negatives = self._parts(request.negatives, "negatives")
@@ -89,16 +90,28 @@ class SegReader:
         if isinstance(size, str):
             return planned.model_copy(update={"skip": size})
         self._count(size, field)
-        x1, y1, x2, y2 = crop_region
-        crop = self._pixels[y1:y2, x1:x2] if given is None else to_pixels(given)
-        crop = resize_lanczos(crop, *size)
-        place = self.crops.add(crop)
+        crop, place = self._crop(crop_region, size, given)
         chain, chain_field = self._request.controlnets, "controlnets"
         if item.controlnets is not None:
             chain, chain_field = item.controlnets, f"{field}.controlnets"
         controls = self._controls.plan(chain, crop_region, crop, place, chain_field)
         update = {"crop": place, "controls": controls, **self._options(index, item)}
         return planned.model_copy(update=update)
+
+    def _crop(
+        self, region: Box, size: tuple[int, int], given: Values | None
+    ) -> tuple[Pixels, Piece]:
+        """The resized crop and its place; of the picture's own each is made and sent once."""
+        known = self._crops_of_picture.get((region, size))
+        if given is None and known is not None:
+            return known
+        x1, y1, x2, y2 = region
+        crop = self._pixels[y1:y2, x1:x2] if given is None else to_pixels(given)
+        crop = resize_lanczos(crop, *size)
+        made = crop, self.crops.add(crop)
+        if given is None:
+            self._crops_of_picture[region, size] = made
+        return made
 
     def _sampled_size(
         self, item: SegItem, bbox: Box, crop_region: Box, mask: FloatArray

@@ -13,7 +13,7 @@ from sampling import schedulers, vae
 from sampling.conditioning import Guidance
 from sampling.denoiser import Denoiser, Sampled, run_sampler
 from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
-from sampling.masks import LatentMask, MaskSchedule, feather, to_latent
+from sampling.masks import LatentMask, MaskSchedule, to_latent
 from sampling.noise import brownian_tree, next_seed, seeded_noise, step_noise
 from sampling.pipeline import Pipeline
 from sampling.program import Program
@@ -68,14 +68,15 @@ def encode(
     latent: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> Program[EncodedSeg]:
-    """Brings a SEG's mask ``[h, w]`` to its crop's latent; for inpainting networks also encodes the
-    crop ``[H, W, 3]`` without what the mask covers."""
+    """Brings a SEG's feathered mask ``[h, w]`` to its crop's latent.
+
+    For inpainting networks also encodes the crop ``[H, W, 3]`` without what the mask covers.
+    """
     if mask is None:
         return EncodedSeg(latent, None)
-    feathered = feather(mask, request.noise_mask_feather)
     if not request.inpaint_model:
-        return EncodedSeg(latent, to_latent(feathered, *latent.shape[-2:]))
-    at_pixels = mask_at_pixels(feathered, pixels.shape[0], pixels.shape[1])
+        return EncodedSeg(latent, to_latent(mask, *latent.shape[-2:]))
+    at_pixels = mask_at_pixels(mask, pixels.shape[0], pixels.shape[1])
     on_latent = to_latent(at_pixels, *latent.shape[-2:])
     descriptor = pipeline.descriptor
     if descriptor.unet_channels == latent.shape[1]:

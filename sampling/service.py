@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ from sampling.admission import Admission
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
 from sampling.engine import Networks, StepEngine
-from sampling.masks import to_latent
+from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.options import ServiceOptions
 from sampling.pipeline import Pipeline, network_table
@@ -70,6 +72,13 @@ class DetailService:
         self.slots = Slots(options.max_live_segs)
         self.admission = Admission(options.max_queue_s, options.max_slowdown, options.max_requests)
         self._estimator = Estimator(pipelines, self.engine.costs)
+        cores = len(os.sched_getaffinity(0))
+        self._helpers = ThreadPoolExecutor(max(1, min(4, cores // 2)), "arrays")
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Does array work of more than a few milliseconds in another thread, so that the engine
+        can go on; few of them, which leave the networks their cores."""
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
 
     async def sample(self, plan: Plan, crops: Pixels, masks: Pixels) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
@@ -122,7 +131,7 @@ class _RequestWork:
         self._crops = crops
         self._masks = masks
         self._tasks: list[asyncio.Future[Any]] = []
-        self._encoded: dict[Hashable, asyncio.Future[Any]] = {}
+        self._shared: dict[Hashable, asyncio.Future[Any]] = {}
         request = plan.request
         self._base = service.pipelines[request.pipeline]
         refiner = request.refiner
@@ -155,24 +164,35 @@ class _RequestWork:
     async def _run(self, program: Program[T]) -> T:
         return await self._service.engine.run(program, self._requester)
 
-    def _once(self, key: Hashable, program: Callable[[], Program[T]]) -> Awaitable[T]:
-        """The result of a program that is run once for all who name the same key."""
-        if key not in self._encoded:
-            task = asyncio.ensure_future(self._run(program()))
-            self._encoded[key] = task
+    def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
+        """The result of work that is done once for all who name the same key."""
+        if key not in self._shared:
+            task = asyncio.ensure_future(start())
+            self._shared[key] = task
             self._tasks.append(task)
-        return self._encoded[key]
+        return self._shared[key]
 
     async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
-        request = self._plan.request
+        """The crop's latent and the mask on it."""
+        request, descriptor = self._plan.request, self._base.descriptor
         pixels = pixels_at(self._crops, crop)
+        reading = None
+        if request.noise_mask:
+            reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
         latent = await self._once(
-            crop, lambda: vae.encode(self._base.descriptor, vae.to_values(pixels))
+            ("latent", crop), lambda: self._run(vae.encode(descriptor, vae.to_values(pixels)))
         )
-        mask = torch.from_numpy(mask_at(self._masks, seg.mask)) if request.noise_mask else None
+        mask = None if reading is None else await reading
         return await self._once(
-            (crop, seg.mask), lambda: detail.encode(self._base, request, pixels, latent, mask)
+            ("both", crop, seg.mask),
+            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask)),
         )
+
+    async def _mask(self, place: Piece) -> torch.Tensor:
+        """A SEG's mask, feathered, which takes up to a tenth of a second."""
+        mask = torch.from_numpy(mask_at(self._masks, place))
+        radius = self._plan.request.noise_mask_feather
+        return await self._service.aside(lambda: feather(mask, radius))
 
     async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> _Done:
         start_s = time.perf_counter()

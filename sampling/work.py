@@ -82,7 +82,11 @@ class Estimator:
         descriptor = self.pipelines[request.pipeline].descriptor
         cells = (seg.crop.height // FACTOR) * (seg.crop.width // FACTOR)
         networks, pixels = descriptor.networks, cells * FACTOR**2
-        yield Calls(networks["vae_encoder"].model, 1, pixels * _PIXEL_CHANNELS, 1)
+        in_painting = descriptor.unet_channels != descriptor.latent_channels
+        also_masked = in_painting and request.inpaint_model and request.noise_mask
+        yield Calls(
+            networks["vae_encoder"].model, 1, pixels * _PIXEL_CHANNELS, 2 if also_masked else 1
+        )
         counted = min(seg.steps, _COUNTED_STEPS)
         scale = request.cycle * seg.steps / counted
         short = seg.model_copy(update={"steps": counted})

@@ -1,0 +1,184 @@
+"""What a request will ask of the networks, held against what it then does ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preprocessing.prepare import Inputs, Prepared, prepare
+from sampling.costs import CostModel
+from sampling.pipeline import Pipeline, load_pipelines
+from sampling.service import DetailService
+from sampling.work import Estimator
+from segs_client import Segs
+from segs_client.contract import ControlNet
+from segs_client.messages import build
+from serving.local import LocalNetworks
+from tests.conftest import CONTROLNET
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+ONE = Segs.from_boxes([(16, 16, 48, 48)], size=(96, 96))
+TWO = Segs.from_boxes([(16, 16, 48, 48), (40, 40, 72, 72)], size=(96, 96))
+SMALL = {"guide_size": 64, "max_size": 64, "crop_factor": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pipelines(repository: Path) -> dict[str, Pipeline]:
+    return load_pipelines([repository])
+
+
+def prepared(pipelines: dict[str, Pipeline], segs: Segs = ONE, **options: Any) -> Prepared:
+    built = build(PICTURE, segs, **{"pipeline": "sd15", **SMALL, **options})
+    inputs = Inputs(
+        built.request.model_dump_json().encode(), built.image, built.masks, built.seg_images
+    )
+    descriptors = {name: pipeline.descriptor for name, pipeline in pipelines.items()}
+    return prepare(inputs, pipelines=descriptors)
+
+
+class Counted(LocalNetworks):
+    """Networks that remember (network, rows) of every call, an ensemble's as one."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__([repository])
+        self.asked: list[tuple[str, int]] = []
+        self._inside = 0
+
+    async def run(self, network: str, inputs: Any) -> Any:
+        if not self._inside:
+            self.asked.append((network, next(iter(inputs.values())).shape[0]))
+        self._inside += 1
+        try:
+            return await super().run(network, inputs)
+        finally:
+            self._inside -= 1
+
+
+async def serve(service: DetailService, *requests: Prepared) -> None:
+    serving = asyncio.create_task(service.engine.serve())
+    try:
+        await asyncio.gather(*(service.sample(one.plan, one.crops, one.masks) for one in requests))
+    finally:
+        serving.cancel()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampler_name": "heun", "steps": 5},
+        {"sampler_name": "dpm_2", "denoise": 0.5, "steps": 4},
+        {"sampler_name": "dpmpp_sde", "steps": 3},
+        {"sampler_name": "seeds_3", "steps": 3, "scheduler": "karras"},
+        {"cfg": 1.0, "steps": 3},
+        {"steps": 3, "cycle": 2},
+        {"steps": 4, "controlnets": [ControlNet(name=CONTROLNET, end_percent=0.5)]},
+        {"steps": 2, "controlnets": [ControlNet(name=CONTROLNET), ControlNet(name=CONTROLNET)]},
+        {"pipeline": "sdxl", "refiner": {"pipeline": "sdxl-refiner"}, "steps": 5},
+        {"pipeline": "sd15-inpaint", "inpaint_model": True, "steps": 3},
+    ],
+    ids=str,
+)
+def test_the_calls_are_those_that_follow(
+    repository: Path, pipelines: dict[str, Pipeline], options: dict[str, Any]
+) -> None:
+    one = prepared(pipelines, **options)
+    expected: Counter[tuple[str, int]] = Counter()
+    for calls in Estimator(pipelines, CostModel()).calls(one.plan.request, one.plan.segs[0]):
+        expected[calls.network, calls.rows] += round(calls.count)
+    networks = Counted(repository)
+    asyncio.run(serve(DetailService(networks, pipelines), one))
+    asked = Counter(call for call in networks.asked if "text_encoder" not in call[0])
+    assert asked == expected
+
+
+def test_long_runs_are_counted_short_and_scaled(pipelines: dict[str, Pipeline]) -> None:
+    one = prepared(pipelines, steps=1000)
+    unet = pipelines["sd15"].unet.model
+    calls = list(Estimator(pipelines, CostModel()).calls(one.plan.request, one.plan.segs[0]))
+    assert [round(each.count) for each in calls if each.network == unet] == [1000]
+
+
+def test_work_is_told_in_seconds_once_the_networks_are_measured(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    service = DetailService(LocalNetworks([repository]), pipelines)
+    estimator = Estimator(pipelines, service.engine.costs)
+    one, two = prepared(pipelines, steps=8), prepared(pipelines, TWO, steps=8, batch_size=2)
+    assert estimator.estimate(one.plan) is None
+    asyncio.run(serve(service, one))
+    asyncio.run(serve(service, one))
+    work, fourfold = estimator.estimate(one.plan), estimator.estimate(two.plan)
+    assert work is not None
+    assert fourfold is not None
+    assert 0 < work.shared_s <= work.alone_s * 1.01
+    assert fourfold.shared_s == pytest.approx(4 * work.shared_s)
+    assert work.alone_s < fourfold.alone_s <= 4 * work.alone_s * 1.01
+
+
+def test_a_skipped_seg_is_no_work(pipelines: dict[str, Pipeline]) -> None:
+    one = prepared(pipelines, guide_size=64, segs=Segs.from_boxes([(0, 0, 90, 90)], size=(96, 96)))
+    work = Estimator(pipelines, CostModel()).estimate(one.plan)
+    assert work is not None
+    assert (work.alone_s, work.shared_s) == (0, 0)
+
+
+def test_prompts_are_encoded_once_for_all_requests(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    networks = Counted(repository)
+    service = DetailService(networks, pipelines)
+    one = prepared(pipelines, steps=1, prompt="a face", negative="blurred")
+    again = prepared(pipelines, steps=1, prompt="a face", negative="a face")
+    asyncio.run(serve(service, one, again))
+    asyncio.run(serve(service, one))
+    texts = [rows for network, rows in networks.asked if "text_encoder" in network]
+    assert sum(texts) == 2
+    assert (service.texts.misses, service.texts.hits) == (2, 4)
+    assert service.texts.kept_bytes > 0
+
+
+def test_kept_prompts_are_bounded(repository: Path, pipelines: dict[str, Pipeline]) -> None:
+    service = DetailService(LocalNetworks([repository]), pipelines)
+    texts = service.texts
+    first = prepared(pipelines, steps=1, prompt="first", negative="first")
+    asyncio.run(serve(service, first))
+    texts.max_bytes = texts.kept_bytes
+    for prompt in ("second", "first"):
+        asyncio.run(serve(service, prepared(pipelines, steps=1, prompt=prompt, negative=prompt)))
+        assert texts.kept_bytes <= texts.max_bytes
+    assert texts.misses == 3
+
+
+def test_a_deadline_of_one_ends_no_prompt_of_another(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    """Both wait for the same encoding; one of them is gone before it is there."""
+
+    async def main() -> None:
+        service = DetailService(LocalNetworks([repository]), pipelines)
+        one = prepared(pipelines, steps=1)
+        gone = asyncio.ensure_future(service.sample(one.plan, one.crops, one.masks))
+        stays = asyncio.ensure_future(service.sample(one.plan, one.crops, one.masks))
+        await asyncio.sleep(0)
+        gone.cancel()
+        serving = asyncio.create_task(service.engine.serve())
+        done = await stays
+        serving.cancel()
+        assert [seg.status for seg in done.outcome.segs] == ["enhanced"]
+
+    asyncio.run(main())
+
+
+def test_the_same_crop_is_encoded_once(repository: Path, pipelines: dict[str, Pipeline]) -> None:
+    networks = Counted(repository)
+    same = Segs.from_boxes([(16, 16, 48, 48)] * 3, size=(96, 96))
+    one = prepared(pipelines, same, steps=1, batch_size=2)
+    asyncio.run(serve(DetailService(networks, pipelines), one))
+    encoded = sum(rows for network, rows in networks.asked if "vae_encoder" in network)
+    assert encoded == 1
