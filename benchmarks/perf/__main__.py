@@ -71,13 +71,14 @@ def _run(given: argparse.Namespace, requests: Sequence[BuiltRequest]) -> int:
         return 0
     binary = find_or_fetch(given.perf_analyzer, BINARY_FOLDER)
     outcomes: list[Outcome] = []
-    with _server(given.url) as url:
+    with _server(given.url, folder / "server.log") as url:
         target = Target(
             url=url,
             inputs=file,
             networks=network_models(url, requests[0].request.pipeline),
             requests=given.requests,
             stability_percent=given.stability,
+            limit_s=given.limit,
             more=tuple(given.more),
         )
         for profile in _profiles(given, outcomes):
@@ -104,7 +105,7 @@ def _requests(given: argparse.Namespace) -> list[BuiltRequest]:
 
 
 @contextmanager
-def _server(url: str | None) -> Iterator[str]:
+def _server(url: str | None, log_path: Path) -> Iterator[str]:
     """The address of the server to be measured: the given one, or one that runs meanwhile."""
     if url is not None:
         yield url
@@ -116,7 +117,7 @@ def _server(url: str | None) -> Iterator[str]:
     repository = PROJECT / "build" / "benchmarks"
     build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", TINY, repository)
     log.info("starting tritonserver with the tiny pipeline")
-    with EmbeddedServer([repository]) as server:
+    with EmbeddedServer([repository], log_path=log_path) as server:
         yield server.grpc_url
 
 
@@ -178,8 +179,9 @@ def _parser() -> argparse.ArgumentParser:
             "%", "%%"
         ),
     )
-    add("--requests", type=int, default=21, metavar="N", help="at least, of each of 3 windows")
+    add("--requests", type=int, default=14, metavar="N", help="at least, of each of 3 windows")
     add("--stability", type=float, default=30, metavar="PERCENT", help="between those windows")
+    add("--limit", type=float, default=900, metavar="SECONDS", help="of one profile")
     add("--perf-analyzer", type=Path, metavar="PATH", help="default: on PATH, else fetched once")
     add("--output", type=Path, default=Path("out/perf"), metavar="DIR")
     add("--inputs-only", action="store_true", help="write DIR/input.json and stop")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +49,17 @@ class Target:
         requests: least number of requests of a window; three windows that agree are a result.
         stability_percent: how far the windows may lie apart, in throughput and mean latency.
         max_windows: after which a profile is given up as unstable.
+        limit_s: of a profile; perf_analyzer itself would wait for an answer for ever.
         more: further arguments of perf_analyzer.
     """
 
     url: str
     inputs: Path
     networks: tuple[str, ...] = ()
-    requests: int = 21
+    requests: int = 14
     stability_percent: float = 30
     max_windows: int = 10
+    limit_s: float = 900
     more: tuple[str, ...] = ()
 
 
@@ -120,29 +124,35 @@ def run(
         show: is given a line about each window as it ends.
 
     Raises:
-        PerfError: perf_analyzer failed, with its last lines.
+        PerfError: perf_analyzer failed, with its last lines, or took longer than ``limit_s``.
     """
     own = folder / profile.name
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
-    lines = _output(command(binary, target, profile), binary, own, show)
+    lines, status = _output(command(binary, target, profile), binary, target.limit_s, own, show)
     warnings = tuple(dict.fromkeys(re.findall(_WARNING, "\n".join(lines))))
     if (own / CSV_NAME).is_file():
         return Outcome(profile, read_result(own), warnings)
     if any(_UNSTABLE in line for line in lines):
         return Outcome(profile, None, warnings)
+    killed = f"was killed (it has {target.limit_s:g} s)"
+    how = killed if status == -signal.SIGKILL else "failed"
     raise PerfError(
-        f"perf_analyzer failed at {profile.title} ({own / OUTPUT_NAME}):\n" + "\n".join(lines[-12:])
+        f"perf_analyzer {how} at {profile.title} ({own / OUTPUT_NAME}):\n" + "\n".join(lines[-12:])
     )
 
 
 def _output(
-    arguments: Sequence[str], binary: PerfAnalyzer, folder: Path, show: Callable[[str], object]
-) -> list[str]:
-    """The lines of standard output and error together."""
-    lines = []
+    arguments: Sequence[str],
+    binary: PerfAnalyzer,
+    limit_s: float,
+    folder: Path,
+    show: Callable[[str], object],
+) -> tuple[list[str], int]:
+    """The lines of standard output and error together, and the exit status."""
+    lines: list[str] = []
     with (
-        (folder / OUTPUT_NAME).open("w", encoding="utf-8") as kept,
+        (folder / OUTPUT_NAME).open("w", encoding="utf-8", buffering=1) as kept,
         subprocess.Popen(
             arguments,
             cwd=folder,  # perf_analyzer puts a model's name before -f's value: no folders there
@@ -156,6 +166,8 @@ def _output(
         ) as process,
     ):
         assert process.stdout is not None
+        watch = threading.Timer(limit_s, process.kill)
+        watch.start()
         try:
             for line in process.stdout:
                 kept.write(line)
@@ -165,4 +177,6 @@ def _output(
         except BaseException:
             process.kill()
             raise
-    return lines
+        finally:
+            watch.cancel()
+    return lines, process.returncode

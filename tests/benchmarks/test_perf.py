@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,13 @@ def test_failed_run_shows_its_last_lines(tmp_path: Path) -> None:
     fake = script(tmp_path / "fake", "echo 'no such model' >&2; exit 1")
     with pytest.raises(PerfError, match="no such model"):
         profiles.run(PerfAnalyzer(fake), TARGET, profiles.unary("m", 1), tmp_path)
+
+
+def test_hanging_run_is_ended(tmp_path: Path) -> None:
+    fake = script(tmp_path / "fake", "echo measuring; exec sleep 60")
+    target = replace(TARGET, limit_s=0.3)
+    with pytest.raises(PerfError, match=r"was killed \(it has 0.3 s\)[\s\S]*measuring"):
+        profiles.run(PerfAnalyzer(fake), target, profiles.unary("m", 1), tmp_path)
 
 
 @pytest.fixture(scope="session")
