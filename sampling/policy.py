@@ -23,6 +23,8 @@ from typing import Protocol, TypeVar
 from sampling.costs import CostModel
 from sampling.program import Call
 
+PRIORITY_WEIGHTS = {"low": 0.25, "normal": 1.0, "high": 4.0}
+"""A requester's weight, by what its request says."""
 _ALONE_SHARE = 4.0
 """A lone requester's batches may take so many times its call alone: who comes next waits for one
 of them. Beyond it, more rows gain little where rows cost time."""

@@ -24,7 +24,7 @@ from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.options import ServiceOptions
 from sampling.pipeline import Pipeline, network_table
-from sampling.policy import Requester
+from sampling.policy import PRIORITY_WEIGHTS, Requester
 from sampling.program import Program
 from sampling.slots import Slots
 from sampling.text_cache import TextCache
@@ -91,7 +91,8 @@ class DetailService:
             DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
         """
         start_s = time.perf_counter()
-        requester = Requester(plan.request_id, plan.deadline_s)
+        weight = PRIORITY_WEIGHTS[plan.request.priority]
+        requester = Requester(plan.request_id, plan.deadline_s, weight)
         self.admission.admit(requester, self._estimator.estimate(plan), start_s)
         try:
             done = await _RequestWork(self, requester, plan, crops, masks).run()

@@ -277,6 +277,10 @@ class DetailRequest(Model):
         Field(max_length=8, description="the chain of ControlNets of every SEG, first to last"),
     ] = ()
 
+    priority: Annotated[
+        Literal["low", "normal", "high"],
+        Field(description="under load: each step up gets four times the device"),
+    ] = "normal"
     paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
     output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
 

@@ -202,3 +202,16 @@ def test_no_wake_up_is_lost_whenever_batches_end_and_calls_come() -> None:
         return done
 
     assert sum(on_engine(work, Hasty())) == 900
+
+
+def test_priority_gets_its_multiple_of_the_device() -> None:
+    networks = CountingNetworks(seconds=0.002)
+
+    async def work(engine: StepEngine) -> float:
+        low, high = Requester(weight=1), Requester(weight=4)
+        slow = asyncio.ensure_future(engine.run(steps(1000), low))
+        await engine.run(steps(40), high)
+        slow.cancel()
+        return high.device_s / low.device_s
+
+    assert on_engine(work, networks, max_batch=1) == pytest.approx(4, rel=0.3)
