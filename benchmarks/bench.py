@@ -49,7 +49,7 @@ class Bench:
             crowd = closed_loop(self.server.grpc_url, self.pipeline, rows)
         return crowd, watched
 
-    def warm_up(self, kind: Kind, clients: int = 8) -> None:
+    def warm_up(self, kind: Kind, clients: int = 4) -> None:
         """Shows the engine what batches of this kind cost, alone and shared, and opens the
         networks of this process."""
         short = Kind(kind.size, 2, 1, kind.guided)
