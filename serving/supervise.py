@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -47,7 +47,7 @@ def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
     restarts: deque[float] = deque(maxlen=_MAX_RESTARTS)
     with _signals(on_signal):
         while True:
-            server = EmbeddedServer(**asdict(options))
+            server = EmbeddedServer(**vars(options))
             current[:] = [server]
             try:
                 died = _run(server, stop_asked, ready_file)
