@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PerfError, ServingError, InferenceServerException, OSError) as error:
         log.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
 
 
 def _run(given: argparse.Namespace, requests: Sequence[BuiltRequest]) -> int:
@@ -179,8 +182,8 @@ def _parser() -> argparse.ArgumentParser:
             "%", "%%"
         ),
     )
-    add("--requests", type=int, default=14, metavar="N", help="at least, of each of 3 windows")
-    add("--stability", type=float, default=30, metavar="PERCENT", help="between those windows")
+    add("--requests", type=int, default=21, metavar="N", help="at least, of each of 3 windows")
+    add("--stability", type=float, default=40, metavar="PERCENT", help="between those windows")
     add("--limit", type=float, default=900, metavar="SECONDS", help="of one profile")
     add("--perf-analyzer", type=Path, metavar="PATH", help="default: on PATH, else fetched once")
     add("--output", type=Path, default=Path("out/perf"), metavar="DIR")

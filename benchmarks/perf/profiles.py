@@ -56,8 +56,8 @@ class Target:
     url: str
     inputs: Path
     networks: tuple[str, ...] = ()
-    requests: int = 14
-    stability_percent: float = 30
+    requests: int = 21
+    stability_percent: float = 40
     max_windows: int = 10
     limit_s: float = 900
     more: tuple[str, ...] = ()
