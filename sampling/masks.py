@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from sampling.schedule import DiscreteSchedule
 from segs_client.blur import BLUR_SIGMA, blur_kernel_size
 
+_BLOCK_PX = 64
+"""Side of the blocks of a mask that are looked at for one value."""
+
 
 def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
     """Gaussian blur of a mask, σ = 10, kernel 2·radius+1, reflect padding.
@@ -30,8 +33,45 @@ def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
     line = torch.exp(-0.5 * (at / BLUR_SIGMA) ** 2)
     line = line / line.sum()
     kernel = torch.mm(line[:, None], line[None, :])[None, None]
-    padded = F.pad(mask[None, None], [size // 2] * 4, mode="reflect")
-    return F.conv2d(padded, kernel)[0, 0]
+    padded = F.pad(mask[None, None], [size // 2] * 4, mode="reflect")[0, 0]
+    return _convolved(padded, kernel)
+
+
+def _convolved(padded: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """The convolution of ``[h + 2·margin, w + 2·margin]``, bit for bit (radius 1 aside), but each
+    stretch of one value is convolved once: most of a mask is, and 41² multiplications a pixel are
+    a lot."""
+    size = kernel.shape[-1]
+    height, width = (side - size + 1 for side in padded.shape)
+    blurred = torch.empty(height, width)
+    constants: dict[float, torch.Tensor] = {}
+    for y in range(0, height, _BLOCK_PX):
+        bottom = min(y + _BLOCK_PX, height)
+        for x, right, value in _stretches(padded[y : bottom + size - 1], width, size):
+            if value is None:
+                patch = padded[y : bottom + size - 1, x : right + size - 1]
+                blurred[y:bottom, x:right] = F.conv2d(patch[None, None], kernel)[0, 0]
+                continue
+            if value not in constants:
+                plain = torch.full((1, 1, 2 * size, 2 * size), value)
+                constants[value] = F.conv2d(plain, kernel)[0, 0, size // 2, size // 2]
+            blurred[y:bottom, x:right] = constants[value]
+    return blurred
+
+
+def _stretches(band: torch.Tensor, width: int, size: int) -> list[tuple[int, int, float | None]]:
+    """Where a band of the mask has one value as far as the kernel sees: (left, right, value), the
+    value None where it has several."""
+    found: list[tuple[int, int, float | None]] = []
+    for x in range(0, width, _BLOCK_PX):
+        right = min(x + _BLOCK_PX, width)
+        low, high = (float(end) for end in band[:, x : right + size - 1].aminmax())
+        value = low if low == high else None
+        if found and found[-1][2] == value:
+            found[-1] = (found[-1][0], right, value)
+        else:
+            found.append((x, right, value))
+    return found
 
 
 def to_latent(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -5,9 +5,10 @@
 2. *Whose turn.* The requester that has used the device least, its priority weighed in, leads: its
    oldest call's group is run. Who comes new starts level with the least served, so nobody can
    save up time and nobody is starved.
-3. *Who joins.* The group's requesters take turns, the least served first, one call at a time,
-   until the network's limit is reached, or until the batch would keep the leader longer than its
-   fair share of the device: with n equal requesters, n times its call alone. Where a row costs
+3. *Who joins.* One call of every requester in the group, the least served first, then a second of
+   each and so on, until the network's limit is reached; calls beyond each one's first only while
+   the batch keeps the leader no longer than its fair share of the device: with n equal requesters,
+   n times its call alone. Where a row costs
    nothing, as on a GPU that is not full, all join at once; where each row costs its time, as on a
    CPU, a request of 60 segments cannot slow down one of a single segment by more than a second
    request of one would.
@@ -25,9 +26,9 @@ from sampling.program import Call
 
 PRIORITY_WEIGHTS = {"low": 0.25, "normal": 1.0, "high": 4.0}
 """A requester's weight, by what its request says."""
-_ALONE_SHARE = 4.0
+_ALONE_SHARE = 2.0
 """A lone requester's batches may take so many times its call alone: who comes next waits for one
-of them. Beyond it, more rows gain little where rows cost time."""
+of them. Where rows cost their time, more of them gain little."""
 _TOLERANCE = 1.25
 """Of the fair share, for measurements that are never exact."""
 
@@ -108,18 +109,20 @@ def choose_batch(
     share = sum(weights.values()) / leader.requester.weight
     allowed_s = known * (share if len(weights) > 1 else _ALONE_SHARE) * _TOLERANCE
     chosen, rows = [leader], leader.call.rows
-    for waiting in _in_turns(group, leader):
+    for nth, waiting in _in_turns(group, leader):
         more = rows + waiting.call.rows
+        due = nth == 0 and waiting.requester.weight >= leader.requester.weight
         batch_s = costs.batch_s(network, more * leader.call.row_elements) or 0.0
-        if more > limit or batch_s > allowed_s:
+        if more > limit or (batch_s > allowed_s and not due):
             break
         chosen.append(waiting)
         rows = more
     return chosen
 
 
-def _in_turns(group: Sequence[W], leader: W) -> list[W]:
-    """A group's other calls: one of each requester, the least served first, then a second…"""
+def _in_turns(group: Sequence[W], leader: W) -> list[tuple[int, W]]:
+    """A group's other calls: one of each requester, the least served first, then a second…, each
+    with how many of the same requester go before."""
     seen: dict[Requester, int] = {leader.requester: 1}
     ranked = []
     for waiting in group:
@@ -129,4 +132,4 @@ def _in_turns(group: Sequence[W], leader: W) -> list[W]:
         seen[waiting.requester] = nth + 1
         ranked.append((nth, waiting.requester.turn_s, waiting.arrival, waiting))
     ranked.sort(key=lambda each: each[:3])
-    return [waiting for *_, waiting in ranked]
+    return [(nth, waiting) for nth, *_, waiting in ranked]

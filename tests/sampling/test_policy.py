@@ -101,7 +101,7 @@ def test_who_works_elsewhere_counts_too() -> None:
     large, small = Requester(), Requester()
     group = [asked(large, arrival) for arrival in range(60)]
     assert len(chosen(group, cpu(), active=[large, small])) == 2
-    assert len(chosen(group, cpu(), active=[large])) == 5
+    assert len(chosen(group, cpu(), active=[large])) == 2
 
 
 def test_requesters_take_turns() -> None:
@@ -124,3 +124,18 @@ def test_a_call_over_the_limit_goes_alone() -> None:
 def test_the_first_batch_of_a_network_is_the_leaders_own() -> None:
     group = [asked(Requester(), arrival) for arrival in range(3)]
     assert chosen(group, CostModel()) == group[:1]
+
+
+def test_each_ones_first_call_is_let_in_however_dear_large_batches_are() -> None:
+    costs = CostModel()
+    costs.observe("net", 2 * ROW, 0.01)
+    costs.observe("net", 16 * ROW, 0.5)
+    group = [asked(Requester(), arrival) for arrival in range(8)]
+    assert chosen(group, costs) == group
+
+
+def test_a_lower_priority_waits_where_it_costs_a_higher_one_too_much() -> None:
+    high, low = Requester(weight=4.0), [Requester(weight=0.25) for _ in range(8)]
+    group = [asked(high, 0), *(asked(one, 1 + n) for n, one in enumerate(low))]
+    assert chosen(group, cpu()) == group[:1]
+    assert len(chosen(group, gpu())) == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,17 @@ class Counted(LocalNetworks):
             self._inside -= 1
 
 
-async def serve(service: DetailService, *requests: Prepared) -> None:
-    serving = asyncio.create_task(service.engine.serve())
-    try:
-        await asyncio.gather(*(service.sample(one.plan, one.crops, one.masks) for one in requests))
-    finally:
+def serve(service: DetailService, *rounds: Sequence[Prepared]) -> None:
+    """Runs some requests at once, then those of the next round."""
+
+    async def main() -> None:
+        serving = asyncio.create_task(service.engine.serve())
+        for requests in rounds:
+            work = (service.sample(one.plan, one.crops, one.masks) for one in requests)
+            await asyncio.gather(*work)
         serving.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_the_calls_are_those_that_follow(
     for calls in Estimator(pipelines, CostModel()).calls(one.plan.request, one.plan.segs[0]):
         expected[calls.network, calls.rows] += round(calls.count)
     networks = Counted(repository)
-    asyncio.run(serve(DetailService(networks, pipelines), one))
+    serve(DetailService(networks, pipelines), [one])
     asked = Counter(call for call in networks.asked if "text_encoder" not in call[0])
     assert asked == expected
 
@@ -111,8 +117,7 @@ def test_work_is_told_in_seconds_once_the_networks_are_measured(
     estimator = Estimator(pipelines, service.engine.costs)
     one, two = prepared(pipelines, steps=8), prepared(pipelines, TWO, steps=8, batch_size=2)
     assert estimator.estimate(one.plan) is None
-    asyncio.run(serve(service, one))
-    asyncio.run(serve(service, one))
+    serve(service, [one], [one])
     work, fourfold = estimator.estimate(one.plan), estimator.estimate(two.plan)
     assert work is not None
     assert fourfold is not None
@@ -122,7 +127,8 @@ def test_work_is_told_in_seconds_once_the_networks_are_measured(
 
 
 def test_a_skipped_seg_is_no_work(pipelines: dict[str, Pipeline]) -> None:
-    one = prepared(pipelines, guide_size=64, segs=Segs.from_boxes([(0, 0, 90, 90)], size=(96, 96)))
+    large = Segs.from_boxes([(0, 0, 90, 90)], size=(96, 96))
+    one = prepared(pipelines, large, force_inpaint=False)
     work = Estimator(pipelines, CostModel()).estimate(one.plan)
     assert work is not None
     assert (work.alone_s, work.shared_s) == (0, 0)
@@ -135,8 +141,7 @@ def test_prompts_are_encoded_once_for_all_requests(
     service = DetailService(networks, pipelines)
     one = prepared(pipelines, steps=1, prompt="a face", negative="blurred")
     again = prepared(pipelines, steps=1, prompt="a face", negative="a face")
-    asyncio.run(serve(service, one, again))
-    asyncio.run(serve(service, one))
+    serve(service, [one, again], [one])
     texts = [rows for network, rows in networks.asked if "text_encoder" in network]
     assert sum(texts) == 2
     assert (service.texts.misses, service.texts.hits) == (2, 4)
@@ -146,13 +151,14 @@ def test_prompts_are_encoded_once_for_all_requests(
 def test_kept_prompts_are_bounded(repository: Path, pipelines: dict[str, Pipeline]) -> None:
     service = DetailService(LocalNetworks([repository]), pipelines)
     texts = service.texts
-    first = prepared(pipelines, steps=1, prompt="first", negative="first")
-    asyncio.run(serve(service, first))
-    texts.max_bytes = texts.kept_bytes
-    for prompt in ("second", "first"):
-        asyncio.run(serve(service, prepared(pipelines, steps=1, prompt=prompt, negative=prompt)))
-        assert texts.kept_bytes <= texts.max_bytes
-    assert texts.misses == 3
+    texts.max_bytes = 2 * 77 * pipelines["sd15"].descriptor.context_dim * 4  # two prompts
+    said = [
+        [prepared(pipelines, steps=1, prompt=prompt, negative=prompt)]
+        for prompt in ("first", "second", "first", "third", "first", "second")
+    ]
+    serve(service, *said)
+    assert texts.kept_bytes == texts.max_bytes
+    assert texts.misses == 4  # the second was asked for longest ago when the third came
 
 
 def test_a_deadline_of_one_ends_no_prompt_of_another(
@@ -179,6 +185,6 @@ def test_the_same_crop_is_encoded_once(repository: Path, pipelines: dict[str, Pi
     networks = Counted(repository)
     same = Segs.from_boxes([(16, 16, 48, 48)] * 3, size=(96, 96))
     one = prepared(pipelines, same, steps=1, batch_size=2)
-    asyncio.run(serve(DetailService(networks, pipelines), one))
+    serve(DetailService(networks, pipelines), [one])
     encoded = sum(rows for network, rows in networks.asked if "vae_encoder" in network)
     assert encoded == 1
