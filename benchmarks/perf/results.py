@@ -36,13 +36,13 @@ class Result:
 
     Attributes:
         requests_per_s: answered.
-        mean_s: latency as the caller sees it.
+        mean_s: latency as the caller sees it; None where ``--percentile`` asked for one instead.
         percentiles_s: the same, by percentile.
         models: the server's side, by model.
     """
 
     requests_per_s: float
-    mean_s: float
+    mean_s: float | None
     percentiles_s: dict[int, float]
     models: dict[str, ModelCalls]
 
@@ -55,6 +55,7 @@ def read_result(folder: Path) -> Result:
         OSError: there is none.
     """
     row = read_csv(folder / CSV_NAME)
+    mean_us = row.get("Avg latency")
     rate = _value(row, "Inferences/Second")
     models = {}
     for path in sorted(folder.glob(f"*.{CSV_NAME}")):
@@ -63,7 +64,7 @@ def read_result(folder: Path) -> Result:
             models[found[1]] = _calls(read_csv(path), rate)
     return Result(
         requests_per_s=rate,
-        mean_s=_value(row, "Avg latency") / 1e6,
+        mean_s=None if mean_us is None else mean_us / 1e6,
         percentiles_s={p: _value(row, f"p{p} latency") / 1e6 for p in PERCENTILES},
         models=models,
     )

@@ -31,7 +31,8 @@ def client_table(outcomes: Sequence[Outcome]) -> str:
             cells = ["not stable", *[""] * (len(header) - 2)]
         else:
             latencies = (result.mean_s, *(result.percentiles_s[p] for p in PERCENTILES))
-            cells = [f"{result.requests_per_s:.2f}", *(f"{s * 1e3:.0f}" for s in latencies)]
+            cells = [f"{result.requests_per_s:.2f}"]
+            cells += ["" if s is None else f"{s * 1e3:.0f}" for s in latencies]
         rows.append([outcome.profile.title, *cells])
     return _markdown(header, rows)
 

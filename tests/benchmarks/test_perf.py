@@ -221,6 +221,17 @@ def test_wheel_without_the_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # --- profiles and results
 
 
+def test_a_percentile_asked_for_takes_the_place_of_the_mean(tmp_path: Path) -> None:
+    (tmp_path / CSV_NAME).write_text(
+        "Concurrency,Inferences/Second,p50 latency,p90 latency,p93 latency,p95 latency,p99 latency"
+        "\n2,5.0,100,150,200,300,400\n"
+    )
+    result = read_result(tmp_path)
+    assert result.mean_s is None
+    outcome = profiles.Outcome(profiles.unary("m", 2), result)
+    assert "| 5.00 |  | 0 |" in tables.client_table([outcome])
+
+
 def write_csvs(folder: Path) -> None:
     numbers = "2,5.0,113,202241,3,352,28005,1500,7,150000,325215,325215,346117,200000,120,199880"
     (folder / CSV_NAME).write_text(f"{HEADER}{numbers}\n")
@@ -244,7 +255,7 @@ def test_csv_files_become_a_result(tmp_path: Path) -> None:
     [
         (HEADER, "0 rows"),
         (HEADER + "a,b\n", "not a table of numbers"),
-        ("Concurrency,Inferences/Second\n1,2\n", "no column 'Avg latency'"),
+        ("Concurrency,Inferences/Second\n1,2\n", "no column 'p50 latency'"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
