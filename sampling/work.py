@@ -98,10 +98,8 @@ class Estimator:
         """How often one cycle of such a SEG calls which network, with how many rows and input
         channels."""
         key = (
-            request.model_dump_json(
-                include={"pipeline", "sampler_name", "scheduler", "scheduler_func"}
-                | {"refiner", "refiner_ratio", "inpaint_model"}
-            ),
+            (request.pipeline, request.sampler_name, request.scheduler, request.scheduler_func),
+            (request.refiner, request.refiner_ratio, request.inpaint_model),
             (seg.steps, seg.cfg, seg.denoise),
             tuple(map(len, (seg.positives, seg.negatives))),
             tuple(map(len, (seg.refiner_positives, seg.refiner_negatives))),
