@@ -1,22 +1,24 @@
 """The time of a network on a GPU: the same for few rows as for one, then in proportion.
 
-Constants are of SD1.5 at 512² in fp16 on a card of the class of an A10 or RTX 3090:
+Constants are of SD1.5 at 512² in fp16 with TensorRT on an A10:
 
-- UNet: 25 ms a call with TensorRT 8.6 on an RTX 3090 Ti
-  (https://github.com/mlc-ai/web-stable-diffusion/issues/46); an A10 is somewhat slower.
-- VAE decoder 25 ms, text encoder 3 ms: the relation of TensorRT's own demo, whose output
-  ("CLIP 3.40 ms, UNet x 30 495.92 ms, VAE-Dec 24.88 ms") is in onnxruntime's
-  ``demo_diffusion`` scripts. The encoder is somewhat smaller than the decoder: 15 ms.
+- UNet 40 ms a call. Published for the A10 are 12577 ms for 40 steps of SDXL at 1024²
+  (https://huggingface.co/stabilityai/stable-diffusion-xl-1.0-tensorrt), 314 ms a call, of a network
+  with 7.5 times the operations. (An RTX 3090 Ti takes 25 ms:
+  https://github.com/mlc-ai/web-stable-diffusion/issues/46; ``scale`` 0.625 gives that.)
+- The others in the relation of TensorRT's demo ("CLIP 3.40 ms, UNet x 30 495.92 ms, VAE-Dec
+  24.88 ms", quoted in the benchmark scripts of onnxruntime): VAE decoder 60 ms, text encoder 8 ms.
+  The VAE's encoder has somewhat fewer layers than its decoder: 36 ms.
 
-That 16 rows cost as much as one is an assumption: it holds where a single row leaves most of the
-card idle, and 512² fills a card of this class with fewer rows. ``flat_rows`` is therefore free.
+That 16 rows cost as much as one is an assumption: it holds where one row leaves most of the card
+idle (small SEGs, large cards), while 512² fills an A10 with fewer rows. ``flat_rows`` is free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-FLOORS_S = {"text_encoder": 0.003, "unet": 0.025, "vae_encoder": 0.015, "vae_decoder": 0.025}
+FLOORS_S = {"text_encoder": 0.008, "unet": 0.040, "vae_encoder": 0.036, "vae_decoder": 0.060}
 FLAT_ROWS = 16
 CONTEXT_DIM = 768
 _TOKENS = 77
