@@ -61,6 +61,7 @@ def _network(
     return Network(
         model=model,
         max_batch=network.max_batch,
+        max_batch_elements=network.max_batch_elements,
         inputs={tensor.name: tensor.dtype for tensor in network.inputs},
         outputs={tensor.name: tensor.dtype for tensor in network.outputs},
         files={f: h for f, h in files.items() if f.split("/")[0] in (model, *ensembles)},

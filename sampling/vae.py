@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines import PipelineDescriptor
+from pipelines import Network, PipelineDescriptor
 from sampling.program import Call, Program
+from sampling.tiles import Grid
 
 FACTOR = 8
 """Pixels to a latent cell, each way."""
@@ -34,15 +36,69 @@ def cut(array: A) -> A:
 
 def encode(descriptor: PipelineDescriptor, values: torch.Tensor) -> Program[torch.Tensor]:
     """Values ``[1, 3, 8h, 8w]`` as a scaled latent ``[1, c, h, w]``: the posterior's mean."""
-    vae = descriptor.networks["vae_encoder"]
-    outputs = yield Call(vae.model, {"sample": (values * 2 - 1).contiguous()})
-    return outputs["latent_mean"] * descriptor.latent_scale
+    mean = yield from encoder(descriptor).run((values * 2 - 1).contiguous())
+    return mean * descriptor.latent_scale
 
 
 def decode(descriptor: PipelineDescriptor, latent: torch.Tensor) -> Program[Pixels]:
     """A scaled latent ``[1, c, h, w]`` as pixels ``[8h, 8w, 3]``, truncated."""
-    vae = descriptor.networks["vae_decoder"]
-    outputs = yield Call(vae.model, {"latent_sample": latent / descriptor.latent_scale})
-    values = ((outputs["sample"][0] + 1) / 2).clamp(0, 1)
-    pixels: Pixels = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    decoded = yield from decoder(descriptor).run(latent / descriptor.latent_scale)
+    values = ((decoded[0] + 1) / 2).clamp(0, 1)
+    pixels: Pixels = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
+
+
+def encoder(descriptor: PipelineDescriptor) -> Half:
+    """The VAE's encoder."""
+    return Half(descriptor.networks["vae_encoder"], "sample", "latent_mean", 3, FACTOR, 1)
+
+
+def decoder(descriptor: PipelineDescriptor) -> Half:
+    """The VAE's decoder."""
+    channels = descriptor.latent_channels
+    return Half(descriptor.networks["vae_decoder"], "latent_sample", "sample", channels, 1, FACTOR)
+
+
+@dataclass(frozen=True)
+class Half:
+    """One of the VAE's networks.
+
+    ``cell_in`` and ``cell_out`` are the side of a latent cell in its input and its output.
+    """
+
+    network: Network
+    input: str
+    output: str
+    channels: int
+    """Of the input."""
+    cell_in: int
+    cell_out: int
+
+    def tiles(self, height: int, width: int) -> tuple[int, int]:
+        """How a latent of ``height`` × ``width`` goes through: the count of tiles, and the elements
+        of each in the network's input. It goes whole where the network's bound allows."""
+        elements = self.channels * self.cell_in**2
+        if self.network.fits(height * width * elements):
+            return 1, height * width * elements
+        grid = Grid.of(height, width)
+        return grid.count, grid.rows.size * grid.columns.size * elements
+
+    def run(self, x: torch.Tensor) -> Program[torch.Tensor]:
+        """The output ``[1, d, H', W']`` for an input ``[1, c, H, W]``."""
+        height, width = (side // self.cell_in for side in x.shape[-2:])
+        count, elements = self.tiles(height, width)
+        if count == 1:
+            outputs = yield Call(self.network.model, {self.input: x})
+            return outputs[self.output]
+        grid, limit = Grid.of(height, width), self.network.batch_limit(elements)
+        tiles = grid.cut(x, self.cell_in)
+        whole = torch.empty(0)
+        for first in range(0, count, limit):
+            batch = torch.cat(tiles[first : first + limit])
+            made = (yield Call(self.network.model, {self.input: batch}))[self.output]
+            if first == 0:
+                sides = height * self.cell_out, width * self.cell_out
+                whole = made.new_zeros(1, made.shape[1], *sides)
+            # Added at once: in memory are the whole and one call's tiles, never all tiles.
+            grid.add(whole, made, first, self.cell_out)
+        return whole

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from preprocessing.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
-from sampling import detail
+from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.costs import CostModel
 from sampling.pipeline import Pipeline
@@ -80,19 +80,19 @@ class Estimator:
         if seg.crop is None:
             return
         descriptor = self.pipelines[request.pipeline].descriptor
-        cells = (seg.crop.height // FACTOR) * (seg.crop.width // FACTOR)
-        networks, pixels = descriptor.networks, cells * FACTOR**2
+        height, width = seg.crop.height // FACTOR, seg.crop.width // FACTOR
+        encoder, decoder = vae.encoder(descriptor), vae.decoder(descriptor)
         in_painting = descriptor.unet_channels != descriptor.latent_channels
         also_masked = in_painting and request.inpaint_model and request.noise_mask
-        yield Calls(
-            networks["vae_encoder"].model, 1, pixels * _PIXEL_CHANNELS, 2 if also_masked else 1
-        )
+        tiles, elements = encoder.tiles(height, width)
+        yield Calls(encoder.network.model, 1, elements, 2 * tiles if also_masked else tiles)
         counted = min(seg.steps, _COUNTED_STEPS)
         scale = request.cycle * seg.steps / counted
         short = seg.model_copy(update={"steps": counted})
         for (network, rows, channels), count in self._recipe(request, short).items():
-            yield Calls(network, rows, channels * cells, count * scale)
-        yield Calls(networks["vae_decoder"].model, 1, descriptor.latent_channels * cells, 1)
+            yield Calls(network, rows, channels * height * width, count * scale)
+        tiles, elements = decoder.tiles(height, width)
+        yield Calls(decoder.network.model, 1, elements, tiles)
 
     def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
         """How often one cycle of such a SEG calls which network, with how many rows and input

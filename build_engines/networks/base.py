@@ -62,6 +62,9 @@ class NetworkExport(ABC):
     part: ClassVar[str]
     """Folder of the checkpoint that holds its weights and config.json."""
     max_batch: ClassVar[int]
+    max_batch_area: ClassVar[int | None] = None
+    """Most pixels or latent cells of the first input in one batch: bounds the memory of the
+    activations, which grows with them. None: no bound but the rows."""
     axes: tuple[Axis, ...] = ()
     """Dynamic axes of the inputs, the batch aside."""
     checked_sizes: tuple[Mapping[str, int], ...] = ({},)
@@ -91,6 +94,14 @@ class NetworkExport(ABC):
     @abstractmethod
     def prepare(self, module: nn.Module) -> None:
         """Changes a loaded module, in place, into the form whose trace is exported."""
+
+    @property
+    def max_batch_elements(self) -> int | None:
+        """:attr:`max_batch_area` in elements of the first input."""
+        if self.max_batch_area is None:
+            return None
+        channels = self.inputs[0].dims[0]
+        return self.max_batch_area * int(channels)
 
     def model_name(self, pipeline: str) -> str:
         """The Triton model's name."""

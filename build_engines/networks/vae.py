@@ -55,6 +55,8 @@ class VaeEncoder(_VaeHalf):
     [B, 4, H/8, W/8], the posterior's mean, not scaled."""
 
     role = "vae_encoder"
+    max_batch_area = 2 * 1024 * 1024
+    """Of pixels: 3.2 GB with SD's VAE in float32, 1.5 kB a pixel."""
     axes = (Axis("height_px", 32, 512, 2048), Axis("width_px", 32, 512, 2048))
     checked_sizes = (
         {"height_px": 152, "width_px": 192},
@@ -84,6 +86,8 @@ class VaeDecoder(_VaeHalf):
     [B, 3, 8h, 8w], about −1…1, not clipped."""
 
     role = "vae_decoder"
+    max_batch_area = 128 * 128
+    """A picture of 1024²: 3.4 GB with SD's VAE in float32, 3.2 kB a pixel."""
     axes = (Axis("height", 4, 64, 256), Axis("width", 4, 64, 256))
     checked_sizes = ({"height": 19, "width": 24}, {"height": 16, "width": 13})
 
