@@ -30,6 +30,12 @@ class Conditioning:
     encoded: Encoded
     weight: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> Conditioning:
+        """The same on a device."""
+        context, pooled = self.encoded.context, self.encoded.pooled
+        encoded = Encoded(context.to(device), None if pooled is None else pooled.to(device))
+        return Conditioning(encoded, None if self.weight is None else self.weight.to(device))
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -37,6 +43,13 @@ class Guidance:
 
     positives: tuple[Conditioning, ...]
     negatives: tuple[Conditioning, ...]
+
+    def to(self, device: torch.device) -> Guidance:
+        """The same on a device."""
+        positives, negatives = (
+            tuple(one.to(device) for one in side) for side in (self.positives, self.negatives)
+        )
+        return Guidance(positives, negatives)
 
     def rows(self, family: str, height: int, width: int) -> TextRows:
         """What the networks are told, for a latent of ``height`` × ``width``."""
@@ -49,7 +62,7 @@ class Guidance:
         sizes += [_size_ids(family, height, width, negative=True)] * len(self.negatives)
         added: Mapping[str, torch.Tensor] = {
             "text_embeds": torch.cat(pooled),
-            "time_ids": torch.tensor(sizes),
+            "time_ids": context.new_tensor(sizes),
         }
         return TextRows(context, added)
 

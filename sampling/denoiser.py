@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -11,7 +12,7 @@ from sampling.conditioning import Guidance
 from sampling.masks import LatentMask
 from sampling.program import Program
 from sampling.samplers import Prediction, Run, Sampler
-from sampling.unet import Control, TextRows, UNet
+from sampling.unet import Control, RunInputs, TextRows, UNet
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,20 @@ class Denoiser:
     controls: Sequence[Control] = ()
     concat: torch.Tensor | None = None
 
+    @cached_property
+    def _inputs(self) -> RunInputs:
+        return RunInputs.of(self.text, self.controls, self.concat)
+
     def predict(self, x: torch.Tensor, sigma: float) -> Program[Prediction]:
         """Classifier-free guidance (arXiv 2207.12598) inside the mask."""
         mask = self.mask.at(sigma) if self.mask is not None else None
         if self.mask is not None and mask is not None:
             x = self.mask.noised(x, sigma, mask)
-        rows = yield from self.unet.denoise(x, sigma, self.text, self.controls, self.concat)
+        rows = yield from self.unet.denoise(x, sigma, self._inputs)
         positive, negative = self.guidance.split(rows)
-        denoised = negative + self.cfg * (positive - negative)
-        if not self.guidance.negatives:
-            denoised = positive
+        denoised = positive
+        if self.guidance.negatives:
+            denoised = negative + self.cfg * (positive - negative)
         if self.mask is not None and mask is not None:
             denoised = self.mask.kept(denoised, mask)
         return Prediction(denoised, negative)

@@ -31,6 +31,11 @@ class Stage:
     controls: tuple[Control, ...] = ()
     concat: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> Stage:
+        """The same on a device; what the steps need then never has to be moved again."""
+        controls = tuple(control.to(device) for control in self.controls)
+        return replace(self, guidance=self.guidance.to(device), controls=controls)
+
     def denoiser(self, cfg: float, mask: LatentMask | None, latent: torch.Tensor) -> Denoiser:
         """The model that a sampler sees, for a latent of this size."""
         family = self.pipeline.descriptor.family
@@ -75,9 +80,9 @@ def encode(
     if mask is None:
         return EncodedSeg(latent, None)
     if not request.inpaint_model:
-        return EncodedSeg(latent, to_latent(mask, *latent.shape[-2:]))
+        return EncodedSeg(latent, to_latent(mask, *latent.shape[-2:]).to(latent.device))
     at_pixels = mask_at_pixels(mask, pixels.shape[0], pixels.shape[1])
-    on_latent = to_latent(at_pixels, *latent.shape[-2:])
+    on_latent = to_latent(at_pixels, *latent.shape[-2:]).to(latent.device)
     descriptor = pipeline.descriptor
     if descriptor.unet_channels == latent.shape[1]:
         return EncodedSeg(latent, on_latent)
@@ -90,12 +95,14 @@ def detail(
     base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
     encoded: EncodedSeg, seed: int,
 ) -> Program[Detailed]:  # fmt: skip
-    """Samples a SEG ``cycle`` times over, with seed, seed+1, ….
+    """Samples a SEG ``cycle`` times over, with seed, seed+1, …, on the device its latent is on.
 
     ``steps_run`` is 0 where the schedule is too short for the denoise asked for; the latent is
     then the one given.
     """
     latent, steps_run = encoded.latent, 0
+    base = base.to(latent.device)
+    refiner = None if refiner is None else refiner.to(latent.device)
     for cycle in range(request.cycle):
         run = _Cycle(request, seg, encoded.mask, latent, next_seed(seed, cycle))
         channels = base.pipeline.unet.channels
@@ -118,7 +125,7 @@ class _Cycle:
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
         levels = self._levels(base)
-        noise = seeded_noise(self.seed, self.latent.shape)
+        noise = seeded_noise(self.seed, self.latent.shape, self.latent.device)
         if refiner is None:
             if not levels.has_steps:
                 return Detailed(self.latent, 0)
@@ -173,12 +180,13 @@ class _Cycle:
         if self.mask is not None:
             outside = noise
             if sampler.mask_seed_offset and hard:
-                outside = seeded_noise(next_seed(self.seed, sampler.mask_seed_offset), noise.shape)
+                seed = next_seed(self.seed, sampler.mask_seed_offset)
+                outside = seeded_noise(seed, noise.shape, noise.device)
             hardens = hard and self.request.noise_mask_feather > 0
             hardening = MaskSchedule.of_run(schedule, sigmas) if hardens else None
             mask = LatentMask(self.mask, latent, outside, hardening)
         run = Run(
-            noise=step_noise(self.seed, latent.shape),
+            noise=step_noise(self.seed, latent.shape, latent.device),
             brownian=partial(brownian_tree, self.seed, noise),
             span=span,
             schedule=schedule,

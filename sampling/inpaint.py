@@ -38,6 +38,6 @@ def inpaint_channels(
     if channels == latent.shape[1]:
         return None
     if mask is None:
-        blank = torch.tensor(_BLANK_LATENT)[None, :, None, None].expand_as(latent)
+        blank = latent.new_tensor(_BLANK_LATENT)[None, :, None, None].expand_as(latent)
         return torch.cat([torch.ones_like(latent[:, :1]), blank], dim=1)
     return torch.cat([mask.round(), latent if masked_latent is None else masked_latent], dim=1)

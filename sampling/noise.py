@@ -1,4 +1,8 @@
-"""Every random draw of a run: made on the CPU, from generators seeded by the request alone."""
+"""Every random draw of a run: made on the CPU, from generators seeded by the request alone.
+
+Each draw is moved once to the device that the run's latent is on: a GPU's own generators give
+other numbers for the same seed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import torch
 import torchsde
 
 SEED_COUNT = 1 << 64
+_CPU = torch.device("cpu")
 _CACHED_NODES = 100
 """Of a Brownian tree: a query walks about 20 levels at both its ends, and with torchsde's 45 it
 draws a third of its noise twice."""
@@ -25,15 +30,15 @@ def next_seed(seed: int, by: int = 1) -> int:
     return (seed + by) % SEED_COUNT
 
 
-def seeded_noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
+def seeded_noise(seed: int, shape: Sequence[int], device: torch.device = _CPU) -> torch.Tensor:
     """One float32 standard-normal draw of a shape from a fresh CPU generator."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return step_noise(seed, shape, device)()
 
 
-def step_noise(seed: int, shape: Sequence[int]) -> StepNoise:
+def step_noise(seed: int, shape: Sequence[int], device: torch.device = _CPU) -> StepNoise:
     """The generator of ancestral samplers: each call draws the next float32 tensor."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(tuple(shape), generator=generator)
+    return lambda: torch.randn(tuple(shape), generator=generator).to(device)
 
 
 def brownian_tree(
@@ -41,6 +46,9 @@ def brownian_tree(
 ) -> BrownianIncrement:
     """Brownian motion over σ, as SDE samplers need it (k-diffusion's BrownianTreeNoiseSampler):
     torchsde's BrownianTree, value for value, with a larger cache.
+
+    Args:
+        like: its shape, dtype and device are those of the increments.
 
     Returns:
         ``W(a, b)``: the increment between two σ over √|a−b|, standard normal, the same for the
@@ -65,6 +73,6 @@ def brownian_tree(
         levels = (float(np.float32(level)) for level in sorted((a, b)))
         low, high = (min(max(level, first), last) for level in levels)
         path: torch.Tensor = tree(low, high)
-        return path * math.copysign(1 / math.sqrt(abs(a - b)), b - a)
+        return (path * math.copysign(1 / math.sqrt(abs(a - b)), b - a)).to(like.device)
 
     return increment

@@ -12,6 +12,9 @@ import torch
 
 from pipelines import Schedule
 
+_KEPT_TIMESTEPS = 4096
+"""Of the last σ asked for: SEGs mostly share theirs, and each step asks twice."""
+
 
 class DiscreteSchedule:
     """σ of every training timestep, and the way between σ and t.
@@ -27,6 +30,7 @@ class DiscreteSchedule:
         self._log_sigmas = sigmas.log().float()
         self.sigma_min = float(self.sigmas[0])
         self.sigma_max = float(self.sigmas[-1])
+        self._timesteps = lru_cache(maxsize=_KEPT_TIMESTEPS)(self._nearest)
 
     @classmethod
     @lru_cache(maxsize=16)
@@ -41,6 +45,9 @@ class DiscreteSchedule:
 
     def timestep(self, sigma: float) -> int:
         """The integer t whose log σ is nearest: what the network is given."""
+        return self._timesteps(sigma)
+
+    def _nearest(self, sigma: float) -> int:
         distance = torch.tensor(sigma, dtype=torch.float32).log() - self._log_sigmas
         return int(distance.abs().argmin())
 

@@ -61,14 +61,14 @@ class TextEncoder:
         """
         chunks = self.chunks(prompt)
         rows = [chunk.ids for chunk in chunks]
-        weights = torch.tensor([chunk.weights for chunk in chunks])[:, :, None]
-        weighted = bool((weights != 1).any())
+        weighted = any(weight != 1 for chunk in chunks for weight in chunk.weights)
         if weighted:
             rows.append(self.layout.chunk(()).ids)
         outputs = yield Call(self.model, {"input_ids": torch.tensor(rows, dtype=torch.int32)})
         hidden = outputs["hidden_state"]  # [chunks (+ 1), 77, D]
         if weighted:
             hidden, empty = hidden[:-1], hidden[-1:]
+            weights = hidden.new_tensor([chunk.weights for chunk in chunks])[:, :, None]
             hidden = torch.where(weights == 1, hidden, empty + weights * (hidden - empty))
         context = hidden.reshape(1, -1, hidden.shape[-1])
         return Encoded(context, outputs["pooled"][:1] if self.spec.pooled else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -52,6 +52,10 @@ class Control:
     def acts_at(self, sigma: float) -> bool:
         return self.sigma_start >= sigma >= self.sigma_end
 
+    def to(self, device: torch.device) -> Control:
+        """The same with its hint on a device."""
+        return replace(self, hint=self.hint.to(device))
+
 
 @dataclass(frozen=True)
 class TextRows:
@@ -72,6 +76,29 @@ class TextRows:
 
 
 @dataclass(frozen=True)
+class RunInputs:
+    """All that the networks are told beside x and σ, the same at every step of a run and so made
+    once: a row per conditioning, on one device."""
+
+    rows: int
+    text: Tensors
+    chain: tuple[tuple[Control, Tensors], ...]
+    """The ControlNets, each with its own inputs."""
+    concat: torch.Tensor | None
+    """The further channels of an inpainting network."""
+
+    @classmethod
+    def of(
+        cls, text: TextRows, controls: Sequence[Control], concat: torch.Tensor | None
+    ) -> RunInputs:
+        """``text`` n rows; the hints and ``concat`` ``[1, 5, h, w]`` become as many."""
+        rows = len(text)
+        chain = tuple((control, _hints(control, rows)) for control in controls)
+        further = None if concat is None else concat.expand(rows, -1, -1, -1)
+        return cls(rows, text.inputs(), chain, further)
+
+
+@dataclass(frozen=True)
 class UNet:
     """x and σ in, denoised predictions out.
 
@@ -85,37 +112,28 @@ class UNet:
     channels: int = 4
     residuals: Mapping[str, int] = field(default_factory=dict)
 
-    def denoise(
-        self,
-        x: torch.Tensor,
-        sigma: float,
-        text: TextRows,
-        controls: Sequence[Control] = (),
-        concat: torch.Tensor | None = None,
-    ) -> Program[torch.Tensor]:
+    def denoise(self, x: torch.Tensor, sigma: float, inputs: RunInputs) -> Program[torch.Tensor]:
         """The denoised prediction under each conditioning.
 
         Args:
-            x: ``[1, c, h, w]``.
-            text: n rows.
-            controls: the chain; those that do not act at ``sigma`` are left out.
-            concat: ``[1, 5, h, w]``, the further channels of an inpainting network.
+            x: ``[1, c, h, w]``, on the inputs' device.
+            inputs: n rows; ControlNets that do not act at ``sigma`` are left out.
 
         Returns:
             ``[n, c, h, w]``.
         """
-        rows = len(text)
+        rows = inputs.rows
         scaled = (x / (sigma**2 + 1) ** 0.5).expand(rows, -1, -1, -1)
         common = {
-            "timestep": torch.full((rows, 1), float(self.schedule.timestep(sigma))),
-            **text.inputs(),
+            "timestep": x.new_full((rows, 1), float(self.schedule.timestep(sigma))),
+            **inputs.text,
         }
         sample = scaled
-        if concat is not None:
-            sample = torch.cat([scaled, concat.expand(rows, -1, -1, -1)], dim=1)
-        acting = [control for control in controls if control.acts_at(sigma)]
+        if inputs.concat is not None:
+            sample = torch.cat([scaled, inputs.concat], dim=1)
+        acting = [each for each in inputs.chain if each[0].acts_at(sigma)]
         if len(acting) == 1:
-            call = self._behind(acting[0], sample, scaled, common)
+            call = self._behind(*acting[0], sample, scaled, common)
         else:
             residuals = yield from self._residuals(acting, scaled, common)
             call = Call(self.model, {"sample": sample, **common, **residuals})
@@ -123,26 +141,32 @@ class UNet:
         return PREDICTIONS[self.prediction](x, sigma, outputs["out_sample"])
 
     def _behind(
-        self, control: Control, sample: torch.Tensor, scaled: torch.Tensor, common: Tensors
+        self,
+        control: Control,
+        hints: Tensors,
+        sample: torch.Tensor,
+        scaled: torch.Tensor,
+        common: Tensors,
     ) -> Call:
         """One ControlNet and the UNet in one call: the residuals stay in the server."""
-        inputs = {"sample": sample, **common, **_hints(control, len(sample))}
+        inputs = {"sample": sample, **common, **hints}
         if self.channels != scaled.shape[1]:
             inputs["control_sample"] = scaled
         return Call(control.models.with_unet, inputs)
 
     def _residuals(
-        self, controls: Sequence[Control], scaled: torch.Tensor, common: Tensors
+        self, chain: Sequence[tuple[Control, Tensors]], scaled: torch.Tensor, common: Tensors
     ) -> Program[Tensors]:
         """The sum of a chain's residuals; zeros of one pixel where there is no chain."""
-        rows = len(scaled)
-        if not controls:
+        if not chain:
+            zero = scaled.new_zeros(1)
             return {
-                name: torch.zeros(rows, channels, 1, 1) for name, channels in self.residuals.items()
+                name: zero.expand(len(scaled), channels, 1, 1)
+                for name, channels in self.residuals.items()
             }
         total: Tensors = {}
-        for control in controls:
-            inputs = {"sample": scaled, **common, **_hints(control, rows)}
+        for control, hints in chain:
+            inputs = {"sample": scaled, **common, **hints}
             outputs = yield Call(control.models.alone, inputs)
             total = {
                 name: outputs[name] + total[name] if total else outputs[name]
@@ -151,8 +175,8 @@ class UNet:
         return total
 
 
-def _hints(control: Control, rows: int) -> dict[str, torch.Tensor]:
+def _hints(control: Control, rows: int) -> Tensors:
     return {
-        "controlnet_cond": control.hint.expand(rows, -1, -1, -1),
-        "conditioning_scale": torch.full((rows, 1), control.strength),
+        "controlnet_cond": control.hint.expand(rows, -1, -1, -1).contiguous(),
+        "conditioning_scale": control.hint.new_full((rows, 1), control.strength),
     }
