@@ -175,19 +175,21 @@ class _RequestWork:
 
     async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
         """The crop's latent and the mask on it."""
-        request, descriptor = self._plan.request, self._base.descriptor
+        request = self._plan.request
         pixels = pixels_at(self._crops, crop)
         reading = None
         if request.noise_mask:
             reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
-        latent = await self._once(
-            ("latent", crop), lambda: self._run(vae.encode(descriptor, vae.to_values(pixels)))
-        )
+        latent = await self._once(("latent", crop), lambda: self._latent(pixels))
         mask = None if reading is None else await reading
         return await self._once(
             ("both", crop, seg.mask),
             lambda: self._run(detail.encode(self._base, request, pixels, latent, mask)),
         )
+
+    async def _latent(self, pixels: Pixels) -> torch.Tensor:
+        values = await self._service.aside(lambda: vae.to_values(pixels))
+        return await self._run(vae.encode(self._base.descriptor, values))
 
     async def _mask(self, place: Piece) -> torch.Tensor:
         """A SEG's mask, feathered, which takes up to a tenth of a second."""
@@ -218,7 +220,8 @@ class _RequestWork:
             seed,
         )
         sampled = await self._run(program)
-        pixels = await self._run(vae.decode(self._base.descriptor, sampled.latent))
+        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent))
+        pixels = await self._service.aside(lambda: vae.to_pixels(decoded))
         seconds = time.perf_counter() - start_s
         return _Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 

@@ -40,9 +40,13 @@ def encode(descriptor: PipelineDescriptor, values: torch.Tensor) -> Program[torc
     return mean * descriptor.latent_scale
 
 
-def decode(descriptor: PipelineDescriptor, latent: torch.Tensor) -> Program[Pixels]:
-    """A scaled latent ``[1, c, h, w]`` as pixels ``[8h, 8w, 3]``, truncated."""
-    decoded = yield from decoder(descriptor).run(latent / descriptor.latent_scale)
+def decode(descriptor: PipelineDescriptor, latent: torch.Tensor) -> Program[torch.Tensor]:
+    """A scaled latent ``[1, c, h, w]`` as the decoder's values ``[1, 3, 8h, 8w]``, −1…1."""
+    return (yield from decoder(descriptor).run(latent / descriptor.latent_scale))
+
+
+def to_pixels(decoded: torch.Tensor) -> Pixels:
+    """The decoder's values ``[1, 3, H, W]`` as pixels ``[H, W, 3]``, truncated."""
     values = ((decoded[0] + 1) / 2).clamp(0, 1)
     pixels: Pixels = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels

@@ -174,7 +174,7 @@ def whole_seg(
     latent = yield from vae.encode(made.descriptor, vae.to_values(PIXELS))
     encoded = yield from detail.encode(made, request, PIXELS, latent, mask)
     done = yield from detail.detail(base, refiner, request, seg, encoded, seed=1)
-    return (yield from vae.decode(made.descriptor, done.latent))
+    return vae.to_pixels((yield from vae.decode(made.descriptor, done.latent)))
 
 
 def watched(program: Program[vae.Pixels]) -> Watch:
