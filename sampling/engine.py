@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -25,6 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GroupKey = tuple[Any, ...]
+_KEPT_GROUPS = 4
+"""Groups whose last inputs are kept: those that take turns, not all that ever were."""
 
 
 class Networks(Protocol):
@@ -87,6 +91,7 @@ class StepEngine:
     in_flight: int = 2
     stats: EngineStats = field(default_factory=EngineStats)
     costs: CostModel = field(default_factory=CostModel)
+    _stacker: _Stacker = field(default_factory=lambda: _Stacker())
     _groups: dict[GroupKey, list[_Waiting]] = field(default_factory=dict)
     _active: set[Requester] = field(default_factory=set)
     _turn_s: float = 0.0
@@ -213,8 +218,8 @@ class StepEngine:
     async def _run_batch(self, batch: list[_Waiting]) -> None:
         start_s = time.perf_counter()
         try:
-            calls = [waiting.call for waiting in batch]
-            outputs = await self.networks.run(calls[0].network, _stack(calls))
+            inputs = self._stacker.stack(batch[0].group, [waiting.call for waiting in batch])
+            outputs = await self.networks.run(batch[0].call.network, inputs)
         except Exception as error:
             for waiting in batch:
                 if not waiting.live.done.done():
@@ -261,7 +266,29 @@ def _group_key(call: Call) -> GroupKey:
     return call.network, shapes
 
 
-def _stack(calls: list[Call]) -> Tensors:
-    if len(calls) == 1:
-        return {name: tensor.contiguous() for name, tensor in calls[0].inputs.items()}
-    return {name: torch.cat([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+class _Stacker:
+    """Joins the inputs of a batch's calls, row below row.
+
+    What a run tells its network at every step (texts, hints) are the same tensors each time; while
+    a group's batch stays the same they are joined once, and stay where they are.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[GroupKey, dict[str, tuple[list[torch.Tensor], torch.Tensor]]] = (
+            OrderedDict()
+        )
+
+    def stack(self, group: GroupKey, calls: list[Call]) -> Tensors:
+        """The inputs by name, ``[rows of all calls, …]``."""
+        last = self._kept.pop(group, {})
+        joined = {}
+        for name in calls[0].inputs:
+            parts = [call.inputs[name] for call in calls]
+            known, tensor = last.get(name, ([], torch.empty(0)))
+            if len(known) != len(parts) or any(map(operator.is_not, known, parts)):
+                tensor = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+            joined[name] = parts, tensor
+        self._kept[group] = joined
+        if len(self._kept) > _KEPT_GROUPS:
+            self._kept.popitem(last=False)
+        return {name: tensor for name, (_, tensor) in joined.items()}

@@ -215,3 +215,28 @@ def test_priority_gets_its_multiple_of_the_device() -> None:
         return high.device_s / low.device_s
 
     assert on_engine(work, networks, max_batch=1) == pytest.approx(4, rel=0.3)
+
+
+def test_what_stays_the_same_is_joined_once() -> None:
+    seen: list[int] = []
+
+    class Watched(CountingNetworks):
+        async def run(self, network: str, inputs: Tensors) -> Tensors:
+            seen.append(inputs["text"].data_ptr())
+            assert torch.equal(inputs["text"], inputs["x"][:, :1] * 0 + inputs["mine"])
+            return await super().run(network, inputs)
+
+    def told(mine: float) -> Program[float]:
+        x, text = torch.zeros(1, 2), torch.full((1, 1), mine)
+        for _ in range(5):
+            said = {"x": x, "text": text, "mine": torch.full((1, 1), mine)}
+            x = (yield Call("net", said))["y"]
+        return float(x.mean())
+
+    async def work(engine: StepEngine) -> list[float]:
+        together = await asyncio.gather(*(engine.run(told(n)) for n in range(3)))
+        return together + await asyncio.gather(*(engine.run(told(n)) for n in range(3, 6)))
+
+    assert on_engine(work, Watched()) == [5.0] * 6
+    assert len(set(seen[:5])) == 1
+    assert len(set(seen[5:])) == 1
