@@ -19,6 +19,7 @@ Returns 1 if a prediction is off by more than 20 %.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from benchmarks.workload import Kind
 from pipelines import load_all
 
 MOST_ERROR = 0.20
+UTILISATION = 0.8
+"""Of a device, at which those who arrive at random still wait little."""
 ROLES = ("text_encoder", "vae_encoder", "unet", "vae_decoder")
 _TEXT_CELLS = 1
 """Prompts are of one length."""
@@ -98,6 +101,10 @@ class CostModel:
         """Per SEG, where there are always enough to fill the batches and the host keeps up."""
         full = self.limits["unet"] // kind.rows
         return self.networks_s(kind, full) / full
+
+    def devices(self, kind: Kind, segs_per_s: float) -> int:
+        """How many a load of so many SEGs a second needs."""
+        return math.ceil(segs_per_s * self.saturated_s(kind) / UTILISATION)
 
     def _batches_s(self, role: str, segs: int, rows: int, cells: int) -> float:
         a_batch = max(self.limits[role] // rows, 1)
@@ -249,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(
         f"{describe()}; {name}; fitted to 1 and 4 requests at once of "
         f"{', '.join(kind.name for kind in kinds)}\n\n{fitted_table(model)}\n\n"
-        f"{predictions_table(model, tried)}\n"
+        f"{predictions_table(model, tried)}\n\n"
+        f"With full batches {model.saturated_s(last):.3f} s per SEG of {last.name}: "
+        f"{model.devices(last, 10)} such devices for 10 SEGs/s.\n"
     )
     return 0 if all(abs(error_of(model, one)) <= MOST_ERROR for _, one in tried) else 1
 

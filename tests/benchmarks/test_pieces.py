@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from benchmarks.clients import Answer, Crowd
@@ -102,6 +104,7 @@ def test_full_batches_are_cheapest_where_rows_cost_little() -> None:
     per_seg = [TRUE.seconds(kind, segs) / segs for segs in (1, 2, 4, 8)]
     assert per_seg == sorted(per_seg, reverse=True)
     assert TRUE.saturated_s(kind) < per_seg[-1]
+    assert TRUE.devices(kind, 10) == math.ceil(10 * TRUE.saturated_s(kind) / 0.8)
 
 
 def _observed(kind: Kind, segs: int) -> Observed:
