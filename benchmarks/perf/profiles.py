@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.perf.binary import PerfAnalyzer
 from benchmarks.perf.errors import PerfError
 from benchmarks.perf.results import CSV_NAME, Result, read_result
 
 OUTPUT_NAME = "output.txt"
+INTERVALS_NAME = "intervals.txt"
+_INTERVALS = 4096
 _UNSTABLE = "Failed to obtain stable measurement"
 _PASS = re.compile(r"^\s*Pass \[\d+\] .*")
 _WARNING = re.compile(r"\[WARNING\] (.*)")
@@ -30,12 +34,15 @@ class Profile:
         title: of its row.
         model: the Triton model that is called.
         load: perf_analyzer's arguments for it.
+        intervals_us: between the requests of an open loop, microseconds; in the profile's folder
+            as :data:`INTERVALS_NAME`.
     """
 
     name: str
     title: str
     model: str
     load: tuple[str, ...]
+    intervals_us: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,21 @@ def unary(model: str, concurrency: int) -> Profile:
 
 
 def poisson(model: str, rate_per_s: float) -> Profile:
-    """An open loop: requests arrive as a Poisson process, whether the last are answered or not."""
+    """An open loop: requests arrive as a Poisson process, whether the last are answered or not.
+
+    The intervals are drawn here: perf_analyzer's own Poisson schedule has a fixed seed, repeats
+    after 10 seconds, and sends a fifth less than it is asked for in them.
+    """
     rate = f"{rate_per_s:.3g}"
+    waits = np.random.default_rng(0).exponential(size=_INTERVALS)
+    intervals_us = np.rint(waits / waits.mean() / float(rate) * 1e6).astype(int)
     load = (
-        "--request-rate-range", rate, "--request-distribution", "poisson", "--async",
+        "--request-intervals", INTERVALS_NAME, "--async",
         # Arrivals vary from window to window by design: three are taken as they are.
         "--stability-percentage", "1000",
     )  # fmt: skip
-    return Profile("unary-poisson", f"unary, Poisson, {rate}/s", model, load)
+    title = f"unary, Poisson, {rate}/s"
+    return Profile("unary-poisson", title, model, load, tuple(intervals_us.tolist()))
 
 
 def streaming(model: str, concurrency: int) -> Profile:
@@ -129,6 +143,8 @@ def run(
     own = folder / profile.name
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
+    if profile.intervals_us:
+        (own / INTERVALS_NAME).write_text("".join(f"{each}\n" for each in profile.intervals_us))
     lines, status = _output(command(binary, target, profile), binary, target.limit_s, own, show)
     warnings = tuple(dict.fromkeys(re.findall(_WARNING, "\n".join(lines))))
     if (own / CSV_NAME).is_file():

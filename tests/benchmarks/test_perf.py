@@ -271,10 +271,7 @@ TARGET = profiles.Target(url="host:8001", inputs=Path("input.json"))
     ("profile", "expected"),
     [
         (profiles.unary(MODEL_NAME, 4), "--concurrency-range 4"),
-        (
-            profiles.poisson(MODEL_NAME, 2.5),
-            "--request-rate-range 2.5 --request-distribution poisson --async",
-        ),
+        (profiles.poisson(MODEL_NAME, 2.5), "--request-intervals intervals.txt --async"),
         (profiles.streaming("other", 2), "-m other * --streaming --concurrency-range 2"),
     ],
 )
@@ -283,6 +280,13 @@ def test_command_lines(profile: profiles.Profile, expected: str) -> None:
     for part in expected.split(" * "):
         assert part in line
     assert "--shared-memory" not in line
+
+
+def test_poisson_arrivals_have_the_rate_that_was_asked_for() -> None:
+    waits_s = np.array(profiles.poisson(MODEL_NAME, 2.5).intervals_us) / 1e6
+    assert waits_s.min() >= 0
+    assert waits_s.mean() == pytest.approx(1 / 2.5, rel=1e-3)
+    assert waits_s.std() == pytest.approx(1 / 2.5, rel=0.1)
 
 
 def test_tables_show_what_was_not_stable() -> None:
