@@ -66,12 +66,24 @@ optimization { graph { level: 1 } }
 
 def write_double(path: Path) -> None:
     """The ONNX file of y = x + x for x [batch, n]."""
-    shape = ["batch", "n"]
+    _write(path, helper.make_node("Add", ["x", "x"], ["y"]))
+
+
+def write_total(path: Path) -> None:
+    """The ONNX file of y = the sum of x [m, n] over m."""
+    _write(path, helper.make_node("ReduceSum", ["x", "axes"], ["y"]), axes=[0])
+
+
+def _write(path: Path, node: onnx.NodeProto, **constants: list[int]) -> None:
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [node],
+        "toy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["k", "n"])],
+        [
+            helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+            for name, values in constants.items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
