@@ -35,7 +35,7 @@ KINDS = (
 MOST_SLOWDOWN = 3.0
 MOST_REFUSAL_S = 0.050
 MOST_GROWTH = 1.10
-OPTIONS = ServiceOptions(max_slowdown=2.2)
+OPTIONS = ServiceOptions(max_slowdown=1.8)
 """The estimate's own error, and what preparing and composing take, fit between this and 3."""
 _ALONE = 5
 _CLIENTS = 8
