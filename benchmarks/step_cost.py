@@ -33,7 +33,7 @@ from sampling.unet import UNet
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BAR_S = 0.002
+BAR_S = 0.001
 STEPS = 20
 SHAPE = (1, 4, 64, 64)
 SCHEDULE = DiscreteSchedule.of(Schedule())
