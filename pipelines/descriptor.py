@@ -58,10 +58,6 @@ class Network(_Model):
             return self.max_batch
         return max(1, min(self.max_batch, self.max_batch_elements // row_elements))
 
-    def fits(self, elements: int) -> bool:
-        """Whether a row of this many elements is within the bound that batches have."""
-        return self.max_batch_elements is None or elements <= self.max_batch_elements
-
 
 class Schedule(_Model):
     """The noise schedule that the UNet was trained with."""

@@ -6,36 +6,32 @@ Lengths count latent cells of 8 px.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 
-MAX_TILE = 96
-"""Longest side of a tile: 768 px, at which the decoder needs 2.2 GB where 1024 px take 3.4."""
-OVERLAP = 16
-"""That neighbours share, at least: 128 px. The content of a tile has all but forgotten its border
-in the middle of that, and a shift of brightness spread over 128 px cannot be seen."""
+OVERLAP = 24
+"""That neighbours share, at least: 192 px. The decoder sees 140 px far, and little of that, so that
+in the middle a tile's content is free of its border; and a shift of tone between two tiles is
+spread so wide that no line is seen."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """One axis of a picture in tiles of equal size: the fewest, and no larger than covers it. The
-    last one is moved inwards."""
+    """One axis of a picture in tiles of equal size; the last one is moved inwards."""
 
     starts: tuple[int, ...]
     size: int
 
     @classmethod
-    def of(cls, length: int) -> Cover:
-        """Covers ``length`` cells.
+    def of(cls, length: int, count: int) -> Cover:
+        """Covers ``length`` cells with ``count`` tiles, as small as they can be.
 
         Example:
-            >>> Cover.of(256)
-            Cover(starts=(0, 80, 160), size=96)
+            >>> Cover.of(256, 3)
+            Cover(starts=(0, 78, 154), size=102)
         """
-        count = max(1, math.ceil((length - OVERLAP) / (MAX_TILE - OVERLAP)))
         size = math.ceil((length + (count - 1) * OVERLAP) / count)
         starts = (min(i * (size - OVERLAP), length - size) for i in range(count))
         return cls(tuple(starts), size)
@@ -64,9 +60,22 @@ class Grid:
     columns: Cover
 
     @classmethod
-    def of(cls, height: int, width: int) -> Grid:
-        """Covers a latent's sides."""
-        return cls(Cover.of(height), Cover.of(width))
+    def of(cls, height: int, width: int, most: int) -> Grid:
+        """Covers a latent's sides with the fewest tiles of at most ``most`` cells: the more of the
+        picture a tile holds, the less it differs from the whole."""
+        if height * width <= most:
+            return cls(Cover.of(height, 1), Cover.of(width, 1))
+        counts = (range(1, max(side // OVERLAP, 2)) for side in (height, width))
+        grids = (
+            cls(Cover.of(height, rows), Cover.of(width, columns))
+            for rows, columns in product(*counts)
+        )
+        return min(grids, key=lambda grid: (max(grid.cells, most), grid.count, grid.cells))
+
+    @property
+    def cells(self) -> int:
+        """Of a tile."""
+        return self.rows.size * self.columns.size
 
     @property
     def count(self) -> int:
@@ -77,16 +86,13 @@ class Grid:
         """The tiles of a tensor ``[1, c, H, W]``, views of it."""
         return [whole[..., y, x] for y, x in self._places(cell)]
 
-    def add(
-        self, total: torch.Tensor, tiles: Iterable[torch.Tensor], first: int, cell: int
-    ) -> None:
-        """Adds to ``total`` ``[1, c, H, W]`` some tiles ``[c, h, w]``, the first being number
-        ``first``, with their weights; zeros become the whole when all tiles are added."""
-        weights = product(self.rows.shares(cell), self.columns.shares(cell))
-        grid = list(zip(self._places(cell), weights, strict=True))
-        for tile, ((y, x), (down, across)) in zip(tiles, grid[first:], strict=False):
-            share = down[:, None].to(tile.device) * across.to(tile.device)
-            total[0, :, y, x] += tile * share
+    def add(self, total: torch.Tensor, tile: torch.Tensor, number: int, cell: int) -> None:
+        """Adds to ``total`` ``[1, c, H, W]`` the tile ``[1, c, h, w]`` of that number with its
+        weights; zeros become the whole when all are added."""
+        down, across = divmod(number, len(self.columns.starts))
+        weights = self.rows.shares(cell)[down][:, None], self.columns.shares(cell)[across]
+        y, x = self._places(cell)[number]
+        total[..., y, x] += tile * weights[0].to(tile.device) * weights[1].to(tile.device)
 
     def _places(self, cell: int) -> list[tuple[slice, slice]]:
         return list(product(self.rows.places(cell), self.columns.places(cell)))

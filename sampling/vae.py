@@ -78,31 +78,31 @@ class Half:
     cell_in: int
     cell_out: int
 
-    def tiles(self, height: int, width: int) -> tuple[int, int]:
-        """How a latent of ``height`` × ``width`` goes through: the count of tiles, and the elements
-        of each in the network's input. It goes whole where the network's bound allows."""
-        elements = self.channels * self.cell_in**2
-        if self.network.fits(height * width * elements):
-            return 1, height * width * elements
-        grid = Grid.of(height, width)
-        return grid.count, grid.rows.size * grid.columns.size * elements
+    def grid(self, height: int, width: int) -> Grid:
+        """The tiles in which a latent of ``height`` × ``width`` goes through: one, where the
+        network's bound allows."""
+        bound = self.network.max_batch_elements
+        cells = height * width if bound is None else bound // self.elements(1)
+        return Grid.of(height, width, cells)
+
+    def elements(self, cells: int) -> int:
+        """Of the network's input, for so many latent cells."""
+        return cells * self.channels * self.cell_in**2
 
     def run(self, x: torch.Tensor) -> Program[torch.Tensor]:
         """The output ``[1, d, H', W']`` for an input ``[1, c, H, W]``."""
         height, width = (side // self.cell_in for side in x.shape[-2:])
-        count, elements = self.tiles(height, width)
-        if count == 1:
+        grid = self.grid(height, width)
+        if grid.count == 1:
             outputs = yield Call(self.network.model, {self.input: x})
             return outputs[self.output]
-        grid, limit = Grid.of(height, width), self.network.batch_limit(elements)
-        tiles = grid.cut(x, self.cell_in)
         whole = torch.empty(0)
-        for first in range(0, count, limit):
-            batch = torch.cat(tiles[first : first + limit])
-            made = (yield Call(self.network.model, {self.input: batch}))[self.output]
-            if first == 0:
+        # Tile by tile, each added at once: in memory are the whole and one of them.
+        for number, tile in enumerate(grid.cut(x, self.cell_in)):
+            outputs = yield Call(self.network.model, {self.input: tile.contiguous()})
+            made = outputs[self.output]
+            if number == 0:
                 sides = height * self.cell_out, width * self.cell_out
                 whole = made.new_zeros(1, made.shape[1], *sides)
-            # Added at once: in memory are the whole and one call's tiles, never all tiles.
-            grid.add(whole, made, first, self.cell_out)
+            grid.add(whole, made, number, self.cell_out)
         return whole

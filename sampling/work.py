@@ -84,15 +84,16 @@ class Estimator:
         encoder, decoder = vae.encoder(descriptor), vae.decoder(descriptor)
         in_painting = descriptor.unet_channels != descriptor.latent_channels
         also_masked = in_painting and request.inpaint_model and request.noise_mask
-        tiles, elements = encoder.tiles(height, width)
-        yield Calls(encoder.network.model, 1, elements, 2 * tiles if also_masked else tiles)
+        grid = encoder.grid(height, width)
+        count = 2 * grid.count if also_masked else grid.count
+        yield Calls(encoder.network.model, 1, encoder.elements(grid.cells), count)
         counted = min(seg.steps, _COUNTED_STEPS)
         scale = request.cycle * seg.steps / counted
         short = seg.model_copy(update={"steps": counted})
         for (network, rows, channels), count in self._recipe(request, short).items():
             yield Calls(network, rows, channels * height * width, count * scale)
-        tiles, elements = decoder.tiles(height, width)
-        yield Calls(decoder.network.model, 1, elements, tiles)
+        grid = decoder.grid(height, width)
+        yield Calls(decoder.network.model, 1, decoder.elements(grid.cells), grid.count)
 
     def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
         """How often one cycle of such a SEG calls which network, with how many rows and input
