@@ -185,6 +185,19 @@ def test_one_row_always_goes(elements: int, rows: int) -> None:
     assert network("m", bound=100).batch_limit(elements) == rows
 
 
+@pytest.mark.parametrize(("name", "channels"), [("sd15", 4), ("sd15-inpaint", 9)])
+def test_built_networks_are_bounded_by_their_pixels(
+    repository: Path, name: str, channels: int
+) -> None:
+    networks = load_all([repository])[name][0].networks
+    assert networks["vae_decoder"].batch_limit(4 * 128 * 128) == 1
+    assert networks["vae_decoder"].batch_limit(4 * 64 * 64) == 4
+    assert networks["vae_encoder"].batch_limit(3 * 1024 * 1024) == 2
+    assert networks["unet"].batch_limit(channels * 64 * 64) == 16
+    assert networks["unet"].batch_limit(channels * 128 * 128) == 4
+    assert networks["text_encoder"].max_batch_elements is None
+
+
 def gradient(side: int) -> vae.Pixels:
     down, across = np.mgrid[:side, :side] / side
     values = np.stack([across, down, (across + down) / 2], axis=-1)
