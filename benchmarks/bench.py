@@ -35,7 +35,9 @@ class Bench:
     def unet_limit(self, kind: Kind) -> int:
         """Rows that a batch of the UNet may have."""
         descriptor, _ = load_all([self.repository])[self.pipeline]
-        return descriptor.networks["unet"].batch_limit(descriptor.unet_channels * kind.cells)
+        return descriptor.networks["unet"].batch_limit(
+            (descriptor.unet_channels, kind.size // 8, kind.size // 8)
+        )
 
     def fresh(self, kind: Kind, count: int) -> list[Request]:
         """Requests that were not sent before."""

@@ -53,7 +53,7 @@ class InstantNetworks:
 class UnlimitedRows:
     """Lets every SEG into the batch."""
 
-    def batch_limit(self, row_elements: int) -> int:
+    def batch_limit(self, row_shape: Sequence[int]) -> int:
         return 64
 
 

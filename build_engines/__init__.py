@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
+from build_engines.options import TargetOptions
 from pipelines.descriptor import PipelineDescriptor
 
-__all__ = ["BuildError", "CheckpointError", "VerificationError", "build"]
+__all__ = ["BuildError", "CheckpointError", "TargetOptions", "VerificationError", "build"]
 
 
 def build(
     checkpoint: Path,
     name: str,
     repository: Path,
-    target: str = "onnx",
+    target: TargetOptions | None = None,
     controlnets: Mapping[str, Path] | None = None,
     *,
     prediction: str | None = None,

@@ -1,29 +1,57 @@
-"""Attention as one onnxruntime operator, ``com.microsoft.MultiHeadAttention``.
+"""The two forms that attention is exported in.
 
-Exported plainly, attention is a dozen operators around a score matrix of heads × tokens ×
-tokens: 2.7 GB a row for a 768 px picture. The operator computes it in blocks (flash attention)
-on a CPU and with fused kernels on a GPU. Modules are switched to it only for the export; the
-results they are checked against come from the libraries' own attention.
+:data:`FUSED` is one onnxruntime operator, ``com.microsoft.MultiHeadAttention``. Exported as plain
+operators, attention is a score matrix of heads × tokens × tokens: 2.7 GB a row for a 768 px
+picture. The operator computes it in blocks (flash attention) on a CPU and with fused kernels on a
+GPU. :data:`PLAIN` is that score matrix, MatMul, Softmax, MatMul of the ONNX standard, which
+TensorRT recognises and fuses by itself.
+
+Modules are switched only for the export; the results they are checked against come from the
+libraries' own attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
-from transformers import AttentionInterface, CLIPTextModel
+from transformers import AttentionInterface
 
 from build_engines.errors import CheckpointError
 
 CONTRIB_DOMAIN = "com.microsoft"
-_CLIP_ATTENTION = "segs_fused_causal"
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int, float, bool], torch.Tensor]
+"""softmax(q·kᵀ·scale)·v over heads: q [B, S, H·E], k and v [B, T, H·E], heads, scale and whether
+it is causal → [B, S, H·E]."""
+
+
+@dataclass(frozen=True)
+class AttentionForm:
+    """One form of attention, for both libraries' models."""
+
+    name: str
+    attend: Attend
+    domains: Mapping[str, int] = field(default_factory=dict)
+    """Operator sets that it needs beside the standard one, with their versions."""
+
+    def use_in_diffusers(self, model: Any) -> None:
+        """Switches a diffusers model, in place."""
+        model.set_attn_processor(_Processor(self.attend))
+
+    def use_in_clip(self, encoder: Any) -> None:
+        """Switches a CLIP text encoder, in place. With an attention of an unknown name
+        transformers makes no mask: this one is causal by itself."""
+        name = f"segs_causal_{self.name}"
+        AttentionInterface.register(name, _clip_attention(self.attend))
+        encoder.config._attn_implementation = name
 
 
 class _MultiHeadAttention(torch.autograd.Function):
-    """softmax(q·kᵀ·scale)·v over heads: q [B, S, H·E], k and v [B, T, H·E] → [B, S, H·E]."""
-
     @staticmethod
     def forward(
         ctx: Any,
@@ -52,7 +80,17 @@ class _MultiHeadAttention(torch.autograd.Function):
         return out
 
 
-_attend: Any = _MultiHeadAttention.apply
+def _plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, scale: float, causal: bool
+) -> torch.Tensor:
+    q, k, v = (_split(x, heads).transpose(1, 2) for x in (q, k, v))
+    # Scaled before the product, which could overflow in half precision.
+    scores = (q * scale) @ k.transpose(2, 3)
+    if causal:
+        tokens = int(scores.shape[-1])
+        least = torch.finfo(scores.dtype).min
+        scores = scores + torch.full((tokens, tokens), least).triu(1).to(scores.dtype)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -60,8 +98,11 @@ def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.reshape(x.shape[0], x.shape[1], heads, x.shape[2] // heads)
 
 
-class FusedAttention:
-    """A diffusers attention processor: the default one's arithmetic, on the fused operator."""
+class _Processor:
+    """A diffusers attention processor: the default one's arithmetic, in a form of ours."""
+
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
 
     def __call__(
         self,
@@ -86,7 +127,7 @@ class FusedAttention:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        mixed = _attend(q, k, v, attn.heads, attn.scale, False)
+        mixed = self._attend(q, k, v, attn.heads, attn.scale, False)
         out: torch.Tensor = attn.to_out[0](mixed)
         if residual.ndim == 4:
             out = out.transpose(1, 2).reshape(residual.shape)
@@ -95,23 +136,24 @@ class FusedAttention:
         return out / attn.rescale_output_factor if attn.rescale_output_factor != 1 else out
 
 
-def use_fused_clip_attention(encoder: CLIPTextModel) -> None:
-    """Switches a CLIP text encoder, in place, to the fused operator. With an attention of an
-    unknown name transformers makes no mask: the operator itself is causal."""
-    AttentionInterface.register(_CLIP_ATTENTION, _clip_attention)
-    encoder.config._attn_implementation = _CLIP_ATTENTION
+def _clip_attention(attend: Attend) -> Callable[..., tuple[torch.Tensor, None]]:
+    def attention(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        # [B, H, S, E] each → [B, S, H, E]
+        heads = int(query.shape[1])
+        q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
+        return _split(attend(q, k, v, heads, scaling, True), heads), None
+
+    return attention
 
 
-def _clip_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    # [B, H, S, E] each → [B, S, H, E]
-    heads = int(query.shape[1])
-    q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
-    return _split(_attend(q, k, v, heads, scaling, True), heads), None
+_fused: Any = _MultiHeadAttention.apply
+FUSED = AttentionForm("fused", _fused, {CONTRIB_DOMAIN: 1})
+PLAIN = AttentionForm("plain", _plain)

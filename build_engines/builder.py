@@ -7,34 +7,31 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import open_checkpoint
 from build_engines.describe import describe
 from build_engines.embeddings import WithEmbeddings
 from build_engines.existing import check_free, find_unchanged, read_descriptor
-from build_engines.export import export_onnx
 from build_engines.fingerprint import build_versions, hash_files
 from build_engines.lora import WithLoras
-from build_engines.networks import NetworkExport
-from build_engines.options import check_options
+from build_engines.options import TargetOptions, check_options
 from build_engines.pipeline import Pipeline, open_pipeline
-from build_engines.progress import Advance, progress
+from build_engines.progress import progress
 from build_engines.publish import publish, staging, write_flushed
+from build_engines.targets import Target, open_target
 from build_engines.tokenizer import write_tokenizer
 from build_engines.triton_config import ensemble_config, model_config
-from build_engines.verify import references, verify
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
 
 log = logging.getLogger(__name__)
 
 _VERSION = "1"
-_STAGES = ("load", "run in torch", "export", "check")
 
 
 def build(
     checkpoint: Path,
     name: str,
     repository: Path,
-    target: str = "onnx",
+    target: TargetOptions | None = None,
     controlnets: Mapping[str, Path] | None = None,
     *,
     prediction: str | None = None,
@@ -48,7 +45,7 @@ def build(
             a published layout; of any floating-point dtype.
         name: the pipeline's; its models are ``NAME_unet``, ``NAME_vae_decoder`` and so on.
         repository: the folder that gets the models and ``NAME.pipeline.json``; made if needed.
-        target: what runs the networks; only "onnx".
+        target: what runs the networks; None: onnxruntime in float32.
         controlnets: the name each ControlNet gets → its diffusers folder. X becomes the models
             ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the UNet.
         prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint does
@@ -63,7 +60,8 @@ def build(
         BuildError: nothing was changed: a build that was there before is still whole.
     """
     controlnets, embeddings = controlnets or {}, embeddings or {}
-    chosen = check_options(name, target, controlnets, prediction, embeddings)
+    chosen = check_options(name, controlnets, prediction, embeddings)
+    made_for = open_target(target or TargetOptions())
     opened = open_checkpoint(checkpoint)
     if embeddings:
         opened = WithEmbeddings(opened, embeddings)
@@ -72,14 +70,14 @@ def build(
     pipeline = open_pipeline(name, opened, controlnets, chosen)
     check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
-    built_with = build_versions()
+    built_with = build_versions() | made_for.built_with()
     if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
         return found
     with staging(repository, name) as folder:
         if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
             return found  # another process has just built it
-        _build_models(pipeline, folder)
-        descriptor = describe(pipeline, folder, source, built_with)
+        _build_models(pipeline, made_for, folder)
+        descriptor = describe(pipeline, folder, made_for, source, built_with)
         filename = name + DESCRIPTOR_SUFFIX
         write_flushed(folder / filename, descriptor.model_dump_json(indent=2) + "\n")
         models = descriptor.models
@@ -90,18 +88,26 @@ def build(
     return descriptor
 
 
-def _build_models(pipeline: Pipeline, folder: Path) -> None:
+def _build_models(pipeline: Pipeline, target: Target, folder: Path) -> None:
     """All Triton models of the pipeline, one network after the other."""
     name, exports = pipeline.name, pipeline.exports
-    with progress(f"Building {name}", len(exports) * len(_STAGES), "step") as advance:
+    with progress(f"Building {name}", len(exports) * target.stages, "step") as advance:
         for network, checkpoint in exports:
-            version = _make_model(folder, network.model_name(name), model_config(network, name))
-            _build_network(network, checkpoint, version, advance)
+            config = model_config(network, name, target)
+            version = _make_model(folder, network.model_name(name), config)
+            role = network.role
+
+            def report(stage: str, role: str = role) -> None:
+                advance(what=f"{role}: {stage}")
+
+            target.write(network, checkpoint, version, report)
             gc.collect()  # a module's cycles would keep its weights while the next one loads
     for encoder in pipeline.text_encoders:
         write_tokenizer(pipeline.checkpoint, encoder.tokenizer, folder / encoder.model_name(name))
     for model, controlnet in pipeline.ensembles.items():
-        version = _make_model(folder, model, ensemble_config(pipeline.unet, controlnet, name))
+        version = _make_model(
+            folder, model, ensemble_config(pipeline.unet, controlnet, name, target)
+        )
         # An ensemble has no file of its own, and an empty folder is easily lost in a copy.
         (version / ".keep").touch()
 
@@ -112,20 +118,3 @@ def _make_model(folder: Path, name: str, config: str) -> Path:
     version.mkdir(parents=True)
     write_flushed(folder / name / "config.pbtxt", config)
     return version
-
-
-def _build_network(
-    network: NetworkExport, checkpoint: Checkpoint, folder: Path, advance: Advance
-) -> None:
-    """One network: torch's weights are let go before onnxruntime gets its own."""
-    module = network.load(checkpoint)
-    advance(what=f"{network.role}: loaded")
-    expected = references(network, module)
-    advance(what=f"{network.role}: run in torch")
-    network.prepare(module)
-    path = export_onnx(network, module, folder)
-    del module
-    gc.collect()
-    advance(what=f"{network.role}: exported")
-    error = verify(network, path, expected)
-    advance(what=f"{network.role}: agrees with torch (relative error {error:.1e})")

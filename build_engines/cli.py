@@ -12,7 +12,7 @@ from types import FrameType
 
 from build_engines import build
 from build_engines.errors import BuildError
-from build_engines.options import PREDICTIONS, TARGETS
+from build_engines.options import PRECISIONS, PREDICTIONS, TARGETS, TargetOptions
 
 log = logging.getLogger("build_engines")
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         build(
-            *(options.checkpoint, options.name, options.repository, options.target),
+            *(options.checkpoint, options.name, options.repository, _target(options)),
             controlnets=_by_name("controlnet", options.controlnet),
             prediction=options.prediction,
             loras=options.lora,
@@ -78,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repository", required=True, type=Path, help="the Triton model repository to write into"
     )
-    parser.add_argument(
-        "--target", default="onnx", help=f"what runs the networks: {', '.join(TARGETS)} (default)"
-    )
+    _add_target(parser.add_argument_group("what runs the networks"))
     parser.add_argument(
         "--controlnet",
         action="append",
@@ -115,6 +113,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log details and tracebacks")
     return parser
+
+
+def _add_target(group: argparse._ArgumentGroup) -> None:
+    default = TargetOptions()
+    add = group.add_argument
+    add(
+        "--target",
+        default=default.name,
+        help=f"{', '.join(TARGETS)} (default %(default)s: onnxruntime on a CPU)",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of weights and activations (default: fp16 for tensorrt, else fp32)",
+    )
+    add(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="of the GPU that the models are made for (default: of the one that is there)",
+    )
+    add(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="tensorrt: what its builder has measured, read and written, so that the next build "
+        "is faster",
+    )
+    add(
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        default=default.optimization_level,
+        help="tensorrt: how long its builder searches (default %(default)s)",
+    )
+    add(
+        "--refit",
+        action="store_true",
+        help="tensorrt: engines whose weights can be exchanged; building another checkpoint of "
+        "the same shape under the same name then takes seconds",
+    )
+    add(
+        "--weight-streaming",
+        action="store_true",
+        help="tensorrt: engines whose weights may stay in host memory, for small GPUs",
+    )
+
+
+def _target(options: argparse.Namespace) -> TargetOptions:
+    return TargetOptions(
+        name=options.target,
+        precision=options.precision,
+        memory_gb=options.memory,
+        timing_cache=options.timing_cache,
+        optimization_level=options.optimization_level,
+        refit=options.refit,
+        weight_streaming=options.weight_streaming,
+    )
 
 
 def _named_path(text: str) -> tuple[str, Path]:

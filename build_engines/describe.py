@@ -9,6 +9,7 @@ from typing import cast
 from build_engines.fingerprint import hash_files
 from build_engines.networks import NetworkExport
 from build_engines.pipeline import Pipeline
+from build_engines.targets import Target
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
 from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
 
@@ -16,7 +17,11 @@ DEFAULT_LATENT_SCALE = 0.18215
 
 
 def describe(
-    pipeline: Pipeline, folder: Path, source: dict[str, str], built_with: dict[str, str]
+    pipeline: Pipeline,
+    folder: Path,
+    target: Target,
+    source: dict[str, str],
+    built_with: dict[str, str],
 ) -> PipelineDescriptor:
     """The descriptor of the models that were built in ``folder``."""
     name, checkpoint, unet = pipeline.name, pipeline.checkpoint, pipeline.unet
@@ -27,12 +32,14 @@ def describe(
     )
     controlnets = {}
     for ensemble, controlnet in pipeline.ensembles.items():
-        network = _network(controlnet, name, files, ensemble)
+        network = _network(controlnet, name, target, files, ensemble)
         controlnets[controlnet.name] = ControlNetSpec(network=network, unet=ensemble)
     return PipelineDescriptor(
         name=name,
         family=pipeline.family.name,
-        target="onnx",
+        target=target.name,
+        precision=target.precision,
+        engine=target.engine,
         prediction=pipeline.prediction,
         schedule=pipeline.schedule,
         unet_channels=unet.config["in_channels"],
@@ -44,7 +51,8 @@ def describe(
             for each in pipeline.text_encoders
         ),
         networks={
-            cast(NetworkRole, each.role): _network(each, name, files) for each in pipeline.networks
+            cast(NetworkRole, each.role): _network(each, name, target, files)
+            for each in pipeline.networks
         },
         residuals={each.name: each.channels for each in unet.residuals},
         controlnets=controlnets,
@@ -54,14 +62,16 @@ def describe(
 
 
 def _network(
-    network: NetworkExport, pipeline: str, files: Mapping[str, str], *ensembles: str
+    network: NetworkExport, pipeline: str, target: Target, files: Mapping[str, str], *ensembles: str
 ) -> Network:
     """``ensembles``: further models whose files count as the network's."""
     model = network.model_name(pipeline)
+    limits = network.limits(target.memory_gb)
     return Network(
         model=model,
-        max_batch=network.max_batch,
-        max_batch_elements=network.max_batch_elements,
+        max_batch=limits.max_batch,
+        max_batch_elements=limits.max_batch_elements,
+        boxes=limits.boxes,
         inputs={tensor.name: tensor.dtype for tensor in network.inputs},
         outputs={tensor.name: tensor.dtype for tensor in network.outputs},
         files={f: h for f, h in files.items() if f.split("/")[0] in (model, *ensembles)},

@@ -19,16 +19,18 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
 
-from build_engines.attention import CONTRIB_DOMAIN
 from build_engines.networks import NetworkExport
+
+Array = npt.NDArray[Any]
 
 OPSET = 17
 MODEL_FILE = "model.onnx"
@@ -37,15 +39,18 @@ _ALIGNMENT_BYTES = 4096
 """Of each tensor in the data file: a page, so that it can be mapped by itself."""
 
 
-def export_onnx(network: NetworkExport, module: nn.Module, folder: Path) -> Path:
+def export_onnx(
+    network: NetworkExport, module: nn.Module, folder: Path, domains: Mapping[str, int]
+) -> Path:
     """Writes the network into ``folder`` and returns the path of its ``model.onnx``.
 
     Args:
         network: names and axes.
-        module: float32, already changed by :meth:`NetworkExport.prepare`.
+        module: already changed by :meth:`NetworkExport.prepare`; of any precision.
         folder: an existing folder.
+        domains: operator sets beside the standard one, with their versions.
     """
-    graph = _trace(network, module)
+    graph = _trace(network, module, domains)
     weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     _declare_outputs(network, graph)
     with (folder / DATA_FILE).open("wb") as file:
@@ -55,7 +60,9 @@ def export_onnx(network: NetworkExport, module: nn.Module, folder: Path) -> Path
     return path
 
 
-def _trace(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
+def _trace(
+    network: NetworkExport, module: nn.Module, domains: Mapping[str, int]
+) -> onnx.ModelProto:
     """The graph, its weights still inputs that have the parameters' names."""
     axes = {
         tensor.name: {
@@ -76,7 +83,7 @@ def _trace(network: NetworkExport, module: nn.Module) -> onnx.ModelProto:
             export_params=False,
             do_constant_folding=False,  # would copy the weights
             opset_version=OPSET,
-            custom_opsets={CONTRIB_DOMAIN: 1},
+            custom_opsets=domains or None,
             input_names=[tensor.name for tensor in network.inputs],
             output_names=[tensor.name for tensor in network.outputs],
             dynamic_axes=axes,
@@ -110,7 +117,7 @@ def _attach(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor], file: B
 
 def _fold_layout_changes(
     graph: onnx.GraphProto, weights: Mapping[str, torch.Tensor]
-) -> dict[str, list[tuple[str, npt.NDArray[np.float32]]]]:
+) -> dict[str, list[tuple[str, Array]]]:
     """Removes the Transpose and Unsqueeze nodes that act on a weight alone.
 
     Returns the views that take their place: weight → (name of the node's result, array).
@@ -120,7 +127,7 @@ def _fold_layout_changes(
         for node in graph.node
         if node.op_type == "Constant"
     }
-    folded: dict[str, list[tuple[str, npt.NDArray[np.float32]]]] = {}
+    folded: dict[str, list[tuple[str, Array]]] = {}
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         weight = weights.get(node.input[0]) if node.input else None
@@ -138,16 +145,17 @@ def _fold_layout_changes(
     return folded
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = tensor.detach().numpy()
-    return array
+def _array(tensor: torch.Tensor) -> Array:
+    if tensor.dtype == torch.bfloat16:  # numpy has none of its own
+        return cast(Array, tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return cast(Array, tensor.detach().numpy())
 
 
-def _external(name: str, array: npt.NDArray[np.float32], file: BinaryIO) -> onnx.TensorProto:
+def _external(name: str, array: Array, file: BinaryIO) -> onnx.TensorProto:
     """Appends the array to the file and returns the initializer that refers to it."""
     file.write(b"\0" * (-file.tell() % _ALIGNMENT_BYTES))
     offset = file.tell()
-    file.write(np.ascontiguousarray(array).data)
+    file.write(np.ascontiguousarray(array).view(np.uint8).data)
     tensor = onnx.TensorProto(
         name=name,
         dims=array.shape,

@@ -8,27 +8,27 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from build_engines.networks import ControlNet, NetworkExport, Tensor, Unet
+from build_engines.targets import Target
 
 CONTROL_SAMPLE = "control_sample"
 """The ensemble's latent for the ControlNet where the UNet takes more than a latent."""
 
 
-def model_config(network: NetworkExport, pipeline: str) -> str:
-    """The configuration's text for the ONNX target.
+def model_config(network: NetworkExport, pipeline: str, target: Target) -> str:
+    """The configuration's text.
 
     A zero-filled warm-up of the profile's least shape makes the first request as fast as the
-    next; one instance on the CPU, as its threads already use all cores.
+    next; one instance, as its threads or its kernels already use the whole device.
     """
     config = model_config_pb2.ModelConfig(
         name=network.model_name(pipeline),
-        backend="onnxruntime",
-        max_batch_size=network.max_batch,
+        max_batch_size=network.limits(target.memory_gb).max_batch,
     )
     for tensor in network.inputs:
         config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
     for tensor in network.outputs:
         config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
-    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+    target.configure(config, network)
     warmup = config.model_warmup.add(name="least_shape", batch_size=1)
     least = {axis.name: axis.min for axis in network.axes}
     for tensor in network.inputs:
@@ -44,7 +44,7 @@ def ensemble_name(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
     return f"{unet.model_name(pipeline)}_{controlnet.name}"
 
 
-def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
+def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str, target: Target) -> str:
     """The configuration's text of a ControlNet followed by the UNet.
 
     Its inputs are those of both, its output is the UNet's; the residuals stay in the server.
@@ -52,7 +52,7 @@ def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
     config = model_config_pb2.ModelConfig(
         name=ensemble_name(unet, controlnet, pipeline),
         platform="ensemble",
-        max_batch_size=min(unet.max_batch, controlnet.max_batch),
+        max_batch_size=min(each.limits(target.memory_gb).max_batch for each in (unet, controlnet)),
     )
     control = {tensor.name: tensor.name for tensor in controlnet.inputs}
     control_inputs = controlnet.inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,29 @@ from torch import nn
 
 from build_engines.errors import VerificationError
 from build_engines.networks import Case, NetworkExport
+from build_engines.widen import widen_bfloat16
+from pipelines.descriptor import Precision
 
-TOLERANCE = 1e-4
-"""Greatest difference allowed, relative to the output's greatest magnitude."""
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an export may be from the checkpoint in float32.
+
+    ``error`` is the greatest difference, relative to the output's greatest magnitude; ``cosine``
+    the least cosine between the two, row by row.
+    """
+
+    error: float
+    cosine: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(1e-4, 0.999999),
+    "fp16": Tolerance(5e-2, 0.999),
+    "bf16": Tolerance(2e-1, 0.99),
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +49,13 @@ class Reference:
     outputs: Sequence[npt.NDArray[np.float32]]
 
 
-def references(network: NetworkExport, module: nn.Module) -> list[Reference]:
-    """Runs the loaded, unchanged module on every case of the network."""
+def references(
+    network: NetworkExport, module: nn.Module, cases: Iterable[Case] | None = None
+) -> list[Reference]:
+    """Runs the loaded, unchanged module on the given cases, or every one of the network."""
     generator = torch.Generator().manual_seed(SEED)
     results = []
-    for case in network.cases():
+    for case in network.cases() if cases is None else cases:
         inputs = network.example(case, generator)
         with torch.inference_mode():
             outputs = module(*inputs.values())
@@ -44,18 +66,29 @@ def references(network: NetworkExport, module: nn.Module) -> list[Reference]:
     return results
 
 
-def verify(network: NetworkExport, model: Path, expected: Iterable[Reference]) -> float:
+def verify(
+    network: NetworkExport, model: Path, expected: Iterable[Reference], precision: Precision
+) -> float:
     """Runs ``model.onnx`` on the references' inputs; returns the greatest relative error.
+
+    onnxruntime on a CPU computes float16 in float32, with the values between operators in
+    float16; it has no bfloat16, which is widened to float32: weights are as rounded as they will
+    be, values are not.
 
     Raises:
         VerificationError: a result has another shape, is not finite, or differs by more than
-            :data:`TOLERANCE`.
+            :data:`TOLERANCES` allow.
     """
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return max(_error(network, session, reference) for reference in expected)
+        with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
+            runnable = widen_bfloat16(model, Path(scratch)) if precision == "bf16" else model
+            session = onnxruntime.InferenceSession(
+                runnable, options, providers=["CPUExecutionProvider"]
+            )
+            tolerance = TOLERANCES[precision]
+            return max(_error(network, session, each, tolerance) for each in expected)
     except VerificationError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other base
@@ -65,28 +98,48 @@ def verify(network: NetworkExport, model: Path, expected: Iterable[Reference]) -
 
 
 def _error(
-    network: NetworkExport, session: onnxruntime.InferenceSession, reference: Reference
+    network: NetworkExport,
+    session: onnxruntime.InferenceSession,
+    reference: Reference,
+    tolerance: Tolerance,
 ) -> float:
     names = [tensor.name for tensor in network.outputs]
     outputs = session.run(names, dict(reference.inputs))
     pairs = zip(names, outputs, reference.outputs, strict=True)
     return max(
-        _difference(f"{network.role} at {reference.case}: {name}", output, expected)
+        _difference(f"{network.role} at {reference.case}: {name}", output, expected, tolerance)
         for name, output, expected in pairs
     )
 
 
 def _difference(
-    where: str, output: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]
+    where: str,
+    output: npt.NDArray[np.float32],
+    expected: npt.NDArray[np.float32],
+    tolerance: Tolerance,
 ) -> float:
     if output.shape != expected.shape:
         raise VerificationError(
             f"{where}: the export gives shape {list(output.shape)}, torch {list(expected.shape)}"
         )
     error = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if not error <= TOLERANCE:  # not: NaN fails too
+    if not error <= tolerance.error:  # not: NaN fails too
         raise VerificationError(
             f"{where}: the export differs from torch by {error:.2e} of the output's greatest "
-            f"magnitude; at most {TOLERANCE:.0e} is allowed"
+            f"magnitude; at most {tolerance.error:.0e} is allowed"
+        )
+    alike = cosine(output, expected)
+    if not alike >= tolerance.cosine:
+        raise VerificationError(
+            f"{where}: the cosine between the export's rows and torch's is {alike:.5f}; at least "
+            f"{tolerance.cosine} is needed"
         )
     return error
+
+
+def cosine(output: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """The least cosine between the rows of two arrays ``[rows, …]``; 1 for two rows of zeros."""
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (output, expected))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    alike = np.where(lengths > 0, (a * b).sum(1) / np.maximum(lengths, 1e-300), (a == b).all(1))
+    return float(alike.min())

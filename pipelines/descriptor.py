@@ -7,8 +7,9 @@ The server reads it at start; nothing here imports torch.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,12 +25,27 @@ NetworkRole = Literal["text_encoder", "text_encoder_2", "unet", "vae_encoder", "
 TextRole = Literal["text_encoder", "text_encoder_2"]
 
 
+Target = Literal["onnx", "tensorrt", "torch"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
 class PipelineError(Exception):
     """A pipeline's files are missing, unreadable or of another version."""
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Box(_Model):
+    """What a network takes at once: up to ``rows`` rows, none larger than ``shape`` anywhere."""
+
+    rows: Annotated[int, Field(ge=1)]
+    shape: Annotated[tuple[int, ...], Field(description="of a row of the first input")]
+
+    def holds(self, row_shape: Sequence[int]) -> bool:
+        """Whether a row of that shape fits."""
+        return all(size <= most for size, most in zip(row_shape, self.shape, strict=True))
 
 
 class Network(_Model):
@@ -45,6 +61,10 @@ class Network(_Model):
             "activations; one row always goes",
         ),
     ] = None
+    boxes: Annotated[
+        tuple[Box, ...],
+        Field(description="what an engine was compiled for; nothing else goes. Empty: no bound"),
+    ] = ()
     inputs: dict[str, str]
     """Tensor name → Triton data type, e.g. ``{"sample": "FP32"}``."""
     outputs: dict[str, str]
@@ -52,11 +72,15 @@ class Network(_Model):
     """SHA-256 (hex) of every file of the model, by its path relative to the descriptor; a
     ControlNet's ensemble counts as its own."""
 
-    def batch_limit(self, row_elements: int) -> int:
-        """Most rows of this many elements in one batch, at least 1."""
-        if self.max_batch_elements is None:
-            return self.max_batch
-        return max(1, min(self.max_batch, self.max_batch_elements // row_elements))
+    def batch_limit(self, row_shape: Sequence[int]) -> int:
+        """Most rows of this shape, the first input's, in one batch; at least 1."""
+        rows = self.max_batch
+        if self.max_batch_elements is not None:
+            rows = min(rows, self.max_batch_elements // math.prod(row_shape))
+        if self.boxes:
+            held = (box.rows for box in self.boxes if box.holds(row_shape))
+            rows = min(rows, max(held, default=1))
+        return max(1, rows)
 
 
 class Schedule(_Model):
@@ -96,13 +120,27 @@ class ControlNetSpec(_Model):
     unet: Annotated[str, Field(description="the ensemble of it and the UNet, a Triton model")]
 
 
+class EngineSpec(_Model):
+    """What compiled engines are tied to: they run nowhere else."""
+
+    tensorrt: Annotated[str, Field(description="version of libnvinfer, e.g. 10.13.3")]
+    gpu: Annotated[str, Field(description="the GPU's name")]
+    compute_capability: Annotated[str, Field(description="the GPU's, e.g. 9.0")]
+
+
 class PipelineDescriptor(_Model):
     """All that sampling has to know of a compiled checkpoint."""
 
     version: Literal[1] = 1
     name: str
     family: Family
-    target: Literal["onnx"]
+    target: Target
+    precision: Annotated[
+        Precision, Field(description="of weights and activations; inputs and outputs are FP32")
+    ] = "fp32"
+    engine: Annotated[
+        EngineSpec | None, Field(description="with what compiled engines were made; or none are")
+    ] = None
     prediction: Literal["epsilon", "v_prediction"]
     schedule: Schedule = Schedule()
     unet_channels: Annotated[

@@ -189,7 +189,7 @@ class StepEngine:
         return batch
 
     def _limit(self, call: Call) -> int:
-        return self.limits[call.network].batch_limit(call.row_elements)
+        return self.limits[call.network].batch_limit(call.row_shape)
 
     def _drop_finished(self) -> None:
         """Forgets the calls of programs that are late or whose caller is gone."""
@@ -219,7 +219,7 @@ class StepEngine:
         start_s = time.perf_counter()
         try:
             inputs = self._stacker.stack(batch[0].group, [waiting.call for waiting in batch])
-            outputs = await self.networks.run(batch[0].call.network, inputs)
+            outputs = await self._run_rows(batch[0].call, inputs)
         except Exception as error:
             for waiting in batch:
                 if not waiting.live.done.done():
@@ -238,6 +238,20 @@ class StepEngine:
             end = start + waiting.call.rows
             self._advance(waiting.live, {name: out[start:end] for name, out in outputs.items()})
             start = end
+
+    async def _run_rows(self, call: Call, inputs: Tensors) -> Tensors:
+        """A batch; one call with more rows than its network takes goes in parts."""
+        limit = self._limit(call)
+        rows = len(next(iter(inputs.values())))
+        if rows <= limit:
+            return await self.networks.run(call.network, inputs)
+        parts = [
+            await self.networks.run(
+                call.network, {name: tensor[i : i + limit] for name, tensor in inputs.items()}
+            )
+            for i in range(0, rows, limit)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _book(self, batch: list[_Waiting], seconds: float) -> None:
         """Learns what a batch cost and charges those who had it."""

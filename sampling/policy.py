@@ -36,7 +36,7 @@ _TOLERANCE = 1.25
 class BatchLimit(Protocol):
     """How many rows a network takes at once."""
 
-    def batch_limit(self, row_elements: int) -> int: ...
+    def batch_limit(self, row_shape: Sequence[int]) -> int: ...
 
 
 @dataclass(eq=False)
@@ -101,7 +101,7 @@ def choose_batch(
         active: every requester with work under way, in this group or not.
     """
     network = leader.call.network
-    limit = limits[network].batch_limit(leader.call.row_elements)
+    limit = limits[network].batch_limit(leader.call.row_shape)
     known = costs.batch_s(network, leader.call.elements)
     if known is None:
         return [leader]  # the first batch of a network tells what its rows cost

@@ -43,6 +43,11 @@ class Call:
         return self.elements // self.rows
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row of the first input."""
+        return tuple(self._first.shape[1:])
+
+    @property
     def _first(self) -> torch.Tensor:
         return next(iter(self.inputs.values()))
 

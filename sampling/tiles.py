@@ -60,17 +60,26 @@ class Grid:
     columns: Cover
 
     @classmethod
-    def of(cls, height: int, width: int, most: int) -> Grid:
-        """Covers a latent's sides with the fewest tiles of at most ``most`` cells: the more of the
-        picture a tile holds, the less it differs from the whole."""
-        if height * width <= most:
+    def of(cls, height: int, width: int, most: int, side: int | None = None) -> Grid:
+        """Covers a latent's sides with the fewest tiles of at most ``most`` cells and no longer
+        than ``side``: the more of the picture a tile holds, the less it differs from the whole."""
+        longest = max(height, width) if side is None else side
+        if height * width <= most and max(height, width) <= longest:
             return cls(Cover.of(height, 1), Cover.of(width, 1))
-        counts = (range(1, max(side // OVERLAP, 2)) for side in (height, width))
+        counts = (range(1, max(length // OVERLAP, 2)) for length in (height, width))
         grids = (
             cls(Cover.of(height, rows), Cover.of(width, columns))
             for rows, columns in product(*counts)
         )
-        return min(grids, key=lambda grid: (max(grid.cells, most), grid.count, grid.cells))
+        return min(
+            grids,
+            key=lambda grid: (
+                max(grid.cells, most),
+                max(grid.rows.size, grid.columns.size, longest),
+                grid.count,
+                grid.cells,
+            ),
+        )
 
     @property
     def cells(self) -> int:

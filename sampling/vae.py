@@ -83,7 +83,9 @@ class Half:
         network's bound allows."""
         bound = self.network.max_batch_elements
         cells = height * width if bound is None else bound // self.elements(1)
-        return Grid.of(height, width, cells)
+        longest = max((min(box.shape[1:]) for box in self.network.boxes), default=None)
+        side = None if longest is None else longest // self.cell_in
+        return Grid.of(height, width, cells, side)
 
     def elements(self, cells: int) -> int:
         """Of the network's input, for so many latent cells."""

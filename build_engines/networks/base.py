@@ -7,14 +7,15 @@ these classes, so they cannot disagree on a name, a dtype or an axis.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 
 from build_engines.checkpoint import Checkpoint
+from pipelines.descriptor import Box
 
 DType = Literal["FP32", "INT32"]
 
@@ -44,6 +45,54 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Space:
+    """Rows and sides that an engine is compiled for at once: up to ``rows`` rows, the sides of
+    the first input up to ``side``."""
+
+    rows: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An optimisation profile: least, usual and greatest rows, and size of every dynamic axis."""
+
+    rows: tuple[int, int, int]
+    sizes: Mapping[str, tuple[int, int, int]]
+
+    def shapes(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """A tensor's least, usual and greatest shape, the batch included."""
+        least, usual, most = (
+            (self.rows[i], *(self.sizes[d][i] if isinstance(d, str) else d for d in tensor.dims))
+            for i in range(3)
+        )
+        return least, usual, most
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be in one batch, as :class:`pipelines.descriptor.Network` says it."""
+
+    max_batch: int
+    max_batch_elements: int | None
+    boxes: tuple[Box, ...] = ()
+
+
+class Attention(Protocol):
+    """The form that attention is exported in."""
+
+    @property
+    def domains(self) -> Mapping[str, int]:
+        """Operator sets that it needs beside the standard one, with their versions."""
+
+    def use_in_diffusers(self, model: Any) -> None:
+        """Switches a diffusers model, in place."""
+
+    def use_in_clip(self, encoder: Any) -> None:
+        """Switches a CLIP text encoder, in place."""
+
+
+@dataclass(frozen=True)
 class Case:
     """A shape that the export is checked at: rows, and a size for each dynamic axis."""
 
@@ -67,6 +116,13 @@ class NetworkExport(ABC):
     activations, which grows with them. None: no bound but the rows."""
     axes: tuple[Axis, ...] = ()
     """Dynamic axes of the inputs, the batch aside."""
+    spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {}
+    """What a compiled engine takes, by the GPU memory in GB that it takes at least; the side is
+    that of the first input's last two axes."""
+    usual_side: int = 1
+    """Of the first input, which engines are tuned for."""
+    exact_inputs: ClassVar[frozenset[str]] = frozenset()
+    """Inputs that stay FP32 in a network of lower precision."""
     checked_sizes: tuple[Mapping[str, int], ...] = ({},)
     """Sizes of the axes that the export is compared with torch at, beside the profile's least."""
 
@@ -92,8 +148,17 @@ class NetworkExport(ABC):
         """
 
     @abstractmethod
-    def prepare(self, module: nn.Module) -> None:
+    def prepare(self, module: nn.Module, attention: Attention) -> None:
         """Changes a loaded module, in place, into the form whose trace is exported."""
+
+    def sensitive(self, module: nn.Module) -> Sequence[nn.Module]:
+        """The module's blocks that may stay in float32 where their values would overflow in
+        half precision; none where that does not happen."""
+        return ()
+
+    def sizes_at(self, side: int) -> dict[str, int]:
+        """The axes that follow from a first input of ``side`` × ``side``."""
+        return {}
 
     @property
     def max_batch_elements(self) -> int | None:
@@ -102,6 +167,40 @@ class NetworkExport(ABC):
             return None
         channels = self.inputs[0].dims[0]
         return self.max_batch_area * int(channels)
+
+    def limits(self, memory_gb: float | None) -> Limits:
+        """What may be in one batch; ``memory_gb`` is the GPU's, None stands for a CPU."""
+        if memory_gb is None or not self.spaces:
+            return Limits(self.max_batch, self.max_batch_elements)
+        first = self.inputs[0].dims
+        boxes = tuple(
+            Box(rows=space.rows, shape=(int(first[0]), space.side, space.side))
+            for space in self.space(memory_gb)
+        )
+        return Limits(max(box.rows for box in boxes), None, boxes)
+
+    def space(self, memory_gb: float) -> tuple[Space, ...]:
+        """What an engine for a GPU with that much memory is compiled for."""
+        fitting = [least for least in self.spaces if least <= memory_gb]
+        if not self.spaces:
+            return ()
+        return self.spaces[max(fitting, default=min(self.spaces))]
+
+    def profiles(self, memory_gb: float) -> tuple[Profile, ...]:
+        """The optimisation profiles of an engine for a GPU with that much memory."""
+        if not self.axes:
+            rows = (1, max(1, self.max_batch // 2), self.max_batch)
+            return (Profile(rows, {}),)
+        return tuple(self._profile(space) for space in self.space(memory_gb))
+
+    def _profile(self, space: Space) -> Profile:
+        usual = self.sizes_at(min(space.side, self.usual_side))
+        most = self.sizes_at(space.side)
+        sizes = {axis.name: axis.sizes for axis in self.axes}
+        for axis in self.axes:
+            if axis.name in most:
+                sizes[axis.name] = axis.min, usual[axis.name], most[axis.name]
+        return Profile((1, max(1, space.rows // 2), space.rows), sizes)
 
     def model_name(self, pipeline: str) -> str:
         """The Triton model's name."""

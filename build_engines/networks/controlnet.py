@@ -9,9 +9,8 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
-from build_engines.attention import FusedAttention
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Axis, Tensor
+from build_engines.networks.base import Attention, Axis, Tensor
 from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
 from build_engines.networks.residuals import Residual, residuals
 from build_engines.weights import load_weights
@@ -72,10 +71,10 @@ class ControlNet(DiffusionExport):
                 for axis in DIFFUSION_AXES[:2]
             ),
         )
-        self.checked_sizes = tuple(
-            sizes | {f"{side}_px": PIXELS_PER_LATENT * sizes[side] for side in ("height", "width")}
-            for sizes in CHECKED_SIZES
-        )
+        self.checked_sizes = tuple(_with_pixels(sizes) for sizes in CHECKED_SIZES)
+
+    def sizes_at(self, side: int) -> dict[str, int]:
+        return _with_pixels(super().sizes_at(side))
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -99,5 +98,12 @@ class ControlNet(DiffusionExport):
         load_weights(controlnet, checkpoint, self.part, lambda name: name)
         return _Control(controlnet)
 
-    def prepare(self, module: nn.Module) -> None:
-        cast(Any, module).controlnet.set_attn_processor(FusedAttention())
+    def prepare(self, module: nn.Module, attention: Attention) -> None:
+        attention.use_in_diffusers(cast(Any, module).controlnet)
+
+
+def _with_pixels(sizes: Mapping[str, int]) -> dict[str, int]:
+    """With the picture's sides for those of the latent."""
+    return dict(sizes) | {
+        f"{side}_px": PIXELS_PER_LATENT * sizes[side] for side in ("height", "width")
+    }

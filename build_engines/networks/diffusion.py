@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 
-from build_engines.networks.base import Axis, NetworkExport, Tensor
+from build_engines.networks.base import Axis, NetworkExport, Space, Tensor
 
+SIDES = (4, 64, 256)
+"""Least, usual and greatest side of a latent."""
 DIFFUSION_AXES = (
-    Axis("height", 4, 64, 256),
-    Axis("width", 4, 64, 256),
+    Axis("height", *SIDES),
+    Axis("width", *SIDES),
     Axis("sequence", 77, 77, 16 * 77),
 )
 CHECKED_SIZES = (
@@ -26,8 +31,22 @@ class DiffusionExport(NetworkExport):
     max_batch = 16
     max_batch_area = 16 * 64 * 64
     """The 16 rows of pictures of 512²: 2.5 GB with SD1.5's UNet in float32."""
+    spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
+        0: (Space(8, 64), Space(2, 128), Space(1, 256)),
+        20: (Space(16, 96), Space(4, 128), Space(1, 256)),
+        40: (Space(16, 128), Space(4, 256)),
+    }
+    exact_inputs = frozenset({"timestep", "time_ids"})
     time_ids: int = 0
     """Numbers of SDXL's size conditioning; 0: without it."""
+
+    @property
+    def usual_side(self) -> int:  # type: ignore[override]
+        """Of a latent: what the checkpoints were trained at."""
+        return 128 if self.time_ids else SIDES[1]
+
+    def sizes_at(self, side: int) -> dict[str, int]:
+        return {"height": side, "width": side}
 
     @property
     def context_dim(self) -> int:

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_engines.attention import use_fused_clip_attention
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import NetworkExport, Tensor
+from build_engines.networks.base import Attention, NetworkExport, Tensor
 from build_engines.weights import load_weights
 from pipelines.descriptor import TextRole
 
@@ -91,8 +90,8 @@ class ClipTextEncoder(NetworkExport):
         _make_positions(encoder)
         return encoder
 
-    def prepare(self, module: nn.Module) -> None:
-        use_fused_clip_attention(cast(_LastHiddenState, module).encoder)
+    def prepare(self, module: nn.Module, attention: Attention) -> None:
+        attention.use_in_clip(cast(_LastHiddenState, module).encoder)
 
     def fill(
         self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator

@@ -9,9 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from build_engines.attention import FusedAttention
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Tensor
+from build_engines.networks.base import Attention, Tensor
 from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
 from build_engines.networks.residuals import Residual, residuals
 from build_engines.weights import load_weights
@@ -83,6 +82,9 @@ class Unet(DiffusionExport):
             complete |= residual.sizes(sizes["height"], sizes["width"])
         return complete
 
+    def sizes_at(self, side: int) -> dict[str, int]:
+        return self._with_residuals(super().sizes_at(side))
+
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (
@@ -101,10 +103,10 @@ class Unet(DiffusionExport):
         load_weights(unet, checkpoint, self.part, lambda name: name)
         return _Denoise(unet, sized=self.time_ids > 0)
 
-    def prepare(self, module: nn.Module) -> None:
+    def prepare(self, module: nn.Module, attention: Attention) -> None:
         unet = cast(Any, module).unet
         unet.num_upsamplers = ALWAYS_PASS_SIZES
-        unet.set_attn_processor(FusedAttention())
+        attention.use_in_diffusers(unet)
 
 
 class SdxlUnet(Unet):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from build_engines.attention import FusedAttention
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Axis, NetworkExport, Tensor
+from build_engines.networks.base import Attention, Axis, NetworkExport, Space, Tensor
 from build_engines.weights import load_weights
 
 _MODEL: Any = AutoencoderKL  # diffusers' classes are not typed
@@ -46,8 +47,29 @@ class _VaeHalf(NetworkExport):
         load_weights(vae, checkpoint, self.part, _current_name)
         return vae
 
-    def prepare(self, module: nn.Module) -> None:
-        cast(Any, module).vae.set_attn_processor(FusedAttention())
+    def sensitive(self, module: nn.Module) -> Sequence[nn.Module]:
+        """Known of SDXL's: its decoder's sums leave float16's range."""
+        half = self._half(cast(Any, module).vae)
+        convolutions = (half.conv_in, half.conv_norm_out, half.conv_out)
+        stages = getattr(half, "down_blocks", None) or half.up_blocks
+        scalers = (
+            getattr(stage, "downsamplers", None) or getattr(stage, "upsamplers", None)
+            for stage in stages
+        )
+        return [
+            *convolutions,
+            *half.mid_block.resnets,
+            *half.mid_block.attentions,
+            *(block for stage in stages for block in stage.resnets),
+            *(scaler for each in scalers for scaler in each or ()),
+        ]
+
+    @abstractmethod
+    def _half(self, vae: Any) -> Any:
+        """The encoder or the decoder."""
+
+    def prepare(self, module: nn.Module, attention: Attention) -> None:
+        attention.use_in_diffusers(cast(Any, module).vae)
 
 
 class VaeEncoder(_VaeHalf):
@@ -58,6 +80,11 @@ class VaeEncoder(_VaeHalf):
     max_batch_area = 2 * 1024 * 1024
     """Of pixels: 3.2 GB with SD's VAE in float32, 1.5 kB a pixel."""
     axes = (Axis("height_px", 32, 512, 2048), Axis("width_px", 32, 512, 2048))
+    usual_side = 512
+    spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
+        0: (Space(4, 512), Space(2, 1024)),
+        40: (Space(4, 1024),),
+    }
     checked_sizes = (
         {"height_px": 152, "width_px": 192},
         {"height_px": 128, "width_px": 104},
@@ -70,6 +97,12 @@ class VaeEncoder(_VaeHalf):
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         return (Tensor("latent_mean", "FP32", (self.config["latent_channels"], "height", "width")),)
+
+    def sizes_at(self, side: int) -> dict[str, int]:
+        return {"height_px": side, "width_px": side}
+
+    def _half(self, vae: Any) -> Any:
+        return vae.encoder
 
     def load(self, checkpoint: Checkpoint) -> nn.Module:
         return _EncodeMean(self._load_vae(checkpoint))
@@ -89,6 +122,11 @@ class VaeDecoder(_VaeHalf):
     max_batch_area = 128 * 128
     """A picture of 1024²: 3.4 GB with SD's VAE in float32, 3.2 kB a pixel."""
     axes = (Axis("height", 4, 64, 256), Axis("width", 4, 64, 256))
+    usual_side = 64
+    spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
+        0: (Space(4, 64), Space(1, 128)),
+        40: (Space(4, 128),),
+    }
     checked_sizes = ({"height": 19, "width": 24}, {"height": 16, "width": 13})
 
     @property
@@ -100,6 +138,12 @@ class VaeDecoder(_VaeHalf):
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         return (Tensor("sample", "FP32", (self.config["out_channels"], "height_px", "width_px")),)
+
+    def sizes_at(self, side: int) -> dict[str, int]:
+        return {"height": side, "width": side}
+
+    def _half(self, vae: Any) -> Any:
+        return vae.decoder
 
     def load(self, checkpoint: Checkpoint) -> nn.Module:
         return _Decode(self._load_vae(checkpoint))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from build_engines import VerificationError, build, builder
+from build_engines import TargetOptions, VerificationError, build, builder, graph
 from build_engines.errors import BuildError
 from build_engines.export import export_onnx
 from build_engines.fingerprint import build_versions
@@ -97,14 +98,13 @@ def test_a_stopped_build_leaves_the_old_one(
 ) -> None:
     touch(checkpoint)
     before = snapshot(built)
-    export = builder._build_network
 
-    def stop_at_the_unet(network: NetworkExport, *rest: object) -> None:
+    def stop_at_the_unet(network: NetworkExport, module: nn.Module, *rest: Any) -> Path:
         if network.role == "unet":
             raise kind
-        export(network, *rest)  # type: ignore[arg-type]
+        return export_onnx(network, module, *rest)
 
-    monkeypatch.setattr(builder, "_build_network", stop_at_the_unet)
+    monkeypatch.setattr(graph, "export_onnx", stop_at_the_unet)
     with pytest.raises(kind):
         build(checkpoint, "sd15", built)
     assert snapshot(built) == before
@@ -117,12 +117,12 @@ def test_a_wrong_export_is_refused(
     touch(checkpoint)
     before = snapshot(built)
 
-    def wrong(network: NetworkExport, module: nn.Module, folder: Path) -> Path:
+    def wrong(network: NetworkExport, module: nn.Module, *rest: Any) -> Path:
         with torch.no_grad():
             next(iter(module.parameters())).mul_(1.01)
-        return export_onnx(network, module, folder)
+        return export_onnx(network, module, *rest)
 
-    monkeypatch.setattr(builder, "export_onnx", wrong)
+    monkeypatch.setattr(graph, "export_onnx", wrong)
     with pytest.raises(VerificationError, match=r"text_encoder at batch=\d.*differs from torch"):
         build(checkpoint, "sd15", built)
     assert snapshot(built) == before
@@ -134,12 +134,12 @@ def test_an_export_that_does_not_run_is_refused(
     touch(checkpoint)
     before = snapshot(built)
 
-    def cut_off(network: NetworkExport, module: nn.Module, folder: Path) -> Path:
-        path = export_onnx(network, module, folder)
+    def cut_off(network: NetworkExport, module: nn.Module, *rest: Any) -> Path:
+        path = export_onnx(network, module, *rest)
         path.write_bytes(path.read_bytes()[:1000])
         return path
 
-    monkeypatch.setattr(builder, "export_onnx", cut_off)
+    monkeypatch.setattr(graph, "export_onnx", cut_off)
     with pytest.raises(VerificationError, match="text_encoder: onnxruntime cannot run the export"):
         build(checkpoint, "sd15", built)
     assert snapshot(built) == before
@@ -160,11 +160,21 @@ def test_changed_weights_are_built_anew(built: Path, checkpoint: Path) -> None:
     assert np.count_nonzero(weights[0] != weights[1]) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "target", "message"),
-    [("sd15", "tensorrt", "target: 'tensorrt'.*onnx"), ("../up", "onnx", "name: '../up'")],
-)
-def test_wrong_options_are_refused(tmp_path: Path, name: str, target: str, message: str) -> None:
-    with pytest.raises(BuildError, match=message):
-        build(SD15, name, tmp_path / "repository", target)
+def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"name: '\.\./up'"):
+        build(SD15, "../up", tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cuda"}, "target: 'cuda'; allowed: onnx, tensorrt, torch"),
+        ({"precision": "fp8"}, "precision: 'fp8'; allowed: fp32, fp16, bf16"),
+        ({"memory_gb": 0.0}, "memory: 0.0; allowed: more than 0"),
+        ({"optimization_level": 6}, "optimization_level: 6; allowed: 0 to 5"),
+    ],
+)
+def test_wrong_target_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        TargetOptions(**options)

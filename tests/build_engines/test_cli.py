@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engines import VerificationError, cli
+from build_engines import TargetOptions, VerificationError, cli
 from tests.conftest import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,7 +99,7 @@ def test_controlnets_are_given_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoint: Path,
         name: str,
         repository: Path,
-        target: str,
+        target: TargetOptions,
         controlnets: Mapping[str, Path] | None = None,
         **rest: object,
     ) -> None:

@@ -11,13 +11,14 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from build_engines import build
+from build_engines.attention import FUSED
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.controlnets import open_controlnets
 from build_engines.errors import BuildError, CheckpointError
 from build_engines.export import export_onnx
 from build_engines.networks import NetworkExport, SdxlUnet, Unet
 from build_engines.networks.residuals import residuals
-from build_engines.verify import TOLERANCE, references, verify
+from build_engines.verify import TOLERANCES, references, verify
 from tests.build_engines.conftest import assert_close, edit, open_model, snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
@@ -128,9 +129,9 @@ def export(network: NetworkExport, checkpoint: Checkpoint, folder: Path) -> floa
     """Exports one network and compares it with torch, as a build does."""
     module = network.load(checkpoint)
     expected = references(network, module)
-    network.prepare(module)
+    network.prepare(module, FUSED)
     folder.mkdir()
-    return verify(network, export_onnx(network, module, folder), expected)
+    return verify(network, export_onnx(network, module, folder, FUSED.domains), expected, "fp32")
 
 
 @torch.no_grad()
@@ -149,15 +150,15 @@ def test_sdxl(tmp_path: Path) -> None:
     sdxl = unet("sdxl", SdxlUnet)
     ((controlnet, folder),) = open_controlnets({"x": tmp_path / "x"}, sdxl)
     assert {t.name: t.dims for t in controlnet.inputs}["time_ids"] == (6,)
-    assert export(controlnet, folder, tmp_path / "controlnet") <= TOLERANCE
-    assert export(sdxl, small, tmp_path / "unet") <= TOLERANCE
+    assert export(controlnet, folder, tmp_path / "controlnet") <= TOLERANCES["fp32"].error
+    assert export(sdxl, small, tmp_path / "unet") <= TOLERANCES["fp32"].error
 
 
 def test_pooled_residuals(controlnet: Path, tmp_path: Path) -> None:
     """A ControlNet may give one value a channel, which the UNet's graph takes."""
     edit(controlnet / "config.json", global_pool_conditions=True)
     ((network, folder),) = open_controlnets({"x": controlnet}, unet())
-    assert export(network, folder, tmp_path / "export") <= TOLERANCE
+    assert export(network, folder, tmp_path / "export") <= TOLERANCES["fp32"].error
     (first, *_) = references(network, network.load(folder))
     assert first.outputs[0].shape[2:] == (1, 1)
 

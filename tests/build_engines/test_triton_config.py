@@ -13,10 +13,13 @@ from tritonclient.grpc import model_config_pb2
 from build_engines.checkpoint import open_checkpoint
 from build_engines.controlnets import open_controlnets
 from build_engines.networks import Unet
+from build_engines.targets.onnx import OnnxTarget
 from build_engines.triton_config import ensemble_config, model_config
 from pipelines.descriptor import Network, PipelineDescriptor, load_all
 from tests.build_engines.conftest import open_model
 from tests.conftest import CHECKPOINTS, CONTROLNET, PIPELINES
+
+ONNX = OnnxTarget("fp32")
 
 ONNX_TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT32": "tensor(int32)"}
 NUMPY_TYPES = {"TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
@@ -192,8 +195,8 @@ def test_an_inpainting_ensemble_takes_the_latent_apart() -> None:
     config = open_checkpoint(CHECKPOINTS / "sd15-inpaint").json("unet/config.json")
     inpaint = Unet(config, controlled=True)
     ((controlnet, _),) = open_controlnets({"x": CHECKPOINTS / CONTROLNET}, inpaint)
-    ensemble = parse(ensemble_config(inpaint, controlnet, "p"))
-    models = [parse(model_config(network, "p")) for network in (controlnet, inpaint)]
+    ensemble = parse(ensemble_config(inpaint, controlnet, "p", ONNX))
+    models = [parse(model_config(network, "p", ONNX)) for network in (controlnet, inpaint)]
     check_ensemble(ensemble, *models)
     inputs = {t.name: list(t.dims) for t in ensemble.input}
     assert inputs == {**unet(9, 32, **CONTROL)[1], "control_sample": LATENT}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ class Rows:
 
     most: int
 
-    def batch_limit(self, row_elements: int) -> int:
+    def batch_limit(self, row_shape: Sequence[int]) -> int:
         return self.most
 
 
@@ -91,10 +91,10 @@ def test_a_batch_never_exceeds_its_limit_and_calls_stay_whole() -> None:
     assert {rows for _, rows in networks.batches} <= {2, 4}
 
 
-def test_a_call_larger_than_the_limit_still_runs() -> None:
+def test_a_call_larger_than_the_limit_goes_in_parts() -> None:
     networks = CountingNetworks()
     assert on_engine(lambda engine: engine.run(steps(1, rows=9)), networks, max_batch=4) == 1.0
-    assert networks.batches == [("net", 9)]
+    assert networks.batches == [("net", 4), ("net", 4), ("net", 1)]
 
 
 def test_shapes_and_networks_are_not_mixed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -19,7 +20,7 @@ ROW = 4
 class Rows:
     most: int
 
-    def batch_limit(self, row_elements: int) -> int:
+    def batch_limit(self, row_shape: Sequence[int]) -> int:
         return self.most
 
 

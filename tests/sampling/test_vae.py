@@ -177,12 +177,12 @@ def test_blending_spreads_a_tiles_offset_over_the_overlap(cells: tuple[int, int]
 def test_an_old_descriptor_has_no_bound() -> None:
     fields = {"model": "m", "max_batch": 4, "inputs": {}, "outputs": {}, "files": {}}
     old = Network.model_validate(fields)
-    assert old.batch_limit(10**9) == 4
+    assert old.batch_limit((10**9,)) == 4
 
 
 @pytest.mark.parametrize(("elements", "rows"), [(1, 4), (25, 4), (26, 3), (100, 1), (1000, 1)])
 def test_one_row_always_goes(elements: int, rows: int) -> None:
-    assert network("m", bound=100).batch_limit(elements) == rows
+    assert network("m", bound=100).batch_limit((elements,)) == rows
 
 
 @pytest.mark.parametrize(("name", "channels"), [("sd15", 4), ("sd15-inpaint", 9)])
@@ -190,11 +190,11 @@ def test_built_networks_are_bounded_by_their_pixels(
     repository: Path, name: str, channels: int
 ) -> None:
     networks = load_all([repository])[name][0].networks
-    assert networks["vae_decoder"].batch_limit(4 * 128 * 128) == 1
-    assert networks["vae_decoder"].batch_limit(4 * 64 * 64) == 4
-    assert networks["vae_encoder"].batch_limit(3 * 1024 * 1024) == 2
-    assert networks["unet"].batch_limit(channels * 64 * 64) == 16
-    assert networks["unet"].batch_limit(channels * 128 * 128) == 4
+    assert networks["vae_decoder"].batch_limit((4, 128, 128)) == 1
+    assert networks["vae_decoder"].batch_limit((4, 64, 64)) == 4
+    assert networks["vae_encoder"].batch_limit((3, 1024, 1024)) == 2
+    assert networks["unet"].batch_limit((channels, 64, 64)) == 16
+    assert networks["unet"].batch_limit((channels, 128, 128)) == 4
     assert networks["text_encoder"].max_batch_elements is None
 
 

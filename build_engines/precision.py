@@ -1,0 +1,124 @@
+"""A network in half precision: its weights and values, behind inputs and outputs in FP32.
+
+The graph's own types say where each precision holds, as strongly typed engines want it. What a
+value of half precision cannot hold stays in float32: timesteps, and the blocks of a network
+(:meth:`NetworkExport.sensitive`) in which a probe found values near float16's greatest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from build_engines.networks import NetworkExport
+from pipelines.descriptor import Precision
+
+log = logging.getLogger(__name__)
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+HEADROOM = 8.0
+"""A block goes to float16 only if the probe's values stay so many times below its greatest."""
+
+Inputs = Sequence[torch.Tensor]
+
+
+class _Cast(nn.Module):
+    """Casts at the borders; in between every block has the type of its weights."""
+
+    def __init__(self, module: nn.Module, exact: Sequence[bool], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self.exact = tuple(exact)
+        self.dtype = dtype
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        cast = (
+            x if exact or not x.is_floating_point() else x.to(self.dtype)
+            for x, exact in zip(inputs, self.exact, strict=True)
+        )
+        outputs = self.module(*cast)
+        if isinstance(outputs, torch.Tensor):
+            return outputs.float()
+        return tuple(output.float() for output in outputs)
+
+
+def lower(
+    network: NetworkExport, module: nn.Module, precision: Precision, probes: Sequence[Inputs]
+) -> nn.Module:
+    """The loaded module in that precision, with the same inputs and outputs in FP32.
+
+    Args:
+        module: float32, its weights finite; changed in place.
+        probes: inputs like those it will see, in the order of its arguments; what overflows on
+            them stays in float32.
+    """
+    if precision == "fp32":
+        return module
+    dtype = DTYPES[precision]
+    kept = _overflowing(network.sensitive(module), module, probes) if precision == "fp16" else []
+    exact = [tensor.name in network.exact_inputs for tensor in network.inputs]
+    module.to(dtype)
+    for block in network.sensitive(module):
+        block.register_forward_pre_hook(_cast_inputs(torch.float32 if block in kept else dtype))
+    for block in kept:
+        block.to(torch.float32)
+    if kept:
+        log.info("%s: %d blocks stay in float32, as they overflow", network.role, len(kept))
+    return _Cast(module, exact, dtype)
+
+
+def _overflowing(
+    blocks: Sequence[nn.Module], module: nn.Module, probes: Sequence[Inputs]
+) -> list[nn.Module]:
+    """The blocks in which some value of the probes comes near float16's greatest."""
+    if not blocks:
+        return []
+    most = torch.finfo(torch.float16).max / HEADROOM
+    with _watched(blocks) as greatest, torch.inference_mode():
+        for inputs in probes:
+            module(*inputs)
+    return [block for block in blocks if not greatest[block] < most]  # not: NaN counts too
+
+
+@contextmanager
+def _watched(blocks: Sequence[nn.Module]) -> Iterator[dict[nn.Module, float]]:
+    """Within, the greatest magnitude that went into each block or out of a part of it."""
+    greatest = dict.fromkeys(blocks, 0.0)
+    hooks = []
+
+    def watch(block: nn.Module) -> Any:
+        def look(part: nn.Module, inputs: Any, output: Any) -> None:
+            for value in (*inputs, output):
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    most = float(value.abs().amax().nan_to_num(torch.inf))
+                    greatest[block] = max(greatest[block], most)
+
+        return look
+
+    for block in blocks:
+        for part in block.modules():
+            hooks.append(part.register_forward_hook(watch(block)))
+    try:
+        yield greatest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _cast_inputs(dtype: torch.dtype) -> Any:
+    def cast(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+            for x in inputs
+        )
+
+    return cast

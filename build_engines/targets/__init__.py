@@ -1,0 +1,17 @@
+"""What can run the networks: onnxruntime, TensorRT or torch, and what a build makes for each."""
+
+from build_engines.options import TargetOptions
+from build_engines.targets.base import Target
+
+__all__ = ["Target", "open_target"]
+
+
+def open_target(options: TargetOptions) -> Target:
+    """The target that the options ask for.
+
+    Raises:
+        BuildError: it is not to be had here; the message says what is missing.
+    """
+    from build_engines.targets.onnx import OnnxTarget
+
+    return OnnxTarget(options.precision or "fp32")

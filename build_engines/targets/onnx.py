@@ -1,0 +1,43 @@
+"""onnxruntime: Triton's native backend, or ours of the same name on the embedded server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from build_engines.attention import FUSED
+from build_engines.checkpoint import Checkpoint
+from build_engines.graph import STAGES, write_graph
+from build_engines.networks import NetworkExport
+from build_engines.targets.base import Report
+from pipelines.descriptor import EngineSpec, Precision
+from pipelines.descriptor import Target as TargetName
+
+
+@dataclass(frozen=True)
+class OnnxTarget:
+    """``model.onnx`` on a CPU."""
+
+    precision: Precision
+    name: TargetName = "onnx"
+    memory_gb: float | None = None
+    engine: EngineSpec | None = None
+    stages: int = STAGES
+
+    def built_with(self) -> dict[str, str]:
+        """See :meth:`Target.built_with`."""
+        return {}
+
+    def configure(self, config: Any, network: NetworkExport) -> None:
+        """See :meth:`Target.configure`."""
+        config.backend = "onnxruntime"
+        config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+
+    def write(
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+    ) -> None:
+        """See :meth:`Target.write`."""
+        write_graph(network, checkpoint, folder, report, precision=self.precision, attention=FUSED)
