@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import cast
 
 from build_engines.fingerprint import hash_files
-from build_engines.networks import NetworkExport
+from build_engines.networks import NetworkExport, VaeDecoder
 from build_engines.pipeline import Pipeline
 from build_engines.targets import Target
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
 from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
-
-DEFAULT_LATENT_SCALE = 0.18215
 
 
 def describe(
@@ -25,7 +23,7 @@ def describe(
 ) -> PipelineDescriptor:
     """The descriptor of the models that were built in ``folder``."""
     name, checkpoint, unet = pipeline.name, pipeline.checkpoint, pipeline.unet
-    vae = checkpoint.json("vae/config.json")
+    decoder = next(each for each in pipeline.networks if isinstance(each, VaeDecoder))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = hash_files(
         {path.relative_to(folder).as_posix(): path for path in paths}, "Hashing the models"
@@ -43,8 +41,8 @@ def describe(
         prediction=pipeline.prediction,
         schedule=pipeline.schedule,
         unet_channels=unet.config["in_channels"],
-        latent_channels=vae["latent_channels"],
-        latent_scale=vae.get("scaling_factor", DEFAULT_LATENT_SCALE),
+        latent_channels=decoder.config["latent_channels"],
+        latent_scale=decoder.latent_scale,
         context_dim=unet.context_dim,
         text_encoders=tuple(
             text_encoder_spec(checkpoint, each, f"{each.model_name(name)}/{TOKENIZER_FILE}")

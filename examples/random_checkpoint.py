@@ -2,11 +2,13 @@
 
     python -m examples.random_checkpoint OUT --size sd15 --tokenizer DIR
     python -m examples.random_checkpoint OUT.safetensors --size sdxl --layout single
+    python -m examples.random_checkpoint OUT --size sd15 --layout controlnet
 
 ``sd15`` has Stable Diffusion 1.5's networks and their size (UNet 860 M parameters, text encoder
 123 M, VAE 84 M), ``sdxl`` Stable Diffusion XL's (UNet 2567 M, text encoders 123 M and 695 M, VAE
 84 M), ``tiny`` a few hundred thousand. OUT becomes a diffusers folder or, with ``--layout
-single``, one file in the published layout; weights are float16. DIR holds CLIP's vocab.json and
+single``, one file in the published layout, or, with ``--layout controlnet``, a diffusers folder
+of a ControlNet for that UNet; weights are float16. DIR holds CLIP's vocab.json and
 merges.txt, which are copied into a folder; a single file has none. The same seed gives the same
 weights in both layouts. One tensor at a time is in memory.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -35,6 +37,7 @@ log = logging.getLogger("random_checkpoint")
 
 _DIFFUSERS_UNET: Any = UNet2DConditionModel  # diffusers' classes are not typed
 _DIFFUSERS_VAE: Any = AutoencoderKL
+_DIFFUSERS_CONTROLNET: Any = ControlNetModel
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,7 @@ def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> No
     index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
     for part, (module, config) in networks.items():
         text = part in SIZES[size].text
-        name = "model" if text else "diffusion_pytorch_model"
-        (out / part).mkdir(parents=True, exist_ok=True)
-        shapes = _shapes(module)
-        _write_safetensors(
-            out / part / f"{name}.safetensors",
-            shapes,
-            lambda key, part=part, shapes=shapes: _random(part, key, shapes[key], seed),  # type: ignore[misc]
-        )
-        _write_json(out / part / "config.json", config)
+        _write_part(out / part, part, module, config, seed)
         index[part] = ["transformers" if text else "diffusers", type(module).__name__]
     for part in SIZES[size].text:
         folder = part.replace("text_encoder", "tokenizer")
@@ -162,6 +157,25 @@ def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> No
         index[folder] = ["transformers", "CLIPTokenizer"]
     _write_json(out / "scheduler/scheduler_config.json", SCHEDULER)
     _write_json(out / "model_index.json", index)
+
+
+def write_controlnet(out: Path, size: str, seed: int = 0) -> None:
+    """Writes a ControlNet for that size of UNet as a diffusers folder.
+
+    Args:
+        out: the folder to make.
+        size: a key of :data:`SIZES`.
+        seed: of the weights.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with torch.device("meta"):
+        unet = _DIFFUSERS_UNET(sample_size=64, **SIZES[size].unet)
+        controlnet = _DIFFUSERS_CONTROLNET.from_unet(unet, load_weights_from_unet=False)
+    config = {**controlnet.config, "_class_name": type(controlnet).__name__}
+    log.info("controlnet: %.1f M parameters", _count(controlnet) / 1e6)
+    _write_part(out, "controlnet", controlnet, config, seed)
 
 
 def write_single_file(out: Path, size: str, seed: int = 0) -> None:
@@ -211,8 +225,27 @@ def _networks(size: Size) -> dict[str, tuple[nn.Module, Mapping[str, Any]]]:
     for part, module in (("unet", unet), ("vae", vae)):
         networks[part] = (module, {**module.config, "_class_name": type(module).__name__})
     for part, (module, _) in networks.items():
-        log.info("%s: %.1f M parameters", part, sum(p.numel() for p in module.parameters()) / 1e6)
+        log.info("%s: %.1f M parameters", part, _count(module) / 1e6)
     return networks
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _write_part(
+    folder: Path, part: str, module: nn.Module, config: Mapping[str, Any], seed: int
+) -> None:
+    """One network of a diffusers folder: config.json and its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+    shapes = _shapes(module)
+    _write_safetensors(
+        folder / f"{name}.safetensors",
+        shapes,
+        lambda key: _random(part, key, shapes[key], seed),
+    )
+    _write_json(folder / "config.json", config)
 
 
 def _shapes(module: nn.Module) -> dict[str, Shape]:
@@ -267,7 +300,9 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="the folder or file to write")
     parser.add_argument("--size", choices=sorted(SIZES), default="sd15")
-    parser.add_argument("--layout", choices=("diffusers", "single"), default="diffusers")
+    parser.add_argument(
+        "--layout", choices=("diffusers", "single", "controlnet"), default="diffusers"
+    )
     parser.add_argument(
         "--tokenizer", type=Path, help="folder with vocab.json and merges.txt, for diffusers"
     )
@@ -276,6 +311,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.layout == "single":
         write_single_file(options.out, options.size, options.seed)
+    elif options.layout == "controlnet":
+        write_controlnet(options.out, options.size, options.seed)
     elif options.tokenizer is None:
         parser.error("--tokenizer is needed for a diffusers folder")
     else:

@@ -14,6 +14,9 @@ from build_engines.checkpoint import Checkpoint
 from build_engines.networks.base import Attention, Axis, NetworkExport, Space, Tensor
 from build_engines.weights import load_weights
 
+DEFAULT_LATENT_SCALE = 0.18215
+"""Of a VAE whose configuration names none."""
+
 _MODEL: Any = AutoencoderKL  # diffusers' classes are not typed
 
 
@@ -40,6 +43,11 @@ class _Decode(nn.Module):
 class _VaeHalf(NetworkExport):
     part = "vae"
     max_batch = 4
+
+    @property
+    def latent_scale(self) -> float:
+        """What latents are multiplied by, so that their variance is about 1."""
+        return float(self.config.get("scaling_factor", DEFAULT_LATENT_SCALE))
 
     def _load_vae(self, checkpoint: Checkpoint) -> nn.Module:
         with torch.device("meta"):
@@ -147,6 +155,12 @@ class VaeDecoder(_VaeHalf):
 
     def load(self, checkpoint: Checkpoint) -> nn.Module:
         return _Decode(self._load_vae(checkpoint))
+
+    def fill(
+        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Latents as large as they are in use: of unit variance, over the scaling factor."""
+        return super().fill(tensor, shape, generator) / self.latent_scale
 
 
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
