@@ -23,7 +23,7 @@ from torch import nn
 from build_engines.attention import PLAIN
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.export import export_onnx
-from build_engines.networks import Case, ControlNet, NetworkExport, VaeEncoder
+from build_engines.networks import Case, NetworkExport, VaeEncoder
 from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.precision import lower
 from build_engines.verify import cosine
@@ -164,38 +164,41 @@ def check_control(pipeline: Pipeline, folder: Path, shapes: Sequence[tuple[int, 
     """The UNet behind the ControlNet, both as graphs, against both in torch."""
     control, control_weights = part(pipeline, "controlnet_x")
     unet, unet_weights = part(pipeline, "unet")
-    assert isinstance(control, ControlNet)
     inputs = examples(control, [case(control, *shape) for shape in shapes])
-    expected = []
-    module = control.load(control_weights)
-    residuals = [run_torch(control, module, each) for each in inputs]
-    names = [tensor.name for tensor in control.outputs]
-    told = [
-        each | dict(zip(names, maps, strict=True))
-        for each, maps in zip(inputs, residuals, strict=True)
-    ]
-    del module, residuals
-    module = unet.load(unet_weights)
-    expected = [run_torch(unet, module, each)[0] for each in told]
+    residuals = run_all_in_torch(control, control_weights, inputs)
+    expected = run_all_in_torch(unet, unet_weights, told(control, inputs, residuals))
+    del residuals
     for precision in PRECISIONS:
-        del module
-        gc.collect()
-        module = control.load(control_weights)
-        path = export(control, module, folder / precision / "control", precision, [])
-        del module
+        path = exported(control, control_weights, folder / precision / "control", precision)
         made = run(path, inputs)
-        told = [
-            each | dict(zip(names, maps, strict=True))
-            for each, maps in zip(inputs, made, strict=True)
-        ]
-        module = unet.load(unet_weights)
-        path = export(unet, module, folder / precision / "unet", precision, [])
+        path = exported(unet, unet_weights, folder / precision / "unet", precision)
         size = (path.parent / "model.onnx.data").stat().st_size
         log.info("%s: %.2f GB of weights beside the graph", precision, size / 1e9)
-        del module
-        gc.collect()
-        for shape, (output,), wanted in zip(shapes, run(path, told), expected, strict=True):
+        results = run(path, told(control, inputs, made))
+        for shape, (output,), (wanted,) in zip(shapes, results, expected, strict=True):
             agreement = Agreement.of(output, wanted)
             log.info("controlnet and unet %s %s: %s", precision, shape, agreement)
             agreement.check(precision)
-        module = nn.Identity()
+
+
+def run_all_in_torch(
+    network: NetworkExport, checkpoint: Checkpoint, inputs: Sequence[Arrays]
+) -> list[list[Array]]:
+    module = network.load(checkpoint)
+    return [run_torch(network, module, each) for each in inputs]
+
+
+def exported(
+    network: NetworkExport, checkpoint: Checkpoint, folder: Path, precision: Precision
+) -> Path:
+    gc.collect()  # of the modules before
+    return export(network, network.load(checkpoint), folder, precision, [])
+
+
+def told(
+    control: NetworkExport, inputs: Sequence[Arrays], residuals: Sequence[Sequence[Array]]
+) -> list[Arrays]:
+    """The UNet's inputs: the ControlNet's and its outputs."""
+    names = [tensor.name for tensor in control.outputs]
+    pairs = zip(inputs, residuals, strict=True)
+    return [each | dict(zip(names, maps, strict=True)) for each, maps in pairs]
