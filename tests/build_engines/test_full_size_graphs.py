@@ -46,11 +46,11 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 @pytest.fixture(scope="module")
 def sd15() -> Iterator[Pipeline]:
-    with full_size("sd15") as pipeline:
+    with FullSize("sd15") as pipeline:
         yield pipeline
 
 
-class full_size:  # noqa: N801 - a context manager
+class FullSize:
     """A pipeline of full size with a ControlNet, its checkpoint removed at the end."""
 
     def __init__(self, size: str) -> None:
@@ -75,13 +75,12 @@ def part(pipeline: Pipeline, role: str) -> tuple[NetworkExport, Checkpoint]:
 
 def case(network: NetworkExport, height: int, width: int, rows: int) -> Case:
     """A latent of that size, and what follows from it; 77 tokens."""
-    scale = 8 if isinstance(network, VaeEncoder) else 1
-    by_side = network.sizes_at(64)
+    cell = 8 if isinstance(network, VaeEncoder) else 1
     sizes = {axis.name: axis.opt for axis in network.axes}
-    for name in by_side:
-        # Axes along the width end in it; the square's tells by how much each is smaller.
-        side = width if "width" in name or name.endswith("_w") else height
-        sizes[name] = -(-side * by_side[name] // 64) * scale if scale == 1 else side * scale
+    by_height, by_width = network.sizes_at(height * cell), network.sizes_at(width * cell)
+    for name in by_height:
+        along = by_width if "width" in name or name.endswith("_w") else by_height
+        sizes[name] = along[name]
     return Case(rows, sizes)
 
 
@@ -156,7 +155,7 @@ def test_a_controlnet_and_the_unet(sd15: Pipeline, tmp_path: Path) -> None:
 
 
 def test_sdxl_with_a_controlnet(tmp_path: Path) -> None:
-    with full_size("sdxl") as pipeline:
+    with FullSize("sdxl") as pipeline:
         check_control(pipeline, tmp_path, [(32, 24, 1)])
 
 
