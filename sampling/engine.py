@@ -221,9 +221,7 @@ class StepEngine:
             inputs = self._stacker.stack(batch[0].group, [waiting.call for waiting in batch])
             outputs = await self._run_rows(batch[0].call, inputs)
         except Exception as error:
-            for waiting in batch:
-                if not waiting.live.done.done():
-                    waiting.live.done.set_exception(error)
+            await self._run_apart(batch, error)
             return
         finally:
             # Here, not in a callback of the task: that may come after serve has looked.
@@ -238,6 +236,24 @@ class StepEngine:
             end = start + waiting.call.rows
             self._advance(waiting.live, {name: out[start:end] for name, out in outputs.items()})
             start = end
+
+    async def _run_apart(self, batch: list[_Waiting], error: Exception) -> None:
+        """What a failed batch leaves: each call again by itself, so that one request's fault is
+        its own; a call that was by itself has failed."""
+        for waiting in batch:
+            live, call = waiting.live, waiting.call
+            if live.done.done():
+                continue
+            if len(batch) == 1:
+                live.done.set_exception(error)
+                continue
+            try:
+                outputs = await self._run_rows(call, call.inputs)
+            except Exception as own:
+                if not live.done.done():
+                    live.done.set_exception(own)
+            else:
+                self._advance(live, outputs)
 
     async def _run_rows(self, call: Call, inputs: Tensors) -> Tensors:
         """A batch; one call with more rows than its network takes goes in parts."""

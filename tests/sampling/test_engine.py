@@ -145,6 +145,33 @@ def test_a_broken_network_fails_its_callers_and_the_engine_goes_on() -> None:
     assert on_engine(work, CountingNetworks()) == 2.0
 
 
+@dataclass
+class PickyNetworks(CountingNetworks):
+    """Fails a batch that holds a negative row."""
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        outputs = await super().run(network, inputs)
+        if (inputs["x"] < 0).any():
+            raise RuntimeError("a negative row")
+        return outputs
+
+
+def test_a_call_that_fails_its_batch_fails_alone() -> None:
+    def negative() -> Program[float]:
+        outputs = yield Call("net", {"x": torch.full((1, 2), -5.0)})
+        return float(outputs["y"].mean())
+
+    async def work(engine: StepEngine) -> list[float | BaseException]:
+        programs = [steps(3), negative(), steps(3), steps(2)]
+        return await asyncio.gather(*map(engine.run, programs), return_exceptions=True)
+
+    networks = PickyNetworks()
+    first, failed, *others = on_engine(work, networks)
+    assert isinstance(failed, RuntimeError)
+    assert [first, *others] == [3.0, 3.0, 2.0]
+    assert networks.batches[:5] == [("net", 4), *[("net", 1)] * 4]
+
+
 def test_a_late_program_ends_within_a_step() -> None:
     networks = CountingNetworks(seconds=0.01)
 
