@@ -58,6 +58,10 @@ class Admission:
         """The request is done, however it ended."""
         self._admitted.pop(requester, None)
 
+    def __len__(self) -> int:
+        """Requests under way."""
+        return len(self._admitted)
+
     @property
     def queued_s(self) -> float:
         """Estimated device seconds until all requests under way are done."""

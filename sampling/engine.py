@@ -49,6 +49,17 @@ class EngineStats:
     """Batches with calls of more than one request."""
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A batch at its network: since when (``time.time()``), and how long it should take; None if
+    nothing like it was measured."""
+
+    network: str
+    rows: int
+    since_s: float
+    expected_s: float | None
+
+
 @dataclass(eq=False)
 class _Live(Generic[T]):
     """A program under way."""
@@ -97,7 +108,7 @@ class StepEngine:
     _turn_s: float = 0.0
     """Where the least served requester stands, or stood last."""
     _last_end_s: float = 0.0
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _running: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
     _arrivals: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call has come or a batch has ended."""
@@ -135,10 +146,20 @@ class StepEngine:
                     batch = self._take(full_only=bool(self._running))
                     if not batch:
                         break
-                    self._running.add(asyncio.create_task(self._run_batch(batch)))
+                    self._running[asyncio.create_task(self._run_batch(batch))] = self._flight(batch)
         finally:
             for task in self._running:
                 task.cancel()
+
+    @property
+    def flights(self) -> list[Flight]:
+        """The batches under way."""
+        return list(self._running.values())
+
+    def _flight(self, batch: list[_Waiting]) -> Flight:
+        call, rows = batch[0].call, _rows(batch)
+        expected_s = self.costs.known_batch_s(call.network, rows * call.row_elements)
+        return Flight(call.network, rows, time.time(), expected_s)
 
     def _enter(self, requester: Requester) -> None:
         if requester.live == 0:
@@ -225,7 +246,7 @@ class StepEngine:
             return
         finally:
             # Here, not in a callback of the task: that may come after serve has looked.
-            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._running.pop(cast("asyncio.Task[None]", asyncio.current_task()))
             self._changed.set()
         # A batch that was sent while another one ran has waited for that one's end.
         end_s = time.perf_counter()

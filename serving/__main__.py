@@ -1,4 +1,4 @@
-"""Command line: ``python -m serving serve`` and ``python -m serving canary``."""
+"""Command line: ``python -m serving serve``, ``healthcheck`` and ``canary``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from sampling.options import ServiceOptions
 from serving.canary import run_canary
 from serving.errors import ServingError
+from serving.health import check_health
 from serving.options import MODEL_REPOSITORY, ServerOptions
 from serving.supervise import supervise
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "serve":
             supervise(_server_options(options), options.ready_file)
+        elif options.command == "healthcheck":
+            check_health(options.url, options.timeout)
         else:
             taken_s = run_canary(options.url, options.pipeline, options.timeout)
             log.info("pipeline %s answered in %.2f s", options.pipeline, taken_s)
@@ -44,6 +47,8 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         grpc_port=options.grpc_port,
         http_port=options.http_port,
         metrics_port=options.metrics_port,
+        health_port=options.health_port,
+        grpc_health_port=options.grpc_health_port,
         tritonserver=options.tritonserver,
         model_threads=options.model_threads,
         log_level=options.log_level,
@@ -93,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
         help="also serve Prometheus metrics (usually 8002)",
     )
     add(
+        "--health-port",
+        type=_port,
+        metavar="PORT",
+        help="also answer probes: HTTP /health/live and /health/ready (usually 8003)",
+    )
+    add(
+        "--grpc-health-port",
+        type=_port,
+        metavar="PORT",
+        help="also answer gRPC's own probe, grpc.health.v1.Health (usually 8004)",
+    )
+    add(
         "--tritonserver",
         type=Path,
         metavar="PATH",
@@ -127,7 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     canary.add_argument("pipeline", help="name of the pipeline")
     canary.add_argument("--url", default="127.0.0.1:8001", help="host:port of gRPC")
     canary.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
-    for command in (serve, canary):
+    health = commands.add_parser("healthcheck", help="ask a server's --health-port: 0 if ready")
+    health.add_argument("--url", default="http://127.0.0.1:8003", help="of the health port")
+    health.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
+    for command in (serve, canary, health):
         command.add_argument(
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME
 from serving.errors import CanaryError
@@ -38,8 +39,13 @@ def run_canary(
     pipeline: str,
     timeout_s: float,
     stop_asked: threading.Event | None = None,
+    *,
+    refused_is_fine: bool = False,
 ) -> float:
     """Sends the canary for one pipeline and returns how long the answer took, in seconds.
+
+    Args:
+        refused_is_fine: a server with too much to do, which says so, is alive.
 
     Raises:
         CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
@@ -68,8 +74,12 @@ def run_canary(
                     late = f"pipeline {pipeline!r}: no answer in {timeout_s:g} s"
                     raise CanaryError(late) from None
                 continue
-            if error is not None:
+            if error is not None and not (refused_is_fine and _is_overload(error)):
                 raise CanaryError(f"pipeline {pipeline!r}: {error}")
             return time.monotonic() - begun
         call.cancel()
     raise CanaryError(f"pipeline {pipeline!r}: stopped while waiting for the answer")
+
+
+def _is_overload(error: Exception) -> bool:
+    return isinstance(error, InferenceServerException) and "UNAVAILABLE" in str(error.status())

@@ -27,6 +27,10 @@ class ServerOptions:
     grpc_port: int = 8001
     http_port: int | None = None
     metrics_port: int | None = None
+    health_port: int | None = None
+    """Of ``/health/live`` and ``/health/ready``, which ``python -m serving serve`` answers."""
+    grpc_health_port: int | None = None
+    """Of ``grpc.health.v1.Health``, likewise."""
     tritonserver: Path | None = None
     """The binary to run; None takes the one on PATH, else the one in nvidia-pytriton."""
     model_threads: int = 1

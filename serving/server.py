@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 from serving.canary import run_canary
 from serving.errors import ServingError, StartError
 from serving.guard import Orders, remove_leftovers
+from serving.heart import EngineState, find_hanging, find_silent, read_state
 from serving.installation import check_libraries, find_installation
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
@@ -34,6 +35,9 @@ from serving.workspace import build_backends, build_python, server_command, serv
 
 log = logging.getLogger(__name__)
 server_log = logging.getLogger("tritonserver")
+
+SILENT_S = 7.0
+"""How long a model may give no sign of life, one a second, and a batch take however small."""
 
 
 class EmbeddedServer:
@@ -55,6 +59,7 @@ class EmbeddedServer:
         """Process id of tritonserver itself."""
         self._shm_prefix = f"segs{secrets.token_hex(6)}-"
         self._workspace = Path()
+        self._state = Path()
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._models: dict[str, int] = {}
@@ -105,6 +110,7 @@ class EmbeddedServer:
             check_libraries(installation)
             self._claim_ports()
             self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
+            self._state = self._workspace / "state"
             try:
                 command = server_command(
                     options,
@@ -115,7 +121,8 @@ class EmbeddedServer:
                     admin_key=secrets.token_hex(16),
                 )
                 python_bin = build_python(self._workspace)
-                environment = server_environment(options, installation, python_bin)
+                self._state.mkdir()
+                environment = server_environment(options, installation, python_bin, self._state)
                 self._spawn(command, environment)
             except BaseException:
                 shutil.rmtree(self._workspace, ignore_errors=True)
@@ -217,10 +224,10 @@ class EmbeddedServer:
         return memory_use(self.pid)
 
     def check(self) -> None:
-        """Looks whether the server and every model's process are still there.
+        """Looks whether the server and every model's process are still there and alive.
 
         Raises:
-            ServingError: what has died. Triton does not bring it back.
+            ServingError: what has died or hangs. Triton does not bring it back.
         """
         guard = self._require_running()
         if guard.poll() is not None:
@@ -228,6 +235,17 @@ class EmbeddedServer:
         dead = sorted(self._models.keys() - model_processes(guard.pid).keys())
         if dead:
             raise ServingError(f"the processes of these models have died: {', '.join(dead)}")
+        silent = find_silent(self._state, SILENT_S)
+        if silent:
+            raise ServingError(f"no sign of life for {SILENT_S:g} s from: {', '.join(silent)}")
+        state = self.engine_state()
+        hanging = [] if state is None else find_hanging(state, time.time(), SILENT_S)
+        if hanging:
+            raise ServingError(f"batches of these networks do not end: {', '.join(hanging)}")
+
+    def engine_state(self) -> EngineState | None:
+        """What the step engine said last of what it is doing; None if it has said nothing."""
+        return read_state(self._state)
 
     def _require_running(self) -> subprocess.Popen[str]:
         if self._guard is None:

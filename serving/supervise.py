@@ -10,88 +10,127 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from serving.errors import ServingError
+from serving.health import GrpcHealthServer, Health, HealthServer
 from serving.options import ServerOptions
 from serving.server import EmbeddedServer
+from serving.singer import Singer
 
 log = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 3
 _RESTART_WINDOW_S = 600.0
+_MOST_PAUSE_S = 60.0
 _CHECK_INTERVAL_S = 1.0
 
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
     """Runs a server until SIGINT or SIGTERM; a second signal kills it at once.
 
-    A model whose process dies stays dead inside Triton, so the whole server is started again, at
-    most 3 times in 10 minutes.
+    A model whose process dies or hangs stays so inside Triton, so the whole server is started
+    again: at once the first time, then after pauses that double, up to a minute.
 
     Raises:
-        ServingError: it did not start, or died too often.
+        ServingError: it did not start the first time.
     """
-    stop_asked = threading.Event()
-    current: list[EmbeddedServer] = []
+    with ExitStack() as stack:
+        health = Health()
+        if options.health_port is not None:
+            stack.enter_context(HealthServer(health, options.host, options.health_port))
+        if options.grpc_health_port is not None:
+            stack.enter_context(GrpcHealthServer(health, options.host, options.grpc_health_port))
+        _Supervisor(options, ready_file, health).run()
 
-    def on_signal() -> None:
-        if stop_asked.is_set():
-            for server in current:
+
+@dataclass
+class _Supervisor:
+    options: ServerOptions
+    ready_file: Path | None
+    health: Health
+    _stop_asked: threading.Event = field(default_factory=threading.Event)
+    _current: list[EmbeddedServer] = field(default_factory=list)
+    _restarts: deque[float] = field(default_factory=deque)
+
+    def run(self) -> None:
+        with _signals(self._on_signal):
+            while True:
+                server = EmbeddedServer(**vars(self.options))
+                self._current[:] = [server]
+                try:
+                    died = self._run(server)
+                    if died is not None:
+                        server.kill()  # what hangs would hold up an orderly stop
+                finally:
+                    self.health.not_ready("the server is stopped")
+                    if self.ready_file is not None:
+                        self.ready_file.unlink(missing_ok=True)
+                    server.stop()
+                if died is None:
+                    log.info("stopped")
+                    return
+                self._keep_addresses(server)
+                if self._pause(died):
+                    return
+
+    def _on_signal(self) -> None:
+        if self._stop_asked.is_set():
+            for server in self._current:
                 server.kill()
-        stop_asked.set()
+        self._stop_asked.set()
 
-    restarts: deque[float] = deque(maxlen=_MAX_RESTARTS)
-    with _signals(on_signal):
-        while True:
-            server = EmbeddedServer(**vars(options))
-            current[:] = [server]
-            try:
-                died = _run(server, stop_asked, ready_file)
-            finally:
-                if ready_file is not None:
-                    ready_file.unlink(missing_ok=True)
-                server.stop()
-            if died is None:
-                log.info("stopped")
-                return
-            now = time.monotonic()
-            if len(restarts) == _MAX_RESTARTS and now - restarts[0] < _RESTART_WINDOW_S:
-                raise ServingError(f"{died}; that was the {_MAX_RESTARTS + 1}th time, giving up")
-            restarts.append(now)
-            log.error("%s; starting the server again", died)
-            # The same addresses as before, also where the system chose them.
-            options = replace(
-                options,
-                grpc_port=server.ports["grpc"],
-                http_port=server.ports.get("http"),
-                metrics_port=server.ports.get("metrics"),
-            )
+    def _pause(self, died: ServingError) -> bool:
+        """Waits before another start; returns whether a stop was asked for meanwhile."""
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > _RESTART_WINDOW_S:
+            self._restarts.popleft()
+        pause_s = min(2.0 ** len(self._restarts) - 1, _MOST_PAUSE_S)
+        self._restarts.append(now)
+        self.health.restarted(len(self._restarts), str(died))
+        log.error(
+            "%s; starting the server again in %.0f s, for the %d. time in %.0f minutes",
+            died,
+            pause_s,
+            len(self._restarts),
+            _RESTART_WINDOW_S / 60,
+        )
+        return self._stop_asked.wait(pause_s)
 
+    def _keep_addresses(self, server: EmbeddedServer) -> None:
+        """The same ports the next time, also where the system chose them."""
+        self.options = replace(
+            self.options,
+            grpc_port=server.ports.get("grpc", self.options.grpc_port),
+            http_port=server.ports.get("http", self.options.http_port),
+            metrics_port=server.ports.get("metrics", self.options.metrics_port),
+        )
 
-def _run(
-    server: EmbeddedServer, stop_asked: threading.Event, ready_file: Path | None
-) -> ServingError | None:
-    """Starts the server and watches it; returns what died, or None if a stop was asked for."""
-    try:
-        server.start(stop_asked)
-    except ServingError:
-        if stop_asked.is_set():
-            return None
-        raise
-    addresses = ", ".join(f"{name} {server.address(name)}" for name in server.ports)
-    log.info("ready: %s; pipelines: %s", addresses, ", ".join(server.pipelines) or "none")
-    if ready_file is not None:
-        _write_ready_file(ready_file, server)
-    while not stop_asked.wait(_CHECK_INTERVAL_S):
+    def _run(self, server: EmbeddedServer) -> ServingError | None:
+        """Starts the server and watches it; returns what died, or None if a stop was asked for."""
         try:
-            server.check()
+            server.start(self._stop_asked)
         except ServingError as error:
+            if self._stop_asked.is_set():
+                return None
+            if not self._restarts:
+                raise
             return error
-    return None
+        addresses = ", ".join(f"{name} {server.address(name)}" for name in server.ports)
+        log.info("ready: %s; pipelines: %s", addresses, ", ".join(server.pipelines) or "none")
+        if self.ready_file is not None:
+            _write_ready_file(self.ready_file, server)
+        self.health.ready(server.pipelines)
+        with Singer(server, self.health) as singer:
+            while not self._stop_asked.wait(_CHECK_INTERVAL_S):
+                try:
+                    server.check()
+                    singer.check()
+                except ServingError as error:
+                    return error
+        return None
 
 
 def _write_ready_file(path: Path, server: EmbeddedServer) -> None:

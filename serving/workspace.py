@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_MINOR, Installation, library_path
 from serving.options import (
     LOG_LEVEL_VARIABLE,
@@ -58,15 +59,15 @@ def build_python(workspace: Path) -> Path:
         f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
     )
     inherited = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
-    # addsitedir, so that .pth files in there (editable installs) count too.
-    lines = [f"import site; site.addsitedir({path!r})" for path in inherited]
-    lines += [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client")]
+    # This repository first, whatever is installed; addsitedir, so that .pth files in there count.
+    lines = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client")]
+    lines += [f"import site; site.addsitedir({path!r})" for path in inherited]
     (site_packages / "segs_detailer_serving.pth").write_text("\n".join(lines) + "\n")
     return environment / "bin"
 
 
 def server_environment(
-    options: ServerOptions, installation: Installation, python_bin: Path
+    options: ServerOptions, installation: Installation, python_bin: Path, state: Path
 ) -> dict[str, str]:
     """The environment of tritonserver and of the stubs that it starts."""
     environment = dict(os.environ)
@@ -77,6 +78,7 @@ def server_environment(
     )
     environment[LOG_LEVEL_VARIABLE] = options.log_level
     environment[SERVICE_VARIABLE] = json.dumps(asdict(options.service))
+    environment[STATE_VARIABLE] = str(state)
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
     return environment

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from serving.heart import start_beating
 from serving.onnx_session import SessionSettings, open_session
 from serving.stub_logging import configure_logging
 from serving.tensor_rules import InputRules, TensorError
@@ -27,6 +28,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the network of this version with the config's parameters."""
         configure_logging()
+        start_beating(args["model_instance_name"])
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._name = args["model_name"]

@@ -6,13 +6,14 @@ from typing import Any
 
 from preprocessing.composite import composite
 from preprocessing.plan import Outcome, Plan
-from serving import stub
+from serving import heart, stub
 from serving.stub_logging import configure_logging
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

@@ -7,13 +7,14 @@ from typing import Any
 
 from pipelines import load_all
 from preprocessing.prepare import Inputs, prepare
-from serving import stub
+from serving import heart, stub
 from serving.stub_logging import configure_logging
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        heart.start_beating(args["model_instance_name"])
         found = load_all(stub.repositories())
         self._pipelines = {name: descriptor for name, (descriptor, _) in found.items()}
 

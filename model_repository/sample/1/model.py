@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from preprocessing.images import Pixels
 from preprocessing.plan import Plan
 from sampling.pipeline import load_pipelines, network_table
 from sampling.service import DetailService
-from serving import stub
+from serving import heart, stub
 from serving.bls import TritonNetworks
 from serving.stub_logging import configure_logging
 
@@ -25,11 +26,13 @@ from serving.stub_logging import configure_logging
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        heart.start_beating(args["model_instance_name"])
         torch.set_num_threads(1)
         pipelines = load_pipelines(stub.repositories())
         table = network_table(pipelines.values())
         networks = TritonNetworks({name: list(each.outputs) for name, each in table.items()})
         self._service = DetailService(networks, pipelines, stub.service_options())
+        self._answered = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
         self._thread.start()
@@ -52,9 +55,24 @@ class TritonPythonModel:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._serving = self._loop.create_task(self._service.engine.serve())
+        telling = self._loop.create_task(self._tell())
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._serving)
+        telling.cancel()
         self._loop.close()
+
+    async def _tell(self) -> None:
+        """Says every second what the engine is doing."""
+        while True:
+            flights = self._service.engine.flights
+            heart.write_state(
+                heart.EngineState(
+                    requests=len(self._service.admission),
+                    answered=self._answered,
+                    flights=tuple(heart.Flight(**asdict(flight)) for flight in flights),
+                )
+            )
+            await asyncio.sleep(heart.BEAT_S)
 
     async def _answer(
         self, sender: Any, request_id: str, plan_json: bytes, crops: Pixels, masks: Pixels
@@ -65,6 +83,7 @@ class TritonPythonModel:
             response = stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )
+            self._answered += 1
         except Exception as error:
             response = stub.refusal(error, request_id)
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,190 @@
+"""Whether the server can serve, for probes over HTTP and gRPC.
+
+``/health/live`` answers 200 while the supervisor runs. ``/health/ready`` answers 200 while the
+canary sings, else 503. Both with the whole state as JSON. ``grpc.health.v1.Health`` says SERVING
+and NOT_SERVING likewise. (Triton's own, on its own port, goes on saying that all is well after a
+model's process has died.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+import grpc
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from serving.errors import ServingError
+from serving.ports import claim_port
+
+log = logging.getLogger(__name__)
+
+_PROBES = 4
+"""At once."""
+
+
+class Health:
+    """The state, written by the supervisor and read by probes, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[bool], object]] = []
+        self._state: dict[str, Any] = {
+            "ready": False,
+            "reason": "starting",
+            "since": time.time(),
+            "pipelines": [],
+            "restarts": 0,
+            "last_failure": None,
+            "canary": None,
+        }
+
+    def ready(self, pipelines: Sequence[str]) -> None:
+        """The server has started and answered."""
+        self._change(ready=True, reason=None, pipelines=list(pipelines))
+
+    def not_ready(self, reason: str) -> None:
+        """It cannot serve now."""
+        self._change(ready=False, reason=reason)
+
+    def restarted(self, times: int, reason: str) -> None:
+        """It is started again, for that many times lately."""
+        self._change(ready=False, reason="starting again", restarts=times, last_failure=reason)
+
+    def sang(self, at_s: float, taken_s: float) -> None:
+        """The canary was answered."""
+        self._change(ready=True, reason=None, canary={"at": at_s, "seconds": round(taken_s, 3)})
+
+    def state(self) -> dict[str, Any]:
+        """A copy of it all."""
+        with self._lock:
+            return dict(self._state)
+
+    def follow(self, listener: Callable[[bool], object]) -> None:
+        """Tells the listener whether the server is ready, now and whenever that changes."""
+        with self._lock:
+            self._listeners.append(listener)
+            listener(self._state["ready"])
+
+    def _change(self, **values: Any) -> None:
+        with self._lock:
+            if values.get("ready", self._state["ready"]) != self._state["ready"]:
+                values["since"] = time.time()
+                for listener in self._listeners:
+                    listener(values["ready"])
+            self._state.update(values)
+
+
+class HealthServer:
+    """Serves a :class:`Health` over HTTP; a context manager.
+
+    Raises:
+        PortTakenError: on the port is somebody else.
+    """
+
+    def __init__(self, health: Health, host: str, port: int) -> None:
+        self.port = claim_port(host, port, "--health-port")
+        handler = type("Handler", (_Handler,), {"health": health})
+        self._server = ThreadingHTTPServer((host, self.port), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="health", daemon=True
+        )
+
+    def __enter__(self) -> HealthServer:
+        self._thread.start()
+        log.info("health: http://%s:%d/health/ready", *self._server.server_address[:2])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class GrpcHealthServer:
+    """Serves a :class:`Health` as ``grpc.health.v1.Health``; a context manager.
+
+    Raises:
+        PortTakenError: on the port is somebody else.
+    """
+
+    def __init__(self, health: Health, host: str, port: int) -> None:
+        self.port = claim_port(host, port, "--grpc-health-port")
+        self._servicer = HealthServicer()
+        self._server = grpc.server(ThreadPoolExecutor(_PROBES))
+        add_HealthServicer_to_server(self._servicer, self._server)
+        shown = f"[{host}]" if ":" in host else host
+        self._server.add_insecure_port(f"{shown}:{self.port}")
+        health.follow(self._set)
+
+    def _set(self, ready: bool) -> None:
+        state = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+        self._servicer.set("", state)
+
+    def __enter__(self) -> GrpcHealthServer:
+        self._server.start()
+        log.info("health: grpc.health.v1.Health on port %d", self.port)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.stop(grace=None)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    health: Health
+    timeout = 5.0  # a probe that sends nothing does not stay
+
+    def do_GET(self) -> None:
+        state = self.health.state()
+        status = {"/health/live": 200, "/health/ready": 200 if state["ready"] else 503}.get(
+            self.path, 404
+        )
+        body = json.dumps(state if status != 404 else {"error": "no such path"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        log.debug("health probe: " + format, *args)
+
+
+def check_health(url: str, timeout_s: float) -> None:
+    """Asks a server's ``/health/ready``.
+
+    Args:
+        url: of the health endpoint, e.g. ``http://127.0.0.1:8003``.
+
+    Raises:
+        ServingError: it is not ready, with the reason, or does not answer.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=timeout_s):
+            return
+    except urllib.error.HTTPError as error:
+        reason = json.loads(error.read() or b"{}").get("reason")
+        raise ServingError(f"not ready: {reason}") from error
+    except (OSError, ValueError) as error:
+        raise ServingError(f"{url}: no answer: {error}") from error

@@ -1,0 +1,101 @@
+"""The canary that goes on singing: a tiny request every few seconds while nobody else asks."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from types import TracebackType
+
+from serving.canary import run_canary
+from serving.errors import CanaryError, ServingError
+from serving.health import Health
+from serving.repositories import has_detailer
+from serving.server import EmbeddedServer
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+"""Between two canaries; requests that were answered meanwhile make one needless."""
+_IDLE_LIMIT_S = 10.0
+"""For the answer where nothing else is under way."""
+_BUSY_LIMIT_S = 600.0
+"""For the answer behind others' work; whether that goes on is seen by other signs."""
+_FAILURES = 2
+"""In a row, then the server is given up."""
+
+
+class Singer:
+    """Asks for a tiny picture, of each pipeline in turn, from a thread of its own; a context
+    manager. Readiness follows: the first failure takes it away, the next answer gives it back."""
+
+    def __init__(self, server: EmbeddedServer, health: Health) -> None:
+        self._server = server
+        self._health = health
+        self._over = threading.Event()
+        self._failed: ServingError | None = None
+        self._thread = threading.Thread(target=self._run, name="canary", daemon=True)
+
+    def __enter__(self) -> Singer:
+        options = self._server.options
+        if options.canary and has_detailer(options.model_repository) and self._server.pipelines:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ServingError: canaries failed in a row.
+        """
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        answered, failures = self._answered(), 0
+        for pipeline in itertools.cycle(self._server.pipelines):
+            if self._over.wait(INTERVAL_S):
+                return
+            before, answered = answered, self._answered()
+            if answered > before and failures == 0:
+                continue
+            try:
+                taken_s = run_canary(
+                    self._server.grpc_url,
+                    pipeline,
+                    self._limit_s(),
+                    self._over,
+                    refused_is_fine=True,
+                )
+            except CanaryError as error:
+                if self._over.is_set():
+                    return
+                failures += 1
+                log.warning("%s", error)
+                self._health.not_ready(str(error))
+                if failures >= _FAILURES:
+                    self._failed = ServingError(str(error))
+                    return
+            else:
+                failures = 0
+                answered = self._answered()
+                self._health.sang(time.time(), taken_s)
+
+    def _answered(self) -> int:
+        state = self._server.engine_state()
+        return 0 if state is None else state.answered
+
+    def _limit_s(self) -> float:
+        state = self._server.engine_state()
+        busy = state is not None and state.requests > 0
+        return _BUSY_LIMIT_S if busy else _IDLE_LIMIT_S

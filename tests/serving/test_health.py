@@ -1,0 +1,230 @@
+"""Signs of life, the canary that goes on singing, and what probes are told; without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from serving import heart, singer
+from serving.__main__ import main
+from serving.errors import CanaryError, ServingError
+from serving.health import GrpcHealthServer, Health, HealthServer, check_health
+from serving.heart import EngineState, Flight, find_hanging, find_silent
+from serving.server import EmbeddedServer
+from serving.singer import Singer
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(heart.STATE_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_a_heart_beats(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heart, "BEAT_S", 0.02)
+    heart.start_beating("sample_0_0")
+    (path,) = state.glob("sample_0_0.*.beat")
+    os.utime(path, (0, 0))
+    deadline = time.monotonic() + 5
+    while find_silent(state, 60) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert find_silent(state, 60) == []
+
+
+def test_silence_is_seen(state: Path) -> None:
+    heart.write_state(EngineState(requests=0, answered=0))
+    path = state / "p_unet_0_0.123.beat"
+    path.touch()
+    assert find_silent(state, 5) == []
+    for each in state.iterdir():
+        os.utime(each, (0, time.time() - 6))
+    assert find_silent(state, 5) == ["the step engine", "p_unet_0_0"]
+
+
+def test_nothing_is_written_where_nobody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(heart.STATE_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    heart.start_beating("x")
+    heart.write_state(EngineState(requests=0, answered=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_is_read_as_it_was_written(state: Path) -> None:
+    assert heart.read_state(state) is None
+    told = EngineState(requests=2, answered=5, flights=(flight(1.0),))
+    heart.write_state(told)
+    assert heart.read_state(state) == told
+    (state / "engine.json").write_text("{")
+    assert heart.read_state(state) is None
+
+
+def flight(expected_s: float | None, network: str = "unet") -> Flight:
+    return Flight(network=network, rows=2, since_s=100.0, expected_s=expected_s)
+
+
+@pytest.mark.parametrize(
+    ("flights", "now_s", "hanging"),
+    [
+        ([], 1000, []),
+        ([flight(0.1)], 106, []),  # least
+        ([flight(0.1)], 108, ["unet"]),
+        ([flight(20.0)], 190, []),  # a long one
+        ([flight(20.0)], 201, ["unet"]),
+        ([flight(20.0), flight(20.0, "vae")], 290, []),  # one behind the other
+        ([flight(None)], 390, []),  # the first ever
+        ([flight(None)], 401, ["unet"]),
+    ],
+)
+def test_a_hanging_network_is_told_from_a_slow_one(
+    flights: list[Flight], now_s: float, hanging: list[str]
+) -> None:
+    state = EngineState(requests=1, answered=0, flights=tuple(flights))
+    assert find_hanging(state, now_s, 7.0) == hanging
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def url(health: Health) -> Iterator[str]:
+    with HealthServer(health, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def test_probes_follow_the_state(health: Health, url: str) -> None:
+    with pytest.raises(ServingError, match="not ready: starting"):
+        check_health(url, 5)
+    assert read(f"{url}/health/live")["reason"] == "starting"
+    health.ready(["base"])
+    check_health(url, 5)
+    health.restarted(2, "the unet has died")
+    with pytest.raises(ServingError, match="not ready: starting again"):
+        check_health(url, 5)
+    health.sang(1.0, 0.25)
+    check_health(url, 5)
+    told = read(f"{url}/health/ready")
+    assert (told["restarts"], told["last_failure"]) == (2, "the unet has died")
+    assert (told["pipelines"], told["canary"]) == (["base"], {"at": 1.0, "seconds": 0.25})
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        read(f"{url}/etc/passwd")
+
+
+def test_the_command_line_asks_too(health: Health, url: str) -> None:
+    assert main(["healthcheck", "--url", url]) == 1
+    health.ready([])
+    assert main(["healthcheck", "--url", url]) == 0
+    assert main(["healthcheck", "--url", "http://127.0.0.1:1", "--timeout", "1"]) == 1
+
+
+def test_grpc_probes_follow_the_state(health: Health) -> None:
+    with (
+        GrpcHealthServer(health, "127.0.0.1", 0) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub: Any = cast(Any, HealthStub)(channel)
+        seen = [stub.Check(HealthCheckRequest()).status]
+        for change in (lambda: health.ready([]), lambda: health.not_ready("gone")):
+            change()
+            seen.append(stub.Check(HealthCheckRequest()).status)
+    kinds = HealthCheckResponse
+    assert seen == [kinds.NOT_SERVING, kinds.SERVING, kinds.NOT_SERVING]
+
+
+def read(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return cast(dict[str, Any], json.load(answer))
+
+
+class ToldServer:
+    """A server whose engine says what a test wants."""
+
+    grpc_url = "nowhere"
+    pipelines = ("a", "b")
+
+    def __init__(self) -> None:
+        self.state = EngineState(requests=0, answered=0)
+        self.options = EmbeddedServer().options
+
+    def engine_state(self) -> EngineState:
+        return self.state
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> ToldServer:
+    monkeypatch.setattr(singer, "INTERVAL_S", 0.01)
+    return ToldServer()
+
+
+def sing(told: ToldServer, health: Health, until: Any) -> Singer:
+    with Singer(cast(EmbeddedServer, told), health) as bird:
+        deadline = time.monotonic() + 5
+        while not until() and time.monotonic() < deadline:
+            time.sleep(0.005)
+    return bird
+
+
+def test_the_canary_goes_round(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def answer(url: str, pipeline: str, limit_s: float, *_: Any, **__: Any) -> float:
+        asked.append((pipeline, limit_s))
+        told.state = EngineState(requests=len(asked) // 2, answered=0)
+        return 0.1
+
+    monkeypatch.setattr(singer, "run_canary", answer)
+    sing(told, health, lambda: len(asked) >= 3).check()
+    assert asked[:3] == [("a", 10.0), ("b", 10.0), ("a", 600.0)]
+    assert health.state()["canary"]["seconds"] == 0.1
+
+
+def test_answered_requests_make_it_needless(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(singer, "run_canary", lambda *_, **__: pytest.fail("it sang"))
+    looked: list[int] = []
+
+    def busy() -> EngineState:
+        looked.append(len(looked))
+        return EngineState(requests=1, answered=len(looked))
+
+    monkeypatch.setattr(told, "engine_state", busy)
+    sing(told, health, lambda: len(looked) > 5).check()
+
+
+def test_failures_in_a_row_end_it(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Exception | None] = [None, CanaryError("once"), None]
+    outcomes += [CanaryError("twice"), CanaryError("for good")]
+    ready: list[bool] = []
+
+    def answer(*_: Any, **__: Any) -> float:
+        ready.append(health.state()["ready"])
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        return 0.1
+
+    monkeypatch.setattr(singer, "run_canary", answer)
+    bird = sing(told, health, lambda: not outcomes)
+    bird._thread.join(5)
+    with pytest.raises(ServingError, match="for good"):
+        bird.check()
+    assert ready == [False, True, False, True, False]
+    assert health.state()["reason"] == "for good"
