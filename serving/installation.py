@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 PYTHON_MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON_MINOR}.so.1.0"
 STUB_NAME = "triton_python_backend_stub"
+PYTHON_BACKEND = "libtriton_python.so"
 
 _DEBIAN_PACKAGES = {
     "libz.so.1": "zlib1g",
@@ -32,20 +33,22 @@ _DEBIAN_PACKAGES = {
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver. ``stub`` and ``python_backend`` are None where the binary brings a complete
-    backend directory of its own, as NVIDIA's image does."""
+    """A tritonserver and what it brings."""
 
     binary: Path
     library_dirs: tuple[Path, ...]
-    python_backend: Path | None = None
+    backends: Path
+    """Its own backends, a folder each; ``python`` is among them."""
     stub: Path | None = None
+    """The Python backend's, for the running Python; None where it lies in ``backends/python``, as
+    in NVIDIA's image."""
 
 
 def find_installation(tritonserver: Path | None = None) -> Installation:
     """Looks for the server: the given path, then PATH, then the nvidia-pytriton package.
 
     Raises:
-        InstallationError: there is none, or it has no stub for the running Python.
+        InstallationError: there is none, or it has no Python backend for the running Python.
     """
     if tritonserver is None:
         on_path = shutil.which("tritonserver")
@@ -58,7 +61,10 @@ def find_installation(tritonserver: Path | None = None) -> Installation:
     root = binary.parent.parent
     if (root / "python_backend_stubs").is_dir():
         return _of_wheel(root)
-    return Installation(binary, _libpython_dirs())
+    backends = root / "backends"
+    if not (backends / "python").is_dir():
+        raise InstallationError(f"{binary}: no Python backend in {backends}")
+    return Installation(binary, _libpython_dirs(), backends)
 
 
 def _bundled_binary() -> Path:
@@ -83,7 +89,7 @@ def _of_wheel(root: Path) -> Installation:
     return Installation(
         binary=root / "bin" / "tritonserver",
         library_dirs=(*_libpython_dirs(), root.parent.parent / "nvidia_pytriton.libs"),
-        python_backend=root / "backends" / "python",
+        backends=root / "backends",
         stub=stub,
     )
 
@@ -108,8 +114,8 @@ def check_libraries(installation: Installation) -> None:
         InstallationError: names each missing library and, where known, its Debian package.
     """
     files = [installation.binary]
-    if installation.stub is not None and installation.python_backend is not None:
-        files += [installation.stub, installation.python_backend / "libtriton_python.so"]
+    if installation.stub is not None:
+        files += [installation.stub, installation.backends / "python" / PYTHON_BACKEND]
     environment = dict(os.environ, LD_LIBRARY_PATH=library_path(installation), LC_ALL="C")
     missing: set[str] = set()
     for file in files:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving.heart import STATE_VARIABLE
-from serving.installation import PYTHON_MINOR, Installation, library_path
+from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
 from serving.options import (
     LOG_LEVEL_VARIABLE,
     REPOSITORIES_VARIABLE,
@@ -20,26 +20,30 @@ from serving.options import (
     ServerOptions,
 )
 
+OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def build_backends(installation: Installation, workspace: Path) -> Path | None:
-    """Makes the backend directory, or returns None where the installation brings its own.
+def build_backends(installation: Installation, workspace: Path) -> Path:
+    """Makes the backend directory: the installation's own backends, and those of ours it lacks.
 
-    The Python backend is copied, not linked: Triton refuses a backend library that lies outside
-    its backend directory.
+    A backend of our own never takes the place of a native one of the same name. Folders are
+    linked; nvidia-pytriton's Python backend is copied, as its stub belongs beside it, and Triton
+    refuses a backend library that is itself a link out of its folder.
     """
-    if installation.python_backend is None or installation.stub is None:
-        return None
     backends = workspace / "backends"
-    python = backends / "python"
-    python.mkdir(parents=True)
-    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        shutil.copy2(installation.python_backend / name, python / name)
-    shutil.copy2(installation.stub, python / installation.stub.name)
-    for backend in sorted((REPOSITORY_ROOT / "backends").iterdir()):
-        if (backend / "model.py").is_file():
-            (backends / backend.name).symlink_to(backend, target_is_directory=True)
+    backends.mkdir()
+    if installation.stub is not None:
+        python = backends / "python"
+        python.mkdir()
+        for name in (PYTHON_BACKEND, "triton_python_backend_utils.py"):
+            shutil.copy2(installation.backends / "python" / name, python / name)
+        shutil.copy2(installation.stub, python / installation.stub.name)
+    own = (folder for folder in OWN_BACKENDS.iterdir() if (folder / "model.py").is_file())
+    for folder in (*installation.backends.iterdir(), *own):
+        link = backends / folder.name
+        if not link.exists():
+            link.symlink_to(folder, target_is_directory=True)
     return backends
 
 
@@ -88,7 +92,7 @@ def server_command(
     options: ServerOptions,
     installation: Installation,
     *,
-    backends: Path | None,
+    backends: Path,
     shm_prefix: str,
     ports: Mapping[str, int],
     admin_key: str,
@@ -106,6 +110,7 @@ def server_command(
         "--exit-on-error=true",
         "--strict-readiness=true",
         f"--exit-timeout-secs={max(1, int(options.stop_timeout_s / 2))}",
+        f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--grpc-address={options.host}",
         f"--grpc-port={ports['grpc']}",
@@ -115,8 +120,6 @@ def server_command(
     ]
     for folder in (options.model_repository, *options.repositories):
         command.append(f"--model-repository={folder.resolve()}")
-    if backends is not None:
-        command.append(f"--backend-directory={backends}")
     if "http" in ports:
         command += [
             f"--http-address={options.host}",

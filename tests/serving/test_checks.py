@@ -29,7 +29,7 @@ def test_missing_libraries_are_named_with_their_package(
     ldd.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(InstallationError) as missing:
-        check_libraries(Installation(Path("/bin/true"), ()))
+        check_libraries(Installation(Path("/bin/true"), (), tmp_path))
     assert "libpython3.11.so.1.0: apt-get install libpython3.11" in str(missing.value)
     assert "libodd.so.2" in str(missing.value)
 

@@ -45,14 +45,25 @@ class TritonPythonModel:
         time.sleep(600)
 """
 
+_SCALING = """
+import triton_python_backend_utils as pb_utils
 
-def add_double(repository: Path, name: str = "double") -> None:
-    """An onnxruntime model: FP32 x [n, -1] → y = 2x."""
+
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "x") for request in requests]
+        outputs = [pb_utils.Tensor("y", tensor.as_numpy() * FACTOR) for tensor in inputs]
+        return [pb_utils.InferenceResponse([tensor]) for tensor in outputs]
+"""
+
+
+def add_double(repository: Path, name: str = "double", backend: str = "onnxruntime") -> None:
+    """A model of this backend: FP32 x [n, -1] → y = 2x."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     (folder.parent / "config.pbtxt").write_text(
+        f'backend: "{backend}"'
         """
-backend: "onnxruntime"
 max_batch_size: 4
 input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
@@ -98,6 +109,13 @@ def add_echo(repository: Path, name: str = "echo") -> None:
 def add_hanging(repository: Path, name: str = "hanging") -> None:
     """A Python model that does not answer within ten minutes."""
     add_python(repository, name, _HANGING)
+
+
+def add_scaling_backend(backends: Path, name: str, factor: int) -> None:
+    """A Python-based backend that answers y = factor · x, whatever the model's file says."""
+    folder = backends / name
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(_SCALING.replace("FACTOR", str(factor)))
 
 
 def add_python(repository: Path, name: str, source: str) -> None:

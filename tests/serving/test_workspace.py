@@ -1,0 +1,115 @@
+"""The backend directory: what the installation brings, and what of ours it lacks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+
+from serving import workspace
+from serving.errors import InstallationError
+from serving.installation import Installation, find_installation
+from serving.server import EmbeddedServer
+from serving.workspace import build_backends
+from tests.serving import toys
+
+OWN = {"onnxruntime": 2, "torch": 5}
+"""Stand-ins for our backends, and what each multiplies with."""
+
+
+@pytest.fixture
+def own_backends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Takes the place of the repository's ``backends``."""
+    folder = tmp_path / "own"
+    for name, factor in OWN.items():
+        toys.add_scaling_backend(folder, name, factor)
+    (folder / "__pycache__").mkdir()
+    monkeypatch.setattr(workspace, "OWN_BACKENDS", folder)
+    return folder
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tritonserver laid out as in NVIDIA's image: a complete Python backend with its stub, and
+    other backends beside it; made of nvidia-pytriton's parts."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    wheel = find_installation()
+    assert wheel.stub is not None
+    root = tmp_path / "image" / "tritonserver"
+    shutil.copytree(wheel.backends, root / "backends")
+    shutil.copy2(wheel.stub, root / "backends" / "python")
+    (root / "bin").mkdir()
+    shutil.copy2(wheel.binary, root / "bin")
+    toys.add_scaling_backend(root / "backends", "onnxruntime", 3)
+    # As the image's environment does.
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(wheel.library_dirs[-1]))
+    return root / "bin" / "tritonserver"
+
+
+def _names(backends: Path) -> dict[str, Path]:
+    return {path.name: path.resolve() for path in backends.iterdir()}
+
+
+def test_a_wheel_gets_all_of_ours(own_backends: Path, tmp_path: Path) -> None:
+    installation = find_installation()
+    made = build_backends(installation, tmp_path)
+    own = {name: own_backends / name for name in OWN}
+    assert _names(made) == {**own, "python": made / "python"}
+    assert {path.name for path in (made / "python").iterdir()} == {
+        "libtriton_python.so",
+        "triton_python_backend_stub",
+        "triton_python_backend_utils.py",
+    }
+
+
+def test_an_image_keeps_its_own_and_gets_the_rest(
+    own_backends: Path, image: Path, tmp_path: Path
+) -> None:
+    native = image.parent.parent / "backends" / "tensorrt"
+    native.mkdir()
+    (native / "libtriton_tensorrt.so").touch()
+    made = build_backends(find_installation(image), tmp_path)
+    assert _names(made) == {
+        "onnxruntime": native.parent / "onnxruntime",
+        "python": native.parent / "python",
+        "tensorrt": native,
+        "torch": own_backends / "torch",
+    }
+
+
+def test_the_repositorys_backends_are_found(tmp_path: Path) -> None:
+    (tmp_path / "brought" / "python").mkdir(parents=True)
+    installation = Installation(Path("tritonserver"), (), tmp_path / "brought")
+    made = build_backends(installation, tmp_path)
+    expected = {path.parent.name for path in workspace.OWN_BACKENDS.glob("*/model.py")}
+    assert "onnxruntime" in expected
+    assert set(_names(made)) == {*expected, "python"}
+
+
+def test_a_server_without_a_python_backend_is_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "tritonserver" / "bin" / "tritonserver"
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    with pytest.raises(InstallationError, match=r"no Python backend in .*tritonserver/backends"):
+        find_installation(binary)
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("own_backends", "no_traces")
+def test_a_server_with_an_images_layout_runs_both(image: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    toys.add_double(models)
+    toys.add_double(models, "extra", backend="torch")
+    toys.add_echo(models)
+    x = grpc.InferInput("x", [1, 2], "FP32")
+    x.set_data_from_numpy(np.ones((1, 2), np.float32))
+    with (
+        EmbeddedServer(model_repository=models, tritonserver=image, start_timeout_s=60) as server,
+        grpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        answers = {name: client.infer(name, [x]).as_numpy("y") for name in ("double", "extra")}
+    np.testing.assert_array_equal(answers["double"], np.full((1, 2), 3))
+    np.testing.assert_array_equal(answers["extra"], np.full((1, 2), 5))
