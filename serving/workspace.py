@@ -79,6 +79,8 @@ def server_environment(
     environment[SERVICE_VARIABLE] = json.dumps(asdict(options.service))
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
+    # OpenMP's threads that spin while they wait take the cores from the other models.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     return environment
 
 
