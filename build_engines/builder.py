@@ -70,7 +70,8 @@ def build(
     pipeline = open_pipeline(name, opened, controlnets, chosen)
     check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
-    built_with = build_versions() | made_for.built_with()
+    chosen_target = {"target": made_for.name, "precision": made_for.precision}
+    built_with = build_versions() | chosen_target | made_for.built_with()
     if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
         return found
     with staging(repository, name) as folder:

@@ -6,13 +6,11 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
 from build_engines.networks import Attention, NetworkExport
 from build_engines.precision import lower
-from build_engines.verify import references, verify
+from build_engines.verify import onnxruntime_runner, references, verify
 from pipelines.descriptor import Precision
 
 STAGES = 4
@@ -39,13 +37,13 @@ def write_graph(
     report("loaded")
     expected = references(network, module)
     report("run in torch")
-    probes = [[torch.from_numpy(array) for array in each.inputs.values()] for each in expected]
     network.prepare(module, attention)
-    lowered = lower(network, module, precision, probes)
+    lowered = lower(network, module, precision, [each.tensors for each in expected])
     path = export_onnx(network, lowered, folder, attention.domains)
     del module, lowered
     gc.collect()
     report("exported")
-    error = verify(network, path, expected, precision)
+    with onnxruntime_runner(network, path, precision) as run:
+        error = verify(network, run, expected, precision)
     report(f"agrees with torch (relative error {error:.1e})")
     return path

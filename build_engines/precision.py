@@ -8,14 +8,14 @@ value of half precision cannot hold stays in float32: timesteps, and the blocks 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from build_engines.networks import NetworkExport
+from build_engines.networks import Adapter, NetworkExport
 from pipelines.descriptor import Precision
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class _Cast(nn.Module):
 
 
 def lower(
-    network: NetworkExport, module: nn.Module, precision: Precision, probes: Sequence[Inputs]
+    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[Inputs]
 ) -> nn.Module:
     """The loaded module in that precision, with the same inputs and outputs in FP32.
 
@@ -61,32 +61,48 @@ def lower(
         probes: inputs like those it will see, in the order of its arguments; what overflows on
             them stays in float32.
     """
-    if precision == "fp32":
-        return module
-    dtype = DTYPES[precision]
-    kept = _overflowing(network.sensitive(module), module, probes) if precision == "fp16" else []
-    exact = [tensor.name in network.exact_inputs for tensor in network.inputs]
-    module.to(dtype)
-    for block in network.sensitive(module):
-        block.register_forward_pre_hook(_cast_inputs(torch.float32 if block in kept else dtype))
-    for block in kept:
-        block.to(torch.float32)
-    if kept:
-        log.info("%s: %d blocks stay in float32, as they overflow", network.role, len(kept))
-    return _Cast(module, exact, dtype)
+    return lowered(network, module, precision, overflowing(network, module, precision, probes))
 
 
-def _overflowing(
-    blocks: Sequence[nn.Module], module: nn.Module, probes: Sequence[Inputs]
-) -> list[nn.Module]:
-    """The blocks in which some value of the probes comes near float16's greatest."""
-    if not blocks:
-        return []
+def overflowing(
+    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[Inputs]
+) -> tuple[str, ...]:
+    """Names of the loaded module's blocks that have to stay in float32: those in which some value
+    of the probes comes near float16's greatest."""
+    blocks = network.sensitive(module)
+    if precision != "fp16" or not blocks:
+        return ()
     most = torch.finfo(torch.float16).max / HEADROOM
     with _watched(blocks) as greatest, torch.inference_mode():
         for inputs in probes:
             module(*inputs)
-    return [block for block in blocks if not greatest[block] < most]  # not: NaN counts too
+    kept = {block for block in blocks if not greatest[block] < most}  # not: NaN counts too
+    if kept:
+        log.info("%s: %d blocks stay in float32, as they overflow", network.role, len(kept))
+    return tuple(name for name, block in module.named_modules() if block in kept)
+
+
+def lowered(
+    network: NetworkExport, module: Adapter, precision: Precision, kept: Collection[str]
+) -> nn.Module:
+    """The module in that precision, but for the blocks ``kept`` in float32, by their names; with
+    the same inputs and outputs in FP32.
+
+    Args:
+        module: float32, with weights or on the meta device; changed in place.
+    """
+    if precision == "fp32":
+        return module
+    dtype = DTYPES[precision]
+    exact = [tensor.name in network.exact_inputs for tensor in network.inputs]
+    module.to(dtype)
+    in_float32 = [module.get_submodule(name) for name in kept]
+    for block in network.sensitive(module):
+        own = torch.float32 if block in in_float32 else dtype
+        block.register_forward_pre_hook(_cast_inputs(own))
+    for block in in_float32:
+        block.to(torch.float32)
+    return _Cast(module, exact, dtype)
 
 
 @contextmanager

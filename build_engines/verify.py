@@ -1,9 +1,10 @@
-"""Compares an exported network, run by onnxruntime, with the checkpoint's own in torch."""
+"""Compares what a build has made of a network with the checkpoint's own in torch."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from build_engines.widen import widen_bfloat16
 from pipelines.descriptor import Precision
 
 SEED = 0
+
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+Outputs = Sequence[npt.NDArray[np.float32]]
+Run = Callable[[Inputs], Outputs]
+"""Runs one batch; the outputs are in the order of the network's."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,13 @@ class Reference:
     """Inputs of one shape and torch's results, in the order of the network's outputs."""
 
     case: Case
-    inputs: Mapping[str, npt.NDArray[np.generic]]
-    outputs: Sequence[npt.NDArray[np.float32]]
+    inputs: Inputs
+    outputs: Outputs
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The inputs as the module takes them."""
+        return [torch.from_numpy(array) for array in self.inputs.values()]
 
 
 def references(
@@ -67,18 +78,33 @@ def references(
 
 
 def verify(
-    network: NetworkExport, model: Path, expected: Iterable[Reference], precision: Precision
+    network: NetworkExport, run: Run, expected: Iterable[Reference], precision: Precision
 ) -> float:
-    """Runs ``model.onnx`` on the references' inputs; returns the greatest relative error.
-
-    onnxruntime on a CPU computes float16 in float32, with the values between operators in
-    float16; it has no bfloat16, which is widened to float32: weights are as rounded as they will
-    be, values are not.
+    """Runs the references' inputs; returns the greatest relative error.
 
     Raises:
         VerificationError: a result has another shape, is not finite, or differs by more than
             :data:`TOLERANCES` allow.
     """
+    names = [tensor.name for tensor in network.outputs]
+    return max(
+        _difference(f"{network.role} at {each.case}: {name}", output, wanted, TOLERANCES[precision])
+        for each in expected
+        for name, output, wanted in zip(names, run(each.inputs), each.outputs, strict=True)
+    )
+
+
+@contextmanager
+def onnxruntime_runner(network: NetworkExport, model: Path, precision: Precision) -> Iterator[Run]:
+    """Within, ``model.onnx`` in onnxruntime on a CPU.
+
+    It computes float16 in float32, with the values between operators in float16; it has no
+    bfloat16, which is widened to float32: weights are as rounded as they will be, values are not.
+
+    Raises:
+        VerificationError: onnxruntime fails.
+    """
+    names = [tensor.name for tensor in network.outputs]
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -87,29 +113,13 @@ def verify(
             session = onnxruntime.InferenceSession(
                 runnable, options, providers=["CPUExecutionProvider"]
             )
-            tolerance = TOLERANCES[precision]
-            return max(_error(network, session, each, tolerance) for each in expected)
+            yield lambda inputs: session.run(names, dict(inputs))
     except VerificationError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other base
         raise VerificationError(
             f"{network.role}: onnxruntime cannot run the export: {error}"
         ) from error
-
-
-def _error(
-    network: NetworkExport,
-    session: onnxruntime.InferenceSession,
-    reference: Reference,
-    tolerance: Tolerance,
-) -> float:
-    names = [tensor.name for tensor in network.outputs]
-    outputs = session.run(names, dict(reference.inputs))
-    pairs = zip(names, outputs, reference.outputs, strict=True)
-    return max(
-        _difference(f"{network.role} at {reference.case}: {name}", output, expected, tolerance)
-        for name, output, expected in pairs
-    )
 
 
 def _difference(

@@ -159,7 +159,7 @@ class PipelineDescriptor(_Model):
     """SHA-256 of every file that went in, by its path relative to the checkpoint. What was added
     is below ``controlnets/``, ``loras/`` (a LoRA's path ends in its weight) and ``embeddings/``."""
     built_with: dict[str, str]
-    """Versions of the libraries that built it."""
+    """Target, precision, and versions of the libraries that built it."""
 
     @property
     def all_networks(self) -> list[Network]:

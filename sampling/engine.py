@@ -37,6 +37,20 @@ class Networks(Protocol):
     async def run(self, network: str, inputs: Tensors) -> Tensors: ...
 
 
+@dataclass(frozen=True)
+class OnDevice:
+    """Networks whose answers are brought to one device, where they are not there already: those
+    of two pipelines on two devices meet in one SEG."""
+
+    networks: Networks
+    device: torch.device
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        """One batch."""
+        outputs = await self.networks.run(network, inputs)
+        return {name: tensor.to(self.device) for name, tensor in outputs.items()}
+
+
 @dataclass
 class EngineStats:
     """Counters since the start."""

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pipelines import Network, PipelineDescriptor, load_all
 from sampling.schedule import DiscreteSchedule
 from sampling.text import TextEncoder
 from sampling.unet import ControlModels, UNet
+
+_GPU_TARGETS = {"tensorrt", "torch"}
+"""Those whose networks are on a GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ def load_pipelines(repositories: Iterable[Path]) -> dict[str, Pipeline]:
         name: Pipeline.load(descriptor, folder)
         for name, (descriptor, folder) in load_all(repositories).items()
     }
+
+
+def device_of(pipelines: Iterable[Pipeline]) -> torch.device:
+    """Where latents and all that steps need live: on the GPU, if this process sees one and some
+    pipeline's networks may run there."""
+    on_gpu = any(pipeline.descriptor.target in _GPU_TARGETS for pipeline in pipelines)
+    return torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
 
 
 def network_table(pipelines: Iterable[Pipeline]) -> dict[str, Network]:

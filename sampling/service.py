@@ -19,11 +19,11 @@ from sampling import detail, vae
 from sampling.admission import Admission
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
-from sampling.engine import Networks, StepEngine
+from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.options import ServiceOptions
-from sampling.pipeline import Pipeline, network_table
+from sampling.pipeline import Pipeline, device_of, network_table
 from sampling.policy import PRIORITY_WEIGHTS, Requester
 from sampling.program import Program
 from sampling.slots import Slots
@@ -57,6 +57,10 @@ class DetailService:
     """The engine and what requests share: encoded prompts, places for SEGs, the queue.
 
     To be made and used in one event loop; the engine's :meth:`~StepEngine.serve` must be running.
+
+    Args:
+        device: where latents and all that steps need live; by default a GPU that the pipelines'
+            networks are on, else the CPU.
     """
 
     def __init__(
@@ -64,9 +68,12 @@ class DetailService:
         networks: Networks,
         pipelines: Mapping[str, Pipeline],
         options: ServiceOptions | None = None,
+        device: torch.device | None = None,
     ) -> None:
         options = options or ServiceOptions()
         self.pipelines = pipelines
+        self.device = device or device_of(pipelines.values())
+        networks = OnDevice(networks, self.device)
         self.engine = StepEngine(networks, network_table(pipelines.values()))
         self.texts = TextCache(self.engine, options.text_cache_bytes)
         self.slots = Slots(options.max_live_segs)

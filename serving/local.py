@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from pipelines import load_all
+from pipelines import PipelineError, load_all
+from pipelines.descriptor import Target
 from preprocessing.composite import Composed, composite
 from preprocessing.prepare import Inputs, prepare
 from sampling.pipeline import load_pipelines
@@ -29,36 +30,53 @@ class NetworkCall:
     seconds: float
 
 
+class Session(Protocol):
+    """A loaded network, tensors by name in and out."""
+
+    input_names: tuple[str, ...]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """One batch."""
+
+
 class LocalNetworks:
-    """The networks of some repositories as onnxruntime sessions, opened when first needed.
+    """The networks of some repositories in onnxruntime or torch, as they were built for, opened
+    when first needed; torch's on a GPU if there is one.
 
     Args:
-        threads: of one network; 0 means one per core.
+        threads: of one network in onnxruntime; 0 means one per core.
     """
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
         found = load_all(repositories).values()
-        self._folders = {
-            network.model: folder / network.model
-            for descriptor, folder in found
-            for network in descriptor.networks.values()
-        }
+        self._folders: dict[str, tuple[Target, Path]] = {}
         self._behind: dict[str, tuple[str, str]] = {}
         """Ensemble of a ControlNet and a UNet → the two models."""
         for descriptor, folder in found:
+            for network in descriptor.all_networks:
+                path = folder / network.model / "1"
+                self._folders[network.model] = descriptor.target, path
             for spec in descriptor.controlnets.values():
-                alone = spec.network.model
-                self._folders[alone] = folder / alone
-                self._behind[spec.unet] = alone, descriptor.networks["unet"].model
+                self._behind[spec.unet] = spec.network.model, descriptor.networks["unet"].model
         self._threads = threads
-        self._sessions: dict[str, OnnxSession] = {}
+        self._sessions: dict[str, Session] = {}
         self.calls: list[NetworkCall] = []
 
-    def session(self, network: str) -> OnnxSession:
-        """The network's session."""
+    def session(self, network: str) -> Session:
+        """The network's session.
+
+        Raises:
+            PipelineError: it was built for something else.
+        """
         if network not in self._sessions:
-            path = self._folders[network] / "1" / "model.onnx"
-            self._sessions[network] = open_session(path, self._threads)
+            target, folder = self._folders[network]
+            if target == "onnx":
+                session: Session = _OnnxNetwork(open_session(folder / "model.onnx", self._threads))
+            elif target == "torch":
+                session = _open_torch(folder)
+            else:
+                raise PipelineError(f"{network}: networks for {target} run in a server only")
+            self._sessions[network] = session
         return self._sessions[network]
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
@@ -66,13 +84,12 @@ class LocalNetworks:
         if network in self._behind:
             return await self._run_behind(*self._behind[network], inputs)
         session = self.session(network)
-        arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
         start_s = time.perf_counter()
-        outputs = session.run(arrays)
+        outputs = session.run(inputs)
         seconds = time.perf_counter() - start_s
-        rows = next(iter(arrays.values())).shape[0]
+        rows = next(iter(inputs.values())).shape[0]
         self.calls.append(NetworkCall(network, rows, seconds))
-        return {name: torch.from_numpy(array) for name, array in outputs.items()}
+        return outputs
 
     async def _run_behind(self, controlnet: str, unet: str, inputs: Tensors) -> Tensors:
         """A ControlNet, then the UNet with its residuals: what Triton's ensemble does."""
@@ -85,11 +102,30 @@ class LocalNetworks:
         return await self.run(unet, {**told, **residuals})
 
 
+class _OnnxNetwork:
+    def __init__(self, session: OnnxSession) -> None:
+        self.input_names = session.input_names
+        self._session = session
+
+    def run(self, inputs: Tensors) -> Tensors:
+        arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in inputs.items()}
+        outputs = self._session.run(arrays)
+        return {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+
+def _open_torch(folder: Path) -> Session:
+    # Imported here: only those who have such pipelines need the libraries that it takes.
+    from serving.torch_session import open_torch_session
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return open_torch_session(folder, device)
+
+
 class LocalDetailer:
     """What the ensemble does, step by step in one process.
 
     Args:
-        repositories: folders with pipelines built for onnxruntime.
+        repositories: folders with pipelines built for onnxruntime or torch.
     """
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import psutil
+
+from serving.process import physical_cores
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -168,7 +168,7 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     # A number of its own: threads that onnxruntime counts itself are tied to a core each, the
     # same ones in the process of every network.
-    options.intra_op_num_threads = settings.threads or _cores()
+    options.intra_op_num_threads = settings.threads or physical_cores()
     options.inter_op_num_threads = settings.inter_threads
     if settings.parallel:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
@@ -179,12 +179,6 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
-
-
-def _cores() -> int:
-    """Physical cores this process may use: a core's two threads share its arithmetic units."""
-    allowed = len(os.sched_getaffinity(0))
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
-"""The operating system's view of a running server: memory, and models whose process has died."""
+"""The operating system's view of a running server and of the machine: memory, models whose
+process has died, cores."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,3 +42,9 @@ def model_processes(pid: int) -> dict[str, int]:
             if arguments and Path(arguments[0]).name == STUB_NAME:
                 found[arguments[-2]] = process.pid
     return found
+
+
+def physical_cores() -> int:
+    """Those this process may use: a core's two threads share its arithmetic units."""
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 _DTYPES = {
-    "TYPE_BOOL": np.bool_,
-    "TYPE_UINT8": np.uint8,
-    "TYPE_INT32": np.int32,
-    "TYPE_INT64": np.int64,
-    "TYPE_FP16": np.float16,
-    "TYPE_FP32": np.float32,
-    "TYPE_FP64": np.float64,
+    "TYPE_BOOL": "bool",
+    "TYPE_UINT8": "uint8",
+    "TYPE_INT32": "int32",
+    "TYPE_INT64": "int64",
+    "TYPE_FP16": "float16",
+    "TYPE_FP32": "float32",
+    "TYPE_FP64": "float64",
 }
+
+
+class Shaped(Protocol):
+    """A tensor of numpy or of torch, wherever its values are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> object: ...
 
 
 class TensorError(ValueError):
@@ -25,7 +33,7 @@ class TensorError(ValueError):
 
 @dataclass(frozen=True)
 class _Rule:
-    dtype: np.dtype[Any]
+    dtype: str
     dims: tuple[int, ...]
     """Sizes without the batch axis; −1 stands for any."""
 
@@ -49,7 +57,7 @@ class InputRules:
             if entry["data_type"] not in _DTYPES:
                 raise ValueError(f"input {entry['name']}: {entry['data_type']} is not supported")
             dims = tuple(int(size) for size in entry["dims"])
-            rules[entry["name"]] = _Rule(np.dtype(_DTYPES[entry["data_type"]]), dims)
+            rules[entry["name"]] = _Rule(_DTYPES[entry["data_type"]], dims)
         return cls(rules, int(config.get("max_batch_size", 0)))
 
     @property
@@ -57,20 +65,21 @@ class InputRules:
         """Names of all inputs."""
         return set(self.rules)
 
-    def check(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    def check(self, tensors: Mapping[str, Shaped]) -> None:
         """Compares names, data types and shapes; all must have the same number of rows.
 
         Raises:
             TensorError: names the first input that does not fit.
         """
-        if set(arrays) != self.names:
-            raise TensorError(f"inputs {sorted(arrays)}: {sorted(self.names)} are required")
+        if set(tensors) != self.names:
+            raise TensorError(f"inputs {sorted(tensors)}: {sorted(self.names)} are required")
         rows = set()
-        for name, array in arrays.items():
+        for name, tensor in tensors.items():
             rule = self.rules[name]
-            shape = tuple(array.shape)
-            if array.dtype != rule.dtype:
-                raise TensorError(f"{name}: data type {array.dtype}, {rule.dtype} is required")
+            shape = tuple(tensor.shape)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            if dtype != rule.dtype:
+                raise TensorError(f"{name}: data type {dtype}, {rule.dtype} is required")
             sizes = shape[1:] if self.max_batch else shape
             fits = len(shape) == len(rule.dims) + bool(self.max_batch) and all(
                 wanted in (-1, size) for size, wanted in zip(sizes, rule.dims, strict=True)

@@ -85,6 +85,8 @@ def server_environment(
     environment[STATE_VARIABLE] = str(state)
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
+    # OpenMP's threads that spin while they wait take the cores from the other models.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     return environment
 
 

@@ -1,6 +1,7 @@
 """The networks of a pipeline, each a class that owns all that its export needs."""
 
 from build_engines.networks.base import (
+    Adapter,
     Attention,
     Axis,
     Case,
@@ -16,6 +17,7 @@ from build_engines.networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
 from build_engines.networks.vae import VaeDecoder, VaeEncoder
 
 __all__ = [
+    "Adapter",
     "Attention",
     "Axis",
     "Case",

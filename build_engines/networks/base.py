@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from build_engines.checkpoint import Checkpoint
+from build_engines.weights import load_weights
 from pipelines.descriptor import Box
 
 DType = Literal["FP32", "INT32"]
@@ -103,6 +104,14 @@ class Case:
         return " ".join([f"batch={self.rows}", *(f"{k}={v}" for k, v in self.sizes.items())])
 
 
+class Adapter(nn.Module):
+    """A library's model behind the arguments and the results of its Triton model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model  # the libraries' classes are not typed
+
+
 class NetworkExport(ABC):
     """One network of a pipeline, as it is exported."""
 
@@ -139,19 +148,40 @@ class NetworkExport(ABC):
     def outputs(self) -> tuple[Tensor, ...]:
         """Output tensors."""
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is made with beside the configuration, as JSON has it."""
+        return {}
+
     @abstractmethod
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        """The checkpoint's own network in float32; its arguments are :attr:`inputs`.
+    def skeleton(self) -> Adapter:
+        """The network in float32 without weights, on torch's meta device; its arguments are
+        :attr:`inputs`."""
+
+    def complete(self, module: Adapter) -> None:  # noqa: B027 - most have nothing else
+        """Makes what a skeleton has beside its weights, once it has them."""
+
+    def current_name(self, name: str) -> str | None:
+        """The name that a tensor of a checkpoint has in the library's model; None for one that
+        is not used."""
+        return name
+
+    def load(self, checkpoint: Checkpoint) -> Adapter:
+        """The checkpoint's own network in float32.
 
         Raises:
             CheckpointError: the weights are missing or do not fit.
         """
+        module = self.skeleton()
+        load_weights(module.model, checkpoint, self.part, self.current_name)
+        self.complete(module)
+        return module
 
     @abstractmethod
-    def prepare(self, module: nn.Module, attention: Attention) -> None:
+    def prepare(self, module: Adapter, attention: Attention) -> None:
         """Changes a loaded module, in place, into the form whose trace is exported."""
 
-    def sensitive(self, module: nn.Module) -> Sequence[nn.Module]:
+    def sensitive(self, module: Adapter) -> Sequence[nn.Module]:
         """The module's blocks that may stay in float32 where their values would overflow in
         half precision; none where that does not happen."""
         return ()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel
-from torch import nn
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Attention, Axis, Tensor
+from build_engines.networks.base import Adapter, Attention, Axis, Tensor
 from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
 from build_engines.networks.residuals import Residual, residuals
-from build_engines.weights import load_weights
 
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
@@ -21,11 +18,7 @@ PIXELS_PER_LATENT = 8
 _MODEL: Any = ControlNetModel  # diffusers' classes are not typed
 
 
-class _Control(nn.Module):
-    def __init__(self, controlnet: nn.Module) -> None:
-        super().__init__()
-        self.controlnet = controlnet
-
+class _Control(Adapter):
     def forward(
         self,
         sample: torch.Tensor,
@@ -37,7 +30,7 @@ class _Control(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         # [B, 4, h, w], [B, 1], [B, L, D], [B, 3, 8h, 8w], [B, 1] and, where sized, [B, P] and
         # [B, N] → the residuals [B, C_i, h_i, w_i], the middle block's last
-        down, mid = self.controlnet(
+        down, mid = self.model(
             sample,
             timestep[:, 0],
             encoder_hidden_states,
@@ -92,14 +85,16 @@ class ControlNet(DiffusionExport):
     def outputs(self) -> tuple[Tensor, ...]:
         return tuple(residual.tensor for residual in self.residuals)
 
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        with torch.device("meta"):
-            controlnet: nn.Module = _MODEL.from_config(dict(self.config))
-        load_weights(controlnet, checkpoint, self.part, lambda name: name)
-        return _Control(controlnet)
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"name": self.name, "time_ids": self.time_ids}
 
-    def prepare(self, module: nn.Module, attention: Attention) -> None:
-        attention.use_in_diffusers(cast(Any, module).controlnet)
+    def skeleton(self) -> Adapter:
+        with torch.device("meta"):
+            return _Control(_MODEL.from_config(dict(self.config)))
+
+    def prepare(self, module: Adapter, attention: Attention) -> None:
+        attention.use_in_diffusers(module.model)
 
 
 def _with_pixels(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Attention, NetworkExport, Tensor
-from build_engines.weights import load_weights
+from build_engines.networks.base import Adapter, Attention, NetworkExport, Tensor
 from pipelines.descriptor import TextRole
 
 CHUNK_TOKENS = 77
@@ -19,36 +16,20 @@ END_TOKEN = 49407
 """Id of the token that ends a text, in the vocabulary that all these encoders share."""
 
 
-class _LastHiddenState(nn.Module):
-    def __init__(self, encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.encoder = encoder
-
+class _LastHiddenState(Adapter):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         # [B, 77] → [B, 77, D]
-        return cast(torch.Tensor, self.encoder(input_ids=input_ids).last_hidden_state)
+        return cast(torch.Tensor, self.model(input_ids=input_ids).last_hidden_state)
 
 
-class _SecondLastHiddenState(nn.Module):
-    def __init__(self, encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.encoder = encoder
-
+class _SecondLastHiddenState(Adapter):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         # [B, 77] → [B, 77, D]
-        states = self.encoder(input_ids=input_ids, output_hidden_states=True).hidden_states
+        states = self.model(input_ids=input_ids, output_hidden_states=True).hidden_states
         return cast(torch.Tensor, states[-2])
 
 
-class _SecondLastAndPooled(nn.Module):
-    def __init__(self, model: CLIPTextModelWithProjection) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def encoder(self) -> CLIPTextModel:
-        return cast(CLIPTextModel, self.model.text_model)
-
+class _SecondLastAndPooled(Adapter):
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # [B, 77] → [B, 77, D], [B, P]
         out = self.model(input_ids=input_ids, output_hidden_states=True)
@@ -80,18 +61,29 @@ class ClipTextEncoder(NetworkExport):
         """Features D of a hidden state."""
         return int(self.config["hidden_size"])
 
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        return _LastHiddenState(self._load_encoder(checkpoint))
+    adapter: ClassVar[type[Adapter]] = _LastHiddenState
 
-    def _load_encoder(self, checkpoint: Checkpoint) -> CLIPTextModel:
+    def skeleton(self) -> Adapter:
         with torch.device("meta"):
-            encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config)))
-        load_weights(encoder, checkpoint, self.part, _current_name)
-        _make_positions(encoder)
-        return encoder
+            return self.adapter(CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config))))
 
-    def prepare(self, module: nn.Module, attention: Attention) -> None:
-        attention.use_in_clip(cast(_LastHiddenState, module).encoder)
+    def current_name(self, name: str) -> str | None:
+        """Older transformers nested the encoder in ``text_model``, and stored the positions."""
+        return _without_positions(name.removeprefix("text_model."))
+
+    def complete(self, module: Adapter) -> None:
+        """Makes the buffer that is not stored with the weights."""
+        encoder = self.encoder(module)
+        device = encoder.embeddings.position_embedding.weight.device
+        positions = torch.arange(encoder.config.max_position_embeddings, device=device)
+        encoder.embeddings.register_buffer("position_ids", positions[None], persistent=False)
+
+    def encoder(self, module: Adapter) -> Any:
+        """The encoder alone, without a projection."""
+        return module.model
+
+    def prepare(self, module: Adapter, attention: Attention) -> None:
+        attention.use_in_clip(self.encoder(module))
 
     def fill(
         self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
@@ -107,8 +99,7 @@ class SdxlTextEncoder(ClipTextEncoder):
     """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]: the second-last one,
     without the final norm."""
 
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        return _SecondLastHiddenState(self._load_encoder(checkpoint))
+    adapter = _SecondLastHiddenState
 
 
 class SdxlTextEncoder2(ClipTextEncoder):
@@ -130,26 +121,18 @@ class SdxlTextEncoder2(ClipTextEncoder):
         """Features P of a pooled text."""
         return int(self.config["projection_dim"])
 
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
+    def skeleton(self) -> Adapter:
         # Older configurations name another end, by which the greatest id is taken for it. That
         # goes wrong with the ids beyond the vocabulary that textual inversions add.
         config = CLIPTextConfig.from_dict({**self.config, "eos_token_id": END_TOKEN})
         with torch.device("meta"):
-            model = CLIPTextModelWithProjection(config)
-        load_weights(model, checkpoint, self.part, _without_positions)
-        _make_positions(model.text_model)
-        return _SecondLastAndPooled(model)
+            return _SecondLastAndPooled(CLIPTextModelWithProjection(config))
 
+    def current_name(self, name: str) -> str | None:
+        return _without_positions(name)
 
-def _make_positions(encoder: CLIPTextModel) -> None:
-    """Makes the buffer that is not stored with the weights, so that is still on the meta device."""
-    positions = torch.arange(encoder.config.max_position_embeddings).expand(1, -1)
-    encoder.embeddings.register_buffer("position_ids", positions, persistent=False)
-
-
-def _current_name(name: str) -> str | None:
-    """Older transformers nested the encoder in ``text_model`` and stored the positions."""
-    return _without_positions(name.removeprefix("text_model."))
+    def encoder(self, module: Adapter) -> Any:
+        return module.model.text_model
 
 
 def _without_positions(name: str) -> str | None:

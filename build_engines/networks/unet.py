@@ -7,13 +7,10 @@ from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Attention, Tensor
+from build_engines.networks.base import Adapter, Attention, Tensor
 from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
 from build_engines.networks.residuals import Residual, residuals
-from build_engines.weights import load_weights
 
 ALWAYS_PASS_SIZES = 40
 """As ``num_upsamplers``: diffusers passes the skip connections' sizes to the up-path where a
@@ -23,10 +20,9 @@ multiple of 2**40, so the graph always takes its sizes from the skip connections
 _MODEL: Any = UNet2DConditionModel  # diffusers' classes are not typed
 
 
-class _Denoise(nn.Module):
-    def __init__(self, unet: nn.Module, sized: bool) -> None:
-        super().__init__()
-        self.unet = unet
+class _Denoise(Adapter):
+    def __init__(self, model: Any, sized: bool) -> None:
+        super().__init__(model)
         self.sized = sized
 
     def forward(
@@ -42,7 +38,7 @@ class _Denoise(nn.Module):
         if self.sized:
             added = {"text_embeds": more[0], "time_ids": more[1]}
             more = more[2:]
-        out = self.unet(
+        out = self.model(
             sample,
             timestep[:, 0],
             encoder_hidden_states,
@@ -97,16 +93,17 @@ class Unet(DiffusionExport):
     def outputs(self) -> tuple[Tensor, ...]:
         return (Tensor("out_sample", "FP32", (self.config["out_channels"], "height", "width")),)
 
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        with torch.device("meta"):
-            unet: nn.Module = _MODEL.from_config(dict(self.config))
-        load_weights(unet, checkpoint, self.part, lambda name: name)
-        return _Denoise(unet, sized=self.time_ids > 0)
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"controlled": bool(self.residuals)}
 
-    def prepare(self, module: nn.Module, attention: Attention) -> None:
-        unet = cast(Any, module).unet
-        unet.num_upsamplers = ALWAYS_PASS_SIZES
-        attention.use_in_diffusers(unet)
+    def skeleton(self) -> Adapter:
+        with torch.device("meta"):
+            return _Denoise(_MODEL.from_config(dict(self.config)), sized=self.time_ids > 0)
+
+    def prepare(self, module: Adapter, attention: Attention) -> None:
+        module.model.num_upsamplers = ALWAYS_PASS_SIZES
+        attention.use_in_diffusers(module.model)
 
 
 class SdxlUnet(Unet):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -10,54 +9,58 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.networks.base import Attention, Axis, NetworkExport, Space, Tensor
-from build_engines.weights import load_weights
+from build_engines.networks.base import Adapter, Attention, Axis, NetworkExport, Space, Tensor
 
 DEFAULT_LATENT_SCALE = 0.18215
 """Of a VAE whose configuration names none."""
 
 _MODEL: Any = AutoencoderKL  # diffusers' classes are not typed
+_ENCODER = "encoder", "quant_conv"
+_DECODER = "decoder", "post_quant_conv"
 
 
-class _EncodeMean(nn.Module):
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae: Any = vae
-
+class _EncodeMean(Adapter):
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         # [B, 3, H, W] → [B, 4, H/8, W/8]
-        return cast(torch.Tensor, self.vae.encode(sample).latent_dist.mean)
+        return cast(torch.Tensor, self.model.encode(sample).latent_dist.mean)
 
 
-class _Decode(nn.Module):
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae: Any = vae
-
+class _Decode(Adapter):
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
         # [B, 4, h, w] → [B, 3, 8h, 8w]
-        return cast(torch.Tensor, self.vae.decode(latent_sample, return_dict=False)[0])
+        return cast(torch.Tensor, self.model.decode(latent_sample, return_dict=False)[0])
 
 
 class _VaeHalf(NetworkExport):
     part = "vae"
     max_batch = 4
 
+    adapter: ClassVar[type[Adapter]]
+    own_parts: ClassVar[tuple[str, str]]
+    """The half's two parts of the library's model: the network, and the convolution between it
+    and the latent."""
+    other_parts: ClassVar[tuple[str, str]]
+
     @property
     def latent_scale(self) -> float:
         """What latents are multiplied by, so that their variance is about 1."""
         return float(self.config.get("scaling_factor", DEFAULT_LATENT_SCALE))
 
-    def _load_vae(self, checkpoint: Checkpoint) -> nn.Module:
+    def skeleton(self) -> Adapter:
         with torch.device("meta"):
-            vae: nn.Module = _MODEL.from_config(dict(self.config))
-        load_weights(vae, checkpoint, self.part, _current_name)
-        return vae
+            vae = _MODEL.from_config(dict(self.config))
+        for part in self.other_parts:
+            setattr(vae, part, None)
+        return self.adapter(vae)
 
-    def sensitive(self, module: nn.Module) -> Sequence[nn.Module]:
+    def current_name(self, name: str) -> str | None:
+        if name.split(".")[0] in self.other_parts:
+            return None
+        return _current_name(name)
+
+    def sensitive(self, module: Adapter) -> Sequence[nn.Module]:
         """Known of SDXL's: its decoder's sums leave float16's range."""
-        half = self._half(cast(Any, module).vae)
+        half = getattr(module.model, self.own_parts[0])
         convolutions = (half.conv_in, half.conv_norm_out, half.conv_out)
         stages = getattr(half, "down_blocks", None) or half.up_blocks
         scalers = (
@@ -72,12 +75,8 @@ class _VaeHalf(NetworkExport):
             *(scaler for each in scalers for scaler in each or ()),
         ]
 
-    @abstractmethod
-    def _half(self, vae: Any) -> Any:
-        """The encoder or the decoder."""
-
-    def prepare(self, module: nn.Module, attention: Attention) -> None:
-        attention.use_in_diffusers(cast(Any, module).vae)
+    def prepare(self, module: Adapter, attention: Attention) -> None:
+        attention.use_in_diffusers(module.model)
 
 
 class VaeEncoder(_VaeHalf):
@@ -85,6 +84,8 @@ class VaeEncoder(_VaeHalf):
     [B, 4, H/8, W/8], the posterior's mean, not scaled."""
 
     role = "vae_encoder"
+    adapter = _EncodeMean
+    own_parts, other_parts = _ENCODER, _DECODER
     max_batch_area = 2 * 1024 * 1024
     """Of pixels: 3.2 GB with SD's VAE in float32, 1.5 kB a pixel."""
     axes = (Axis("height_px", 32, 512, 2048), Axis("width_px", 32, 512, 2048))
@@ -109,12 +110,6 @@ class VaeEncoder(_VaeHalf):
     def sizes_at(self, side: int) -> dict[str, int]:
         return {"height_px": side, "width_px": side}
 
-    def _half(self, vae: Any) -> Any:
-        return vae.encoder
-
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        return _EncodeMean(self._load_vae(checkpoint))
-
     def fill(
         self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
@@ -127,6 +122,8 @@ class VaeDecoder(_VaeHalf):
     [B, 3, 8h, 8w], about −1…1, not clipped."""
 
     role = "vae_decoder"
+    adapter = _Decode
+    own_parts, other_parts = _DECODER, _ENCODER
     max_batch_area = 128 * 128
     """A picture of 1024²: 3.4 GB with SD's VAE in float32, 3.2 kB a pixel."""
     axes = (Axis("height", 4, 64, 256), Axis("width", 4, 64, 256))
@@ -149,12 +146,6 @@ class VaeDecoder(_VaeHalf):
 
     def sizes_at(self, side: int) -> dict[str, int]:
         return {"height": side, "width": side}
-
-    def _half(self, vae: Any) -> Any:
-        return vae.decoder
-
-    def load(self, checkpoint: Checkpoint) -> nn.Module:
-        return _Decode(self._load_vae(checkpoint))
 
     def fill(
         self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator

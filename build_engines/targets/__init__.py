@@ -13,5 +13,8 @@ def open_target(options: TargetOptions) -> Target:
         BuildError: it is not to be had here; the message says what is missing.
     """
     from build_engines.targets.onnx import OnnxTarget
+    from build_engines.targets.torch import open_torch
 
+    if options.name == "torch":
+        return open_torch(options)
     return OnnxTarget(options.precision or "fp32")

@@ -18,7 +18,7 @@ from build_engines.errors import BuildError, CheckpointError
 from build_engines.export import export_onnx
 from build_engines.networks import NetworkExport, SdxlUnet, Unet
 from build_engines.networks.residuals import residuals
-from build_engines.verify import TOLERANCES, references, verify
+from build_engines.verify import TOLERANCES, onnxruntime_runner, references, verify
 from tests.build_engines.conftest import assert_close, edit, open_model, snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
@@ -131,7 +131,9 @@ def export(network: NetworkExport, checkpoint: Checkpoint, folder: Path) -> floa
     expected = references(network, module)
     network.prepare(module, FUSED)
     folder.mkdir()
-    return verify(network, export_onnx(network, module, folder, FUSED.domains), expected, "fp32")
+    path = export_onnx(network, module, folder, FUSED.domains)
+    with onnxruntime_runner(network, path, "fp32") as run:
+        return verify(network, run, expected, "fp32")
 
 
 @torch.no_grad()

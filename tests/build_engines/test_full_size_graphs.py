@@ -18,12 +18,11 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 from build_engines.attention import PLAIN
 from build_engines.checkpoint import Checkpoint, open_checkpoint
 from build_engines.export import export_onnx
-from build_engines.networks import Case, NetworkExport, VaeEncoder
+from build_engines.networks import Adapter, Case, NetworkExport, VaeEncoder
 from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.precision import lower
 from build_engines.verify import cosine
@@ -86,7 +85,7 @@ def case(network: NetworkExport, height: int, width: int, rows: int) -> Case:
 
 def export(
     network: NetworkExport,
-    module: nn.Module,
+    module: Adapter,
     folder: Path,
     precision: Precision,
     probes: Sequence[Arrays],
@@ -105,7 +104,7 @@ def run(path: Path, cases: Sequence[Arrays]) -> list[list[Array]]:
     return [session.run(None, {name: each[name] for name in names}) for each in cases]
 
 
-def run_torch(network: NetworkExport, module: nn.Module, inputs: Arrays) -> list[Array]:
+def run_torch(network: NetworkExport, module: Adapter, inputs: Arrays) -> list[Array]:
     with torch.inference_mode():
         outputs = module(*(torch.from_numpy(inputs[tensor.name]) for tensor in network.inputs))
     return [each.numpy() for each in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]

@@ -10,13 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from build_engines.attention import PLAIN
 from build_engines.checkpoint import open_checkpoint
 from build_engines.errors import VerificationError
 from build_engines.graph import write_graph
-from build_engines.networks import NetworkExport
+from build_engines.networks import Adapter, NetworkExport
 from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.precision import lower
 from build_engines.verify import TOLERANCES, cosine, references
@@ -85,20 +84,20 @@ def test_graphs_of_every_family_agree_with_torch(
     assert all(tensor.data_location == 1 for tensor in graph.graph.initializer)
 
 
-def decoder(scale: float) -> tuple[NetworkExport, nn.Module]:
+def decoder(scale: float) -> tuple[NetworkExport, Adapter]:
     """The small VAE's decoder, whose first stage's values are scaled; the norm that follows takes
     the scale out again."""
     opened = pipeline("sd15")
     ((network, checkpoint),) = [each for each in opened.exports if each[0].role == "vae_decoder"]
     module = network.load(checkpoint)
     with torch.no_grad():
-        resnet = cast(Any, module).vae.decoder.mid_block.resnets[0]
+        resnet = cast(Any, module.model).decoder.mid_block.resnets[0]
         for parameter in (*resnet.conv2.parameters(),):
             parameter.mul_(scale)
     return network, module
 
 
-def probes(network: NetworkExport, module: nn.Module) -> list[list[torch.Tensor]]:
+def probes(network: NetworkExport, module: Adapter) -> list[list[torch.Tensor]]:
     found = references(network, module, network.cases()[:1])
     return [[torch.from_numpy(array) for array in each.inputs.values()] for each in found]
 
@@ -109,8 +108,8 @@ def test_blocks_that_overflow_stay_in_float32() -> None:
     inputs = probes(network, module)
     expected = module(*inputs[0])
     lowered = lower(network, module, "fp16", inputs)
-    kept = {p.dtype for p in cast(Any, module).vae.decoder.mid_block.resnets[0].parameters()}
-    last = {p.dtype for p in cast(Any, module).vae.decoder.conv_out.parameters()}
+    kept = {p.dtype for p in cast(Any, module.model).decoder.mid_block.resnets[0].parameters()}
+    last = {p.dtype for p in cast(Any, module.model).decoder.conv_out.parameters()}
     assert (kept, last) == ({torch.float32}, {torch.float16})
     output = lowered(*inputs[0])
     assert output.dtype == torch.float32

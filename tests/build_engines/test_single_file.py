@@ -303,6 +303,6 @@ def test_sd2_is_told_from_sd1(checkpoint: Path, tmp_path: Path) -> None:
     pipeline = open_pipeline("x", open_checkpoint(tmp_path / "m.safetensors"), {}, "v_prediction")
     assert (pipeline.family, pipeline.prediction) == (SD2, "v_prediction")
     state = pipeline.unet.load(pipeline.checkpoint).state_dict()
-    assert same(state, {f"unet.{name}": value.float() for name, value in linear.items()})
+    assert same(state, {f"model.{name}": value.float() for name, value in linear.items()})
     (encoder,) = pipeline.text_encoders
     assert encoder.load(pipeline.checkpoint).state_dict()

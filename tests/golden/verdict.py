@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.descriptor import Precision
 from segs_client.messages import DetailResult
 from tests.golden.cases import Case
 
-MAX_DIFFERENCE = 3.0
-MEAN_DIFFERENCE = 0.1
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Greatest difference of a value, and of a SEG's mean; in grey levels."""
+
+    greatest: float
+    mean: float
+
+    def __str__(self) -> str:
+        greatest = "any" if math.isinf(self.greatest) else f"at most {self.greatest:g}"
+        mean = "any" if math.isinf(self.mean) else f"at most {self.mean:g}"
+        return f"{greatest} at a pixel, {mean} in the mean"
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(3.0, 0.1),
+    "fp16": Tolerance(math.inf, 1.5),
+    "bf16": Tolerance(math.inf, math.inf),
+}
+"""By the networks' precision. bfloat16 has no bar: its eight bits show in every picture."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,7 @@ class Verdict:
         return f"max {self.max_difference:g}  mean {self.mean_difference:.4f}"
 
 
-def judge(case: Case, result: DetailResult) -> Verdict:
+def judge(case: Case, result: DetailResult, tolerance: Tolerance = TOLERANCES["fp32"]) -> Verdict:
     """Every output SEG (and the pasted picture) within tolerance, regions and missing images
     exact."""
     if len(result.segs) != len(case.expected):
@@ -49,18 +69,21 @@ def judge(case: Case, result: DetailResult) -> Verdict:
             if pixels.shape != expected.shape:
                 return Verdict(fault=f"SEG {index} is {pixels.shape}, expected {expected.shape}")
             differences.append(np.abs(pixels - expected))
-    verdict = _within_tolerance("SEGS", differences)
+    verdict = _within_tolerance("SEGS", differences, tolerance)
     if verdict.passed and case.pasted is not None and result.image is not None:
         pasted = np.asarray(result.image).astype(np.float64)
-        pasted_verdict = _within_tolerance("pasted picture", [np.abs(pasted - case.pasted)])
+        difference = np.abs(pasted - case.pasted)
+        pasted_verdict = _within_tolerance("pasted picture", [difference], tolerance)
         if not pasted_verdict.passed:
             return pasted_verdict
     return verdict
 
 
-def _within_tolerance(what: str, differences: list[NDArray[np.float64]]) -> Verdict:
+def _within_tolerance(
+    what: str, differences: list[NDArray[np.float64]], tolerance: Tolerance
+) -> Verdict:
     largest = max((float(one.max()) for one in differences), default=0.0)
     mean = max((float(one.mean()) for one in differences), default=0.0)
-    if largest > MAX_DIFFERENCE or mean > MEAN_DIFFERENCE:
+    if largest > tolerance.greatest or mean > tolerance.mean:
         return Verdict(largest, mean, f"{what}: max {largest:g}, mean {mean:.4f}")
     return Verdict(largest, mean)

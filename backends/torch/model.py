@@ -1,0 +1,33 @@
+"""A Triton backend named ``torch``: a pipeline's networks in torch, on a GPU or a CPU.
+
+Tensors come and go by DLPack: what is on the GPU stays there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import from_dlpack
+
+from serving.network_model import NetworkModel
+from serving.process import physical_cores
+from serving.torch_session import TorchSession, TorchSettings, instance_device, open_torch_session
+
+
+class TritonPythonModel(NetworkModel):
+    """A network in torch."""
+
+    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> TorchSession:
+        device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
+        settings = TorchSettings.from_config(config)
+        torch.set_num_threads(settings.threads or physical_cores())
+        return open_torch_session(folder, device, settings)
+
+    def read(self, tensor: Any) -> torch.Tensor:
+        return from_dlpack(tensor.to_dlpack())
+
+    def write(self, name: str, value: torch.Tensor) -> Any:
+        return pb_utils.Tensor.from_dlpack(name, value)

@@ -1,0 +1,125 @@
+"""CUDA graphs of a network: one for every shape that comes again.
+
+Started one by one, the thousand kernels of a small batch take the CPU longer than the GPU. A
+graph starts them all at once, but has fixed addresses and so fixed shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+BUCKETS = (1, 2, 4, 8, 16)
+"""Rows that graphs are captured with; fewer are filled up, more go without."""
+MOST_GRAPHS = 32
+"""Kept; the one not used for longest goes first."""
+_MOST_SEEN = 1024
+_WARM_UPS = 2
+
+log = logging.getLogger(__name__)
+
+Tensors = Sequence[torch.Tensor]
+Network = Callable[..., Tensors]
+"""Tensors in, tensors out; every first axis is the rows'."""
+Key = tuple[tuple[int, ...], ...]
+
+
+class Graph(Protocol):
+    """A captured run."""
+
+    def replay(self, inputs: Tensors) -> Tensors:
+        """Outputs with the rows of the inputs, at most those captured; they stay as they are."""
+
+
+Capture = Callable[[Network, Tensors, int], Graph]
+"""Captures a network's run on inputs of these shapes, but with so many rows."""
+
+
+class GraphCache:
+    """A network that is run from a graph where its inputs' shapes come a second time."""
+
+    def __init__(self, network: Network, capture: Capture, most: int = MOST_GRAPHS) -> None:
+        self._network = network
+        self._capture = capture
+        self._most = most
+        self._graphs: OrderedDict[Key, Graph] = OrderedDict()
+        self._seen: OrderedDict[Key, bool] = OrderedDict()
+        """Shapes without a graph, and whether one may be captured."""
+
+    def __call__(self, *inputs: torch.Tensor) -> Tensors:
+        """One batch."""
+        rows = next((bucket for bucket in BUCKETS if bucket >= len(inputs[0])), None)
+        if rows is None:
+            return self._network(*inputs)
+        key = tuple((rows, *each.shape[1:]) for each in inputs)
+        graph = self._graphs.get(key)
+        if graph is None and self._comes_again(key):
+            graph = self._captured(key, inputs, rows)
+        if graph is None:
+            return self._network(*inputs)
+        self._graphs.move_to_end(key)
+        return graph.replay(inputs)
+
+    def _comes_again(self, key: Key) -> bool:
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return self._seen[key]
+        self._seen[key] = True
+        if len(self._seen) > _MOST_SEEN:
+            self._seen.popitem(last=False)
+        return False
+
+    def _captured(self, key: Key, inputs: Tensors, rows: int) -> Graph | None:
+        if len(self._graphs) >= self._most:
+            self._graphs.popitem(last=False)
+        try:
+            graph = self._capture(self._network, inputs, rows)
+        except RuntimeError:  # torch's errors of CUDA and of its memory are such
+            log.warning("no graph for the shapes %s, they are run without", key, exc_info=True)
+            self._seen[key] = False
+            return None
+        self._graphs[key] = graph
+        del self._seen[key]
+        return graph
+
+
+class CudaCapture:
+    """Captures on the current GPU, all graphs in one pool of memory: they never run at once."""
+
+    def __init__(self) -> None:
+        self._pool: Any = torch.cuda.graph_pool_handle()
+
+    def __call__(self, network: Network, inputs: Tensors, rows: int) -> Graph:
+        """See :data:`Capture`."""
+        return _CudaGraph(network, inputs, rows, self._pool)
+
+
+class _CudaGraph:
+    def __init__(self, network: Network, inputs: Tensors, rows: int, pool: Any) -> None:
+        self._inputs = [each.new_zeros((rows, *each.shape[1:])) for each in inputs]
+        self._fill(inputs)
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
+            for _ in range(_WARM_UPS):
+                network(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads of the process may use the GPU meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._outputs = network(*self._inputs)
+
+    def replay(self, inputs: Tensors) -> Tensors:
+        """Outputs are copied out of the graph's own memory, which its next run overwrites."""
+        self._fill(inputs)
+        self._graph.replay()
+        rows = len(inputs[0])
+        return [each[:rows].clone() for each in self._outputs]
+
+    def _fill(self, inputs: Tensors) -> None:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own[: len(given)].copy_(given)
