@@ -19,3 +19,7 @@ class VerificationError(BuildError):
     """An exported network does not compute what the checkpoint's network computes."""
 
     exit_code = 4
+
+
+class RefitError(BuildError):
+    """An engine's weights cannot be exchanged; a full build is needed."""

@@ -18,12 +18,14 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+_SUFFIX = ".building"
+
 
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Path]:
     """An empty folder to build in, removed at the end. What a killed build left in it is
     removed now; while another process builds the same pipeline, this waits."""
-    folder = repository / f".{name}.building"
+    folder = repository / f".{name}{_SUFFIX}"
     descriptor = _lock(folder)
     try:
         _empty(folder)
@@ -33,6 +35,13 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(folder)
     finally:
         os.close(descriptor)
+
+
+def published(path: Path) -> Path:
+    """Where a path below a :func:`staging` folder comes to lie, and what an older build has there
+    until then."""
+    folder = next(each for each in path.parents if each.name.endswith(_SUFFIX))
+    return folder.parent / path.relative_to(folder)
 
 
 def publish(staged: Path, repository: Path, models: Sequence[str], descriptor: str) -> None:

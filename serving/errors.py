@@ -11,6 +11,10 @@ class RepositoryError(ServingError):
     """A repository lacks a pipeline, or holds something that Triton would refuse."""
 
 
+class EngineError(ServingError):
+    """A compiled engine does not run with this TensorRT or on this GPU."""
+
+
 class InstallationError(ServingError):
     """tritonserver, its stub for this Python, or a shared library is missing."""
 

@@ -22,6 +22,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from serving.canary import run_canary
+from serving.engines import check_engines
 from serving.errors import ServingError, StartError
 from serving.guard import Orders, remove_leftovers
 from serving.heart import EngineState, find_hanging, find_silent, read_state
@@ -108,6 +109,7 @@ class EmbeddedServer:
             self.pipelines = check_repositories(options.repositories, options.model_repository)
             installation = find_installation(options.tritonserver)
             check_libraries(installation)
+            check_engines(options.repositories, installation)
             self._claim_ports()
             self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
             self._state = self._workspace / "state"

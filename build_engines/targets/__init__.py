@@ -12,6 +12,10 @@ def open_target(options: TargetOptions) -> Target:
     Raises:
         BuildError: it is not to be had here; the message says what is missing.
     """
+    if options.name == "tensorrt":
+        from build_engines.targets.tensorrt import open_tensorrt
+
+        return open_tensorrt(options)
     from build_engines.targets.onnx import OnnxTarget
     from build_engines.targets.torch import open_torch
 

@@ -1,0 +1,167 @@
+"""TensorRT engines for Triton's own backend, tied to one TensorRT and one kind of GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from build_engines.attention import PLAIN
+from build_engines.checkpoint import Checkpoint
+from build_engines.errors import BuildError, RefitError
+from build_engines.graph import STAGES, write_graph
+from build_engines.networks import NetworkExport
+from build_engines.options import TargetOptions
+from build_engines.publish import published, write_flushed
+from build_engines.targets.base import Report
+from build_engines.tensorrt import Builder, Job, find_builder
+from build_engines.tensorrt.base import PLAN_FILE
+from build_engines.tensorrt.structure import read_structure
+from pipelines.descriptor import EngineSpec, Precision
+from pipelines.descriptor import Target as TargetName
+from pipelines.gpu import Gpu, GpuError, find_gpus
+
+log = logging.getLogger(__name__)
+
+RECORD_FILE = "engine.json"
+"""What a refittable engine was made of, but for the weights; beside its plan."""
+WORKSPACE_SHARE = 0.25
+"""Of the GPU's memory, for one kernel's scratch; the rest is for weights and activations."""
+_BF16_SINCE = 8.0
+
+
+def open_tensorrt(options: TargetOptions) -> TensorRtTarget:
+    """The target for the GPU and the TensorRT of this machine.
+
+    Raises:
+        BuildError: one of them is not here, or the GPU lacks the precision.
+    """
+    try:
+        gpu = find_gpus()[0]
+    except GpuError as error:
+        raise BuildError(
+            f"target: tensorrt builds on the GPU that it builds for: {error}"
+        ) from None
+    precision = options.precision or "fp16"
+    if precision == "bf16" and float(gpu.compute_capability) < _BF16_SINCE:
+        raise BuildError(
+            f"precision: bf16 needs compute capability {_BF16_SINCE}; "
+            f"{gpu.name} has {gpu.compute_capability}"
+        )
+    if options.weight_streaming:
+        log.warning("Triton sets no budget for weight streaming: all weights stay on the GPU")
+    return TensorRtTarget(find_builder(), gpu, precision, options)
+
+
+@dataclass(frozen=True)
+class TensorRtTarget:
+    """``model.plan`` on a GPU."""
+
+    builder: Builder
+    gpu: Gpu
+    precision: Precision
+    options: TargetOptions
+    name: TargetName = "tensorrt"
+    stages: int = STAGES + 1
+
+    @property
+    def memory_gb(self) -> float:
+        """See :attr:`Target.memory_gb`."""
+        return self.options.memory_gb or self.gpu.memory_gb
+
+    @property
+    def engine(self) -> EngineSpec:
+        """See :attr:`Target.engine`."""
+        return EngineSpec(
+            tensorrt=self.builder.version,
+            gpu=self.gpu.name,
+            compute_capability=self.gpu.compute_capability,
+        )
+
+    def built_with(self) -> dict[str, str]:
+        """See :meth:`Target.built_with`."""
+        return {
+            "tensorrt": self.builder.version,
+            "gpu": f"{self.gpu.name} ({self.gpu.compute_capability})",
+            "memory_gb": f"{self.memory_gb:.1f}",
+            "precision": self.precision,
+            "optimization_level": str(self.options.optimization_level),
+            "refit": str(self.options.refit),
+            "weight_streaming": str(self.options.weight_streaming),
+        }
+
+    def configure(self, config: Any, network: NetworkExport) -> None:
+        """See :meth:`Target.configure`. Triton takes the first profile unless it is told all."""
+        config.backend = "tensorrt"
+        group = config.instance_group.add(
+            kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, count=1
+        )
+        count = len(network.profiles(self.memory_gb))
+        if count > 1:
+            group.profile.extend(str(index) for index in range(count))
+
+    def write(
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+    ) -> None:
+        """See :meth:`Target.write`. The graph goes away again; it is as large as the engine."""
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            graph = write_graph(
+                *(network, checkpoint, Path(scratch), report),
+                precision=self.precision,
+                attention=PLAIN,
+            )
+            job = self.job(network, graph, folder / PLAN_FILE)
+            record = self._record(job)
+            if self.options.refit:
+                write_flushed(folder / RECORD_FILE, record)
+            if self.options.refit and self._refitted(job, record):
+                report("engine refitted")
+            else:
+                self.builder.build(job)
+                report("engine built")
+
+    def job(self, network: NetworkExport, graph: Path, plan: Path) -> Job:
+        """What the builder is asked for."""
+        options = self.options
+        return Job(
+            graph=graph,
+            plan=plan,
+            profiles=[
+                {tensor.name: profile.shapes(tensor) for tensor in network.inputs}
+                for profile in network.profiles(self.memory_gb)
+            ],
+            workspace_bytes=int(self.memory_gb * 1e9 * WORKSPACE_SHARE),
+            optimization_level=options.optimization_level,
+            timing_cache=options.timing_cache,
+            refit=options.refit,
+            weight_streaming=options.weight_streaming,
+            tf32=self.precision != "fp32",
+        )
+
+    def _record(self, job: Job) -> str:
+        record = {
+            "structure": read_structure(job.graph).digest,
+            "profiles": job.profiles,
+            "built_with": self.built_with(),
+        }
+        return json.dumps(record, indent=1) + "\n"
+
+    def _refitted(self, job: Job, record: str) -> bool:
+        """Whether the engine that serves now could be given the new weights."""
+        old = published(job.plan)
+        try:
+            if (old.parent / RECORD_FILE).read_text() != record:
+                log.info("%s: not of the same structure or options; built anew", old)
+                return False
+            self.builder.refit(old, job.graph, job.plan)
+        except FileNotFoundError:
+            return False
+        except RefitError as error:
+            log.warning("%s: built anew, as it cannot be refitted: %s", old, error)
+            return False
+        return True

@@ -1,0 +1,56 @@
+"""What both ways of building an engine have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+Shape = tuple[int, ...]
+Profiles = Sequence[Mapping[str, tuple[Shape, Shape, Shape]]]
+"""For each optimisation profile: input → its least, usual and greatest shape."""
+
+PLAN_FILE = "model.plan"
+"""Triton's name for an engine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to build."""
+
+    graph: Path
+    """``model.onnx``, its weights beside it; strongly typed: the graph's types are the engine's."""
+    plan: Path
+    """The file to write."""
+    profiles: Profiles
+    workspace_bytes: int
+    """Most scratch memory of any kernel."""
+    optimization_level: int = 3
+    timing_cache: Path | None = None
+    refit: bool = False
+    weight_streaming: bool = False
+    tf32: bool = True
+    """Whether float32 products may be rounded to TF32."""
+
+
+class Builder(Protocol):
+    """Builds engines with one TensorRT."""
+
+    @property
+    def version(self) -> str:
+        """TensorRT's, e.g. "10.13.3"; a plan runs with no other."""
+
+    def build(self, job: Job) -> None:
+        """Writes the plan, or leaves no file.
+
+        Raises:
+            BuildError: says what TensorRT complained of.
+        """
+
+    def refit(self, old: Path, graph: Path, plan: Path) -> None:
+        """Writes the old plan with the weights of another graph of the same structure.
+
+        Raises:
+            RefitError: that cannot be done; no file is left.
+        """
