@@ -24,6 +24,18 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class StoppingError(OverloadedError):
+    """The server takes no new work, or ended this: it is being stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(_RESTART_S)
+        self.args = (f"the server is stopping: try again in {_RESTART_S:g} s",)
+
+
+_RESTART_S = 5.0
+"""What a server needs to come back, or another one to take over."""
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from preprocessing.plan import OverloadedError
+from preprocessing.plan import OverloadedError, StoppingError
 from sampling.policy import Requester
 from sampling.work import Work
 
@@ -38,6 +38,8 @@ class Admission:
     max_requests: int
     refused: int = 0
     """Since the start."""
+    closed: bool = False
+    """Whether nobody is let in any more."""
     _admitted: dict[Requester, _Admitted] = field(default_factory=dict)
 
     def admit(self, requester: Requester, work: Work | None, now_s: float) -> None:
@@ -46,7 +48,11 @@ class Admission:
 
         Raises:
             OverloadedError: it would be too much.
+            StoppingError: it is closed.
         """
+        if self.closed:
+            self.refused += 1
+            raise StoppingError
         asked = _Admitted(requester, work or Work(0.0, 0.0), now_s)
         wait_s = self._wait_s(asked, now_s)
         if wait_s is not None:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 
-from preprocessing.plan import DeadlineExceededError
+from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling.costs import CostModel
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
@@ -123,6 +123,8 @@ class StepEngine:
     """Where the least served requester stands, or stood last."""
     _last_end_s: float = 0.0
     _running: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
+    _live: set[_Live[Any]] = field(default_factory=set)
+    _closed: bool = False
     _arrivals: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call has come or a batch has ended."""
@@ -135,18 +137,32 @@ class StepEngine:
 
         Raises:
             DeadlineExceededError: the requester's deadline passed.
+            StoppingError: the engine was closed.
             Exception: whatever the program or one of its network calls raised. If the caller is
                 cancelled, the program ends at its next turn.
         """
+        if self._closed:
+            program.close()
+            raise StoppingError
         requester = requester or Requester()
         live = _Live(program, requester, asyncio.get_running_loop().create_future())
         self._enter(requester)
+        self._live.add(live)
         try:
             self._advance(live, None)
             result: T = await live.done
             return result
         finally:
+            self._live.discard(live)
             self._leave(requester)
+
+    def close(self) -> None:
+        """Ends every program, and those to come, with :class:`StoppingError`."""
+        self._closed = True
+        for live in self._live:
+            if not live.done.done():
+                live.done.set_exception(StoppingError())
+        self._changed.set()
 
     async def serve(self) -> None:
         """Runs batches until cancelled."""
@@ -164,6 +180,7 @@ class StepEngine:
         finally:
             for task in self._running:
                 task.cancel()
+            self.close()
 
     @property
     def flights(self) -> list[Flight]:

@@ -55,6 +55,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         log_path=options.log_file,
         start_timeout_s=options.start_timeout,
         stop_timeout_s=options.stop_timeout,
+        drain_timeout_s=options.drain_timeout,
         canary=not options.no_canary,
         service=ServiceOptions(
             max_live_segs=options.max_live_segs,
@@ -135,7 +136,15 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="SECONDS",
-        help="for running requests to end before the server is killed",
+        help="from asking tritonserver to stop until it is killed (default %(default)g)",
+    )
+    add(
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="before that, for requests under way to end; new ones are refused as UNAVAILABLE "
+        "(default %(default)g)",
     )
     add("--no-canary", action="store_true", help="be ready without having answered a request")
     _add_service(serve.add_argument_group("how much work is let in"))

@@ -8,12 +8,14 @@ is told from one that works long.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +23,10 @@ STATE_VARIABLE = "SEGS_STATE"
 """Environment variable of the Python models: the folder that the files go to."""
 BEAT_S = 1.0
 _ENGINE = "engine.json"
+_DRAIN = "drain"
+
+Drain = Literal["refuse", "end"]
+"""What the step engine is told before a stop: let nobody in, then end what is under way."""
 
 
 class Flight(BaseModel):
@@ -89,6 +95,21 @@ def read_state(place: Path) -> EngineState | None:
         return EngineState.model_validate_json((place / _ENGINE).read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
+
+
+def order_drain(place: Path, order: Drain) -> None:
+    """Tells the step engine, which looks every second."""
+    temporary = place / f".{_DRAIN}"
+    temporary.write_text(order)
+    temporary.replace(place / _DRAIN)
+
+
+def drain_order() -> Drain | None:
+    """What the step engine has been told."""
+    place = folder()
+    with contextlib.suppress(OSError):
+        return None if place is None else cast(Drain, (place / _DRAIN).read_text())
+    return None
 
 
 def find_silent(place: Path, limit_s: float) -> list[str]:

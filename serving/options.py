@@ -41,6 +41,8 @@ class ServerOptions:
     start_timeout_s: float = 600.0
     stop_timeout_s: float = 8.0
     """From asking the server to stop until it is killed."""
+    drain_timeout_s: float = 30.0
+    """For requests under way to end before a server under supervision is asked to stop."""
     canary: bool = True
     service: ServiceOptions = field(default_factory=ServiceOptions)
 

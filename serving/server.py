@@ -25,7 +25,14 @@ from serving.canary import run_canary
 from serving.engines import check_engines
 from serving.errors import ServingError, StartError
 from serving.guard import Orders, remove_leftovers
-from serving.heart import EngineState, find_hanging, find_silent, read_state
+from serving.heart import (
+    BEAT_S,
+    EngineState,
+    find_hanging,
+    find_silent,
+    order_drain,
+    read_state,
+)
 from serving.installation import check_libraries, find_installation
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
@@ -37,6 +44,8 @@ from serving.workspace import build_backends, build_python, server_command, serv
 log = logging.getLogger(__name__)
 server_log = logging.getLogger("tritonserver")
 
+_HEARD_S = 1.5 * BEAT_S
+"""By then the step engine has read an order and told what came of it."""
 SILENT_S = 7.0
 """How long a model may give no sign of life, one a second, and a batch take however small."""
 
@@ -248,6 +257,23 @@ class EmbeddedServer:
     def engine_state(self) -> EngineState | None:
         """What the step engine said last of what it is doing; None if it has said nothing."""
         return read_state(self._state)
+
+    def drain(self, limit_s: float, give_up: threading.Event) -> None:
+        """Lets no new requests in and waits until those under way are done, up to ``limit_s``;
+        what is left then gets UNAVAILABLE. ``give_up`` ends the waiting."""
+        if self.engine_state() is None:
+            return
+        order_drain(self._state, "refuse")
+        deadline = time.monotonic() + limit_s
+        while not give_up.wait(_HEARD_S):
+            state = self.engine_state()
+            if state is None or state.requests == 0:
+                return
+            if time.monotonic() > deadline:
+                log.warning("%d requests are not done after %g s", state.requests, limit_s)
+                break
+        order_drain(self._state, "end")
+        give_up.wait(_HEARD_S)
 
     def _require_running(self) -> subprocess.Popen[str]:
         if self._guard is None:

@@ -29,7 +29,8 @@ _CHECK_INTERVAL_S = 1.0
 
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
-    """Runs a server until SIGINT or SIGTERM; a second signal kills it at once.
+    """Runs a server until SIGINT or SIGTERM; a second signal kills it at once. After the first,
+    requests under way may end, up to a limit, and new ones are refused as UNAVAILABLE.
 
     A model whose process dies or hangs stays so inside Triton, so the whole server is started
     again: at once the first time, then after pauses that double, up to a minute.
@@ -52,6 +53,7 @@ class _Supervisor:
     ready_file: Path | None
     health: Health
     _stop_asked: threading.Event = field(default_factory=threading.Event)
+    _kill_asked: threading.Event = field(default_factory=threading.Event)
     _current: list[EmbeddedServer] = field(default_factory=list)
     _restarts: deque[float] = field(default_factory=deque)
 
@@ -78,6 +80,7 @@ class _Supervisor:
 
     def _on_signal(self) -> None:
         if self._stop_asked.is_set():
+            self._kill_asked.set()
             for server in self._current:
                 server.kill()
         self._stop_asked.set()
@@ -130,6 +133,8 @@ class _Supervisor:
                     singer.check()
                 except ServingError as error:
                     return error
+        self.health.not_ready("stopping")
+        server.drain(self.options.drain_timeout_s, self._kill_asked)
         return None
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError
+from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling.engine import Networks, StepEngine
 from sampling.policy import Requester
 from sampling.program import Call, Program, Tensors
@@ -143,6 +143,32 @@ def test_a_broken_network_fails_its_callers_and_the_engine_goes_on() -> None:
         return await engine.run(steps(2))
 
     assert on_engine(work, CountingNetworks()) == 2.0
+
+
+def test_a_closed_engine_ends_everything() -> None:
+    async def work(engine: StepEngine) -> list[float | BaseException]:
+        under_way = [asyncio.create_task(engine.run(steps(1000))) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        engine.close()
+        under_way.append(asyncio.create_task(engine.run(steps(1))))
+        return await asyncio.gather(*under_way, return_exceptions=True)
+
+    outcomes = on_engine(work, CountingNetworks(seconds=0.001))
+    assert [type(outcome) for outcome in outcomes] == [StoppingError] * 4
+
+
+def test_who_waits_hears_of_an_engine_that_ends() -> None:
+    async def main() -> None:
+        engine = StepEngine(CountingNetworks(seconds=10), {"net": Rows(4)})
+        serving = asyncio.create_task(engine.serve())
+        waiting = asyncio.create_task(engine.run(steps(1)))
+        await asyncio.sleep(0.01)
+        assert [flight.network for flight in engine.flights] == ["net"]
+        serving.cancel()
+        with pytest.raises(StoppingError):
+            await waiting
+
+    asyncio.run(main())
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import numpy as np
 import psutil
 import pytest
 
-from segs_client import Client, Segs
+from segs_client import Client, Segs, ServerUnavailable
 from serving.installation import STUB_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
@@ -69,27 +72,25 @@ class Supervised:
                 return process
         raise LookupError(model)
 
-    def ask(self) -> None:
+    def ask(self, steps: int = 1) -> list[str]:
+        """The statuses of a small request's SEGs."""
         segs = Segs.from_boxes([(8, 8, 56, 56)], size=(64, 64))
         with Client(self.url, pipeline="sd15") as client:
-            result = client.detail(PICTURE, segs, steps=1, guide_size=64, max_size=64)
-        assert [seg.status for seg in result.report.segs] == ["enhanced"]
+            result = client.detail(PICTURE, segs, steps=steps, guide_size=64, max_size=64)
+        return [seg.status for seg in result.report.segs]
 
 
-@pytest.fixture(scope="module")
-def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
-    folder = tmp_path_factory.mktemp("supervised")
-    (folder / "pipelines").mkdir()
-    descriptor = json.loads((repository / "sd15.pipeline.json").read_text())
-    for path in repository.iterdir():
-        if path.name.startswith("sd15_") and path.is_dir():
-            (folder / "pipelines" / path.name).symlink_to(path)
-    (folder / "pipelines" / "sd15.pipeline.json").write_text(json.dumps(descriptor))
-    ready_file = folder / "ready.json"
-    command = [sys.executable, "-m", "serving", "serve", "--grpc-port", "0"]
-    command += ["--repository", str(folder / "pipelines"), "--ready-file", str(ready_file)]
-    command += ["--health-port", "0"]
-    log = folder / "log"
+@contextmanager
+def supervise(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]:
+    """Serves the pipeline ``sd15`` until the end, when it is stopped if it is not yet."""
+    pipelines = folder / "pipelines"
+    pipelines.mkdir()
+    for path in repository.glob("sd15_*"):
+        (pipelines / path.name).symlink_to(path)
+    shutil.copy(repository / "sd15.pipeline.json", pipelines)
+    ready_file, log = folder / "ready.json", folder / "log"
+    command = [sys.executable, "-m", "serving", "serve", "--grpc-port", "0", "--health-port", "0"]
+    command += ["--repository", str(pipelines), "--ready-file", str(ready_file), *options]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file)
     deadline = time.monotonic() + BACK_S
@@ -100,9 +101,17 @@ def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         time.sleep(0.05)
     told = re.search(r"http://[0-9.:]+", log.read_text())
     assert told is not None
-    yield Supervised(process, ready_file, told[0])
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    try:
+        yield Supervised(process, ready_file, told[0])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    with supervise(repository, tmp_path_factory.mktemp("supervised")) as running:
+        yield running
 
 
 @pytest.mark.parametrize(
@@ -117,11 +126,42 @@ def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_a_dead_or_hanging_model_is_found_and_mended(
     supervised: Supervised, model: str, number: signal.Signals
 ) -> None:
-    supervised.ask()
+    assert supervised.ask() == ["enhanced"]
     before = supervised.health()["restarts"]
     os.kill(supervised.stub(model).pid, number)
     found_s = supervised.wait(lambda told: told["restarts"] > before, FOUND_S)
     assert model in supervised.health()["last_failure"] or model == "sample"
     back_s = supervised.wait(lambda told: bool(told["ready"]), BACK_S)
-    supervised.ask()
+    assert supervised.ask() == ["enhanced"]
     sys.stderr.write(f"{model} {number.name}: found {found_s:.1f} s, back {back_s:.1f} s\n")
+
+
+def test_a_stop_lets_requests_end_and_nobody_in(repository: Path, tmp_path: Path) -> None:
+    with (
+        supervise(repository, tmp_path, "--drain-timeout", "30") as running,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        under_way = [pool.submit(running.ask, 300) for _ in range(3)]
+        time.sleep(1.5)
+        running.process.send_signal(signal.SIGTERM)
+        running.wait(lambda told: told["reason"] == "stopping", 5)
+        time.sleep(1.5)
+        assert not any(request.done() for request in under_way)
+        with pytest.raises(ServerUnavailable, match="the server is stopping"):
+            running.ask()
+        assert [request.result(60) for request in under_way] == [["enhanced"]] * 3
+        assert running.process.wait(30) == 0
+
+
+def test_what_does_not_end_in_time_is_to_be_sent_again(repository: Path, tmp_path: Path) -> None:
+    with (
+        supervise(repository, tmp_path, "--drain-timeout", "1") as running,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        under_way = [pool.submit(running.ask, 9000) for _ in range(3)]
+        time.sleep(1.5)
+        running.process.send_signal(signal.SIGTERM)
+        for request in under_way:
+            with pytest.raises(ServerUnavailable, match="the server is stopping"):
+                request.result(30)
+        assert running.process.wait(30) == 0

@@ -22,7 +22,9 @@ class Fake:
                 network=network
             ),
             "OnnxParser.parse_from_file": self._parse,
-            "INetworkDefinition.get_input": lambda network, index: network.__dict__["inputs"][index],
+            "INetworkDefinition.get_input": lambda network, index: network.__dict__["inputs"][
+                index
+            ],
             "Builder.__init__": lambda builder, logger: builder.__dict__.update(said=logger),
             "Builder.build_serialized_network": self._build,
             "IBuilderConfig.create_timing_cache": self._create_cache,

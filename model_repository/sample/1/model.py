@@ -59,11 +59,17 @@ class TritonPythonModel:
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._serving)
         telling.cancel()
+        # The engine has ended what was under way: time for the answers to go out.
+        self._loop.run_until_complete(asyncio.wait(asyncio.all_tasks(self._loop), timeout=1))
         self._loop.close()
 
     async def _tell(self) -> None:
-        """Says every second what the engine is doing."""
+        """Says every second what the engine is doing, and hears whether it is to stop."""
         while True:
+            order = heart.drain_order()
+            self._service.admission.closed = order is not None
+            if order == "end":
+                self._service.engine.close()
             flights = self._service.engine.flights
             heart.write_state(
                 heart.EngineState(
