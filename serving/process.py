@@ -48,3 +48,13 @@ def physical_cores() -> int:
     """Those this process may use: a core's two threads share its arithmetic units."""
     allowed = len(os.sched_getaffinity(0))
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def give_way() -> None:
+    """Lets other processes' threads go before this thread's and those that it starts: a network
+    computes long on all cores; preparing, stepping and refusing are short, and wait for nobody."""
+    with contextlib.suppress(OSError):
+        os.nice(_NETWORK_NICENESS)
+
+
+_NETWORK_NICENESS = 5

@@ -13,12 +13,14 @@ import triton_python_backend_utils as pb_utils
 
 from serving.network_model import NetworkModel
 from serving.onnx_session import OnnxSession, SessionSettings, open_session
+from serving.process import give_way
 
 
 class TritonPythonModel(NetworkModel):
     """A network in onnxruntime, on numpy arrays."""
 
     def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> OnnxSession:
+        give_way()
         path = folder / (config.get("default_model_filename") or "model.onnx")
         return open_session(path, settings=SessionSettings.from_config(config))
 

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 from serving.network_model import NetworkModel
-from serving.process import physical_cores
+from serving.process import give_way, physical_cores
 from serving.torch_session import TorchSession, TorchSettings, instance_device, open_torch_session
 
 
@@ -22,6 +22,8 @@ class TritonPythonModel(NetworkModel):
 
     def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> TorchSession:
         device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
+        if device.type == "cpu":
+            give_way()
         settings = TorchSettings.from_config(config)
         torch.set_num_threads(settings.threads or physical_cores())
         return open_torch_session(folder, device, settings)
