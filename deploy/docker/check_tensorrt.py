@@ -1,44 +1,37 @@
-"""Fails unless TensorRT's Python bindings and the machine's libnvinfer are of one version.
+"""Fails unless the Python package ``tensorrt`` is of the version that Triton's backend runs with.
 
-Run when the GPU image is built: engines are made through the bindings and loaded by Triton's
-TensorRT backend, and an engine runs only in the version that made it. Needs no GPU.
+Run when the GPU image is built: engines are made through the package and loaded by the backend,
+and an engine runs only in the version that made it. Needs no GPU.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import sys
+from pathlib import Path
 
-_PARTS = ("Major", "Minor", "Patch", "Build")
+from pipelines.libnvinfer import linked_version
 
-
-def library_version(soname: str) -> str:
-    """The version that a TensorRT runtime library reports, e.g. ``11.2.1.2``.
-
-    Raises:
-        OSError: the dynamic loader does not find the library.
-        AttributeError: it is not TensorRT's.
-    """
-    library = ctypes.CDLL(soname)
-    return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)
+BACKEND = Path("/opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so")
 
 
-def check(bindings: str = "tensorrt_bindings") -> str:
-    """Imports the bindings, which load libnvinfer, and returns the version of both.
+def check(backend: Path = BACKEND) -> str:
+    """Returns the version of both, such as ``11.2.1``.
 
     Raises:
-        ImportError: the bindings or a library of theirs is missing.
+        ImportError: the package or a library of it is missing.
+        LibraryError: the backend is missing, or no libnvinfer is here for it.
         ValueError: the versions differ.
     """
-    wanted: str = importlib.import_module(bindings).__version__
-    found = library_version(f"libnvinfer.so.{wanted.partition('.')[0]}")
-    if found != wanted:
+    package = importlib.import_module("tensorrt").__version__
+    version = ".".join(package.split(".")[:3])
+    linked = linked_version(backend)
+    if linked != version:
         raise ValueError(
-            f"TensorRT's bindings are {wanted}, the image's libnvinfer is {found}; "
-            f"build with --build-arg TENSORRT_VERSION={found}"
+            f"the package tensorrt is {package}, Triton's backend runs with {linked}; "
+            f"build with --build-arg TENSORRT_VERSION= and PyPI's version of {linked}"
         )
-    return found
+    return version
 
 
 if __name__ == "__main__":

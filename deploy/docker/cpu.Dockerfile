@@ -23,9 +23,11 @@ COPY preprocessing preprocessing
 COPY sampling sampling
 COPY serving serving
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
+    && groupadd --gid 10001 segs \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \
     && install --directory --owner=10001 --group=10001 /pipelines
 
 # /tmp is the only folder that is sure to be writable.
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-EXPOSE 8001 8002
+EXPOSE 8001 8002 8003
 USER 10001:10001
