@@ -39,7 +39,9 @@ def parse(text: str) -> Any:
 def differences(one: Any, other: Any) -> set[str]:
     """The fields in which two configurations differ."""
     fields = model_config_pb2.ModelConfig.DESCRIPTOR.fields
-    return {field.name for field in fields if getattr(one, field.name) != getattr(other, field.name)}
+    return {
+        field.name for field in fields if getattr(one, field.name) != getattr(other, field.name)
+    }
 
 
 @pytest.mark.parametrize(("name", "memory_gb"), CASES)
@@ -53,7 +55,9 @@ def test_it_differs_only_where_it_must(name: str, memory_gb: float) -> None:
     profiles = network.profiles(memory_gb)
     (group,) = config.instance_group
     assert (group.kind, group.count) == (KIND.KIND_GPU, 1)
-    assert list(group.profile) == ([str(i) for i in range(len(profiles))] if len(profiles) > 1 else [])
+    assert list(group.profile) == (
+        [str(i) for i in range(len(profiles))] if len(profiles) > 1 else []
+    )
     # Triton refuses a batch size above the largest profile's.
     assert config.max_batch_size == max(profile.rows[2] for profile in profiles)
     (warmup,) = config.model_warmup

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from build_engines import TargetOptions, build
 from build_engines.errors import BuildError, RefitError
+from build_engines.publish import publish, staging
 from build_engines.targets import open_target, tensorrt
 from build_engines.tensorrt import Job
 from build_engines.tensorrt.structure import read_structure
 from pipelines.descriptor import EngineSpec, PipelineDescriptor
 from tests.build_engines.conftest import copy_checkpoint, snapshot
+from tests.tensorrt.graphs import PARTS
 
 ROLES = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
@@ -32,7 +33,7 @@ class PretendedBuilder:
 
     def build(self, job: Job) -> None:
         assert read_structure(job.graph).weights
-        if self.failure and len(self.jobs) == 1:
+        if self.failure and self.jobs:
             job.plan.write_text("half")
             raise self.failure
         self.jobs.append(job)
@@ -79,14 +80,6 @@ def plans(checkpoint: Path) -> list[str]:
     return [(repository / f"base_{role}" / "1" / "model.plan").read_text() for role in ROLES]
 
 
-def change_weights(checkpoint: Path) -> None:
-    """As another fine-tune would: of the UNet alone."""
-    path = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
-    state = load_file(path)
-    state["conv_out.bias"] += 1
-    save_file(state, path)
-
-
 def test_only_the_plan_remains(builder: PretendedBuilder, checkpoint: Path) -> None:
     descriptor = make(checkpoint, precision="fp16")
     assert (descriptor.target, descriptor.precision) == ("tensorrt", "fp16")
@@ -108,36 +101,73 @@ def test_only_the_plan_remains(builder: PretendedBuilder, checkpoint: Path) -> N
     make(checkpoint, precision="fp16")
     assert builder.jobs == []  # unchanged
     builder.version = "10.14.1"
+    builder.jobs.append(unet)
     builder.failure = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         make(checkpoint, precision="fp16")
     assert snapshot(checkpoint.parent / "repository") == before
 
 
+def write(name: str, repository: Path, **options: Any) -> Path:
+    """Makes a network's engine where an older build of it may lie; returns the version folder."""
+    part = PARTS[name]
+    target = open_target(TargetOptions(name="tensorrt", **options))
+    model = part.network.model_name("base")
+    stages: list[str] = []
+    with staging(repository, "base") as folder:
+        version = folder / model / "1"
+        version.mkdir(parents=True)
+        target.write(part.network, part.checkpoint, version, stages.append)
+        (folder / "d").write_text("")
+        publish(folder, repository, [model], "d")
+    assert len(stages) == target.stages
+    return repository / model / "1"
+
+
 def test_another_checkpoint_of_the_shape_is_refitted(
-    builder: PretendedBuilder, checkpoint: Path, caplog: pytest.LogCaptureFixture
+    builder: PretendedBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make(checkpoint, refit=True)
-    repository = checkpoint.parent / "repository"
-    record = json.loads((repository / "base_unet" / "1" / "engine.json").read_text())
-    assert record["built_with"]["tensorrt"] == "10.13.3"
-    first = make(checkpoint, refit=True)
-    change_weights(checkpoint)
-    second = make(checkpoint, refit=True)
-    assert plans(checkpoint) == ["refitted"] * 4
-    assert first.source != second.source
-    change_weights(checkpoint)
+    version = write("sd15-vae_decoder", tmp_path, refit=True)
+    assert {path.name for path in version.iterdir()} == {"model.plan", "engine.json"}
+    assert json.loads((version / "engine.json").read_text())["built_with"]["tensorrt"] == "10.13.3"
+    for _ in range(2):
+        write("sdxl-vae_decoder", tmp_path, refit=True)
+        assert (version / "model.plan").read_text() == "refitted"
     builder.refuses = True
     with caplog.at_level(logging.WARNING):
-        make(checkpoint, refit=True)
+        write("sd15-vae_decoder", tmp_path, refit=True)
     assert "built anew, as it cannot be refitted: 1 weights are missing" in caplog.text
-    assert plans(checkpoint) == ["built"] * 4
+    assert (version / "model.plan").read_text() == "built"
 
 
-def test_other_options_are_built_anew(builder: PretendedBuilder, checkpoint: Path) -> None:
-    make(checkpoint, refit=True)
-    make(checkpoint, refit=True, optimization_level=5)
-    assert plans(checkpoint) == ["built"] * 4
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sdxl-vae_decoder", {"optimization_level": 5}),
+        ("sdxl-vae_decoder", {"memory_gb": 80}),
+        ("sdxl-vae_decoder", {"precision": "fp32"}),
+        ("sdxl-vae_decoder", {"refit": False}),
+    ],
+)
+def test_other_options_are_built_anew(
+    builder: PretendedBuilder, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    write("sd15-vae_decoder", tmp_path, refit=True)
+    version = write(name, tmp_path, **{"refit": True, **options})
+    assert (version / "model.plan").read_text() == "built"
+
+
+def test_another_structure_is_built_anew(builder: PretendedBuilder, tmp_path: Path) -> None:
+    write("sd15-v-unet", tmp_path, refit=True)
+    version = write("sd15-inpaint-unet", tmp_path, refit=True)
+    assert (version / "model.plan").read_text() == "built"
+
+
+def test_another_tensorrt_is_built_anew(builder: PretendedBuilder, tmp_path: Path) -> None:
+    write("sd15-vae_decoder", tmp_path, refit=True)
+    builder.version = "10.14.1"
+    version = write("sdxl-vae_decoder", tmp_path, refit=True)
+    assert (version / "model.plan").read_text() == "built"
 
 
 @pytest.mark.parametrize(
