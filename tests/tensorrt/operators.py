@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("operators.json").read_text())
 """The facts, and where they are from."""
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
@@ -113,9 +113,14 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _resize(node: onnx.NodeProto, constants: Mapping[str, Any]) -> Iterator[str]:
-    given = {"mode": b"nearest", "coordinate_transformation_mode": b"half_pixel"}
-    given |= {"nearest_mode": b"round_prefer_floor", "antialias": 0}
-    given |= {"keep_aspect_ratio_policy": b"stretch", **_attributes(node)}
+    given: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "half_pixel",
+        "nearest_mode": "round_prefer_floor",
+        "keep_aspect_ratio_policy": "stretch",
+        "antialias": 0,
+        **_attributes(node),
+    }
     for name, allowed in TABLE["resize"].items():
         value = given[name]
         value = value.decode() if isinstance(value, bytes) else value

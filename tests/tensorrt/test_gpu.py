@@ -54,7 +54,7 @@ class Engine:
     ) -> list[npt.NDArray[Any]]:
         """The outputs, in the network's order, by the first profile that holds the inputs."""
         context = self.engine.create_execution_context()
-        stream = torch.cuda.Stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         assert context.set_optimization_profile_async(self._profile(inputs), stream.cuda_stream)
         stream.synchronize()
         tensors = {name: torch.from_numpy(array).cuda() for name, array in inputs.items()}
