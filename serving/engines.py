@@ -12,7 +12,7 @@ from pipelines.libnvinfer import LibraryError, linked_version
 from serving.errors import EngineError
 from serving.installation import Installation, library_path
 
-_BACKEND = Path("backends") / "tensorrt" / "libtriton_tensorrt.so"
+_BACKEND = Path("tensorrt") / "libtriton_tensorrt.so"
 
 
 def check_engines(repositories: Sequence[Path], installation: Installation) -> None:
@@ -44,7 +44,7 @@ def _check(needs: str, engine: EngineSpec, installation: Installation, command: 
 
 def _tensorrt(needs: str, installation: Installation) -> str:
     """The version that the dynamic loader gives the server's backend."""
-    backend = installation.binary.parent.parent / _BACKEND
+    backend = installation.backends / _BACKEND
     if not backend.is_file():
         raise EngineError(
             f"{needs}; this tritonserver has no TensorRT backend ({backend}). Run it "

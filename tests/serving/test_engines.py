@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.descriptor import EngineSpec, load_all
+from pipelines.descriptor import EngineSpec, PipelineDescriptor, Target
 from pipelines.gpu import Gpu, GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version, version_text
 from serving.engines import check_engines
@@ -54,7 +54,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
     cc(str(empty), "-o", str(backend), str(libraries / "libnvinfer.so.10"))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
     gpus(tmp_path, monkeypatch, A10)
-    return Installation(root / "bin" / "tritonserver", ())
+    return Installation(root / "bin" / "tritonserver", (), root / "backends")
 
 
 def set_version(libraries: Path, number: int) -> None:
@@ -65,14 +65,28 @@ def set_version(libraries: Path, number: int) -> None:
 
 
 @pytest.fixture
-def pipelines(tmp_path: Path, repository: Path) -> Path:
+def pipelines(tmp_path: Path) -> Path:
     """A folder with the descriptor of a pipeline that was built for an A10."""
-    descriptor, _ = load_all([repository])["sd15-v"]
     engine = EngineSpec(tensorrt="10.13.3", gpu="NVIDIA A10", compute_capability="8.6")
-    changed = descriptor.model_copy(update={"name": "base", "engine": engine, "target": "tensorrt"})
-    folder = tmp_path / "pipelines"
+    return write_descriptor(tmp_path / "pipelines", "tensorrt", engine)
+
+
+def write_descriptor(folder: Path, target: Target, engine: EngineSpec | None) -> Path:
+    descriptor = PipelineDescriptor(
+        name="base",
+        family="sd1",
+        target=target,
+        engine=engine,
+        prediction="epsilon",
+        latent_scale=0.18215,
+        context_dim=768,
+        text_encoders=(),
+        networks={},
+        source={},
+        built_with={},
+    )
     folder.mkdir()
-    (folder / "base.pipeline.json").write_text(changed.model_dump_json())
+    (folder / "base.pipeline.json").write_text(descriptor.model_dump_json())
     return folder
 
 
@@ -128,14 +142,17 @@ def test_no_libnvinfer(
 
 def test_a_server_without_the_backend(pipelines: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"no TensorRT backend .*--target onnx"):
-        check_engines([pipelines], Installation(tmp_path / "bin" / "tritonserver", ()))
+        check_engines(
+            [pipelines], Installation(tmp_path / "tritonserver", (), tmp_path / "backends")
+        )
 
 
 def test_pipelines_without_engines_need_nothing(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    check_engines([repository], Installation(tmp_path / "bin" / "tritonserver", ()))
+    folder = write_descriptor(tmp_path / "onnx", "onnx", None)
+    check_engines([folder], Installation(tmp_path / "tritonserver", (), tmp_path / "backends"))
 
 
 def test_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

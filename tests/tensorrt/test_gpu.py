@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +18,7 @@ from build_engines import TargetOptions, build
 from build_engines.checkpoint import open_checkpoint
 from build_engines.networks import NetworkExport
 from build_engines.pipeline import open_pipeline
-from build_engines.verify import TOLERANCES, cosine, references
+from build_engines.verify import Inputs, Outputs, references, verify
 from tests.build_engines.conftest import copy_checkpoint
 
 
@@ -43,15 +41,14 @@ pytestmark = [
 class Engine:
     """A plan, run on torch's tensors."""
 
-    def __init__(self, plan: Path) -> None:
+    def __init__(self, network: NetworkExport, plan: Path) -> None:
+        self.network = network
         self.trt: Any = importlib.import_module("tensorrt")
         self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.WARNING))
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         assert self.engine is not None
 
-    def run(
-        self, network: NetworkExport, inputs: dict[str, npt.NDArray[Any]]
-    ) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Inputs) -> Outputs:
         """The outputs, in the network's order, by the first profile that holds the inputs."""
         context = self.engine.create_execution_context()
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -60,7 +57,7 @@ class Engine:
         tensors = {name: torch.from_numpy(array).cuda() for name, array in inputs.items()}
         for name, tensor in tensors.items():
             assert context.set_input_shape(name, tuple(tensor.shape))
-        for output in network.outputs:
+        for output in self.network.outputs:
             shape = tuple(context.get_tensor_shape(output.name))
             tensors[output.name] = torch.empty(shape, device="cuda")
         for name, tensor in tensors.items():
@@ -68,9 +65,9 @@ class Engine:
         torch.cuda.synchronize()
         assert context.execute_async_v3(stream.cuda_stream)
         stream.synchronize()
-        return [tensors[output.name].cpu().numpy() for output in network.outputs]
+        return [tensors[output.name].cpu().numpy() for output in self.network.outputs]
 
-    def _profile(self, inputs: dict[str, npt.NDArray[Any]]) -> int:
+    def _profile(self, inputs: Inputs) -> int:
         for index in range(self.engine.num_optimization_profiles):
             shapes = {name: self.engine.get_tensor_profile_shape(name, index) for name in inputs}
             if all(
@@ -85,15 +82,9 @@ class Engine:
 def check(checkpoint: Path, repository: Path, precision: Any) -> None:
     """Every engine against torch in float32, at every shape that a build checks."""
     pipeline = open_pipeline("base", open_checkpoint(checkpoint), {}, None)
-    tolerance = TOLERANCES[precision]
     for network, source in pipeline.exports:
-        engine = Engine(repository / network.model_name("base") / "1" / "model.plan")
-        for reference in references(network, network.load(source)):
-            outputs = engine.run(network, dict(reference.inputs))
-            for output, expected in zip(outputs, reference.outputs, strict=True):
-                error = np.abs(output - expected).max() / np.abs(expected).max()
-                assert error <= tolerance.error, f"{network.role} at {reference.case}"
-                assert cosine(output, expected) >= tolerance.cosine
+        engine = Engine(network, repository / network.model_name("base") / "1" / "model.plan")
+        verify(network, engine.run, references(network, network.load(source)), precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
