@@ -8,7 +8,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-REQUIREMENTS := requirements.txt requirements-dev.txt requirements-nodeps.txt pyproject.toml client/pyproject.toml
+REQUIREMENTS := requirements.txt requirements-dev.txt requirements-nodeps.txt \
+	requirements-tensorrt-10.txt pyproject.toml client/pyproject.toml
 FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo "$$name"; break; }; done; true
@@ -48,6 +49,7 @@ $(STAMP): $(REQUIREMENTS)
 	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) -r requirements-dev.txt
 	$(PIP_INSTALL) --no-deps -r requirements-nodeps.txt
+	$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/tensorrt-10 -r requirements-tensorrt-10.txt
 	$(PIP_INSTALL) --no-deps -e client -e .
 	@touch $@
 

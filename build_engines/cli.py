@@ -157,7 +157,8 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
     add(
         "--weight-streaming",
         action="store_true",
-        help="tensorrt: engines whose weights may stay in host memory, for small GPUs",
+        help="tensorrt: engines whose weights may stay in host memory, for programs that set a "
+        "budget; Triton sets none and keeps them on the GPU",
     )
 
 

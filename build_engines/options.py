@@ -34,7 +34,7 @@ class TargetOptions:
     refit: bool = False
     """Makes TensorRT engines whose weights a later build of the same shape can exchange."""
     weight_streaming: bool = False
-    """Makes TensorRT engines whose weights may stay in host memory."""
+    """Makes TensorRT engines whose weights may stay in host memory; not when Triton runs them."""
 
     def __post_init__(self) -> None:
         """

@@ -89,7 +89,6 @@ class TensorRtTarget:
             "tensorrt": self.builder.version,
             "gpu": f"{self.gpu.name} ({self.gpu.compute_capability})",
             "memory_gb": f"{self.memory_gb:.1f}",
-            "precision": self.precision,
             "optimization_level": str(self.options.optimization_level),
             "refit": str(self.options.refit),
             "weight_streaming": str(self.options.weight_streaming),
@@ -147,6 +146,7 @@ class TensorRtTarget:
         record = {
             "structure": read_structure(job.graph).digest,
             "profiles": job.profiles,
+            "precision": self.precision,
             "built_with": self.built_with(),
         }
         return json.dumps(record, indent=1) + "\n"

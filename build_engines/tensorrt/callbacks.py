@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any
 
 log = logging.getLogger("tensorrt")
@@ -22,6 +23,8 @@ _LEVELS = {
 that ends the build becomes the build's error. Its verbose messages are dropped."""
 
 _REPORT_S = 30.0
+_TOLD = 3
+"""Errors that a failed build repeats: its last."""
 
 
 def make_logger(trt: Any) -> Any:
@@ -30,7 +33,7 @@ def make_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=_TOLD)
 
         def log(self, severity: Any, msg: str) -> None:
             level = _LEVELS.get(severity.name)
@@ -41,7 +44,7 @@ def make_logger(trt: Any) -> Any:
             log.log(level, "%s", msg)
 
         def said(self) -> str:
-            return "; ".join(self.errors[-3:]) or "it gives no reason"
+            return "; ".join(self.errors) or "it gives no reason"
 
     return Logger()
 

@@ -53,13 +53,15 @@ def write_graph(folder: Path, seed: int, table: int = 2, channels: int = 4) -> P
     """``sample`` [batch, channels, side] and ``gain`` [batch, 1] → ``out``."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
-    weights = {
+    weights: dict[str, Any] = {
         "weight": rng.standard_normal((channels, 1), dtype=np.float32),
         "bias": rng.standard_normal((channels, 1)).astype(np.float16),
         "table": np.arange(table, dtype=np.int64),
     }
     nodes = [
-        helper.make_node("Constant", [], ["two"], value=numpy_helper.from_array(np.float32(2))),
+        helper.make_node(
+            "Constant", [], ["two"], value=numpy_helper.from_array(np.array(2, np.float32))
+        ),
         helper.make_node("Mul", ["sample", "weight"], ["a"]),
         helper.make_node("Cast", ["bias"], ["b"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["a", "b"], ["c"]),

@@ -230,6 +230,18 @@ def test_a_graph_that_does_not_fit(trt: Double, graph: Path) -> None:
         refit(trt, graph)
 
 
+def test_what_the_gpu_tests_call_is_there(trt: Double) -> None:
+    """They run where TensorRT is, which may be seldom."""
+    used = {
+        "ICudaEngine": {"create_execution_context", "num_optimization_profiles"}
+        | {"get_tensor_profile_shape"},
+        "IExecutionContext": {"set_optimization_profile_async", "set_input_shape"}
+        | {"get_tensor_shape", "set_tensor_address", "execute_async_v3"},
+    }
+    for kind, names in used.items():
+        assert names <= set(dir(getattr(trt, kind)))
+
+
 CHANGES: dict[str, Any] = {
     "a flag is gone": lambda c: c["BuilderFlag"]["members"].pop("REFIT"),
     "a pool is gone": lambda c: c["MemoryPoolType"]["members"].pop("WORKSPACE"),
