@@ -270,6 +270,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr("serving.network_model.configure_logging", lambda: None)
+    monkeypatch.setattr("serving.network_model.start_beating", lambda instance: None)
     yield module
     sys.modules.pop("serving.network_model", None)
 
@@ -286,6 +287,7 @@ def arguments(folder: Path, change: Mapping[str, Any] | None = None) -> dict[str
     return {
         "model_config": json.dumps({**told, "parameters": parameters, **(change or {})}),
         "model_name": folder.name,
+        "model_instance_name": f"{folder.name}_0_0",
         "model_repository": str(folder),
         "model_version": "1",
         "model_instance_kind": "CPU",
