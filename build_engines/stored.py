@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,11 +36,13 @@ class NetworkFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    network: str = Field(description="class in build_engines.networks")
+    network: Annotated[str, Field(description="class in build_engines.networks")]
     arguments: dict[str, Any]
     config: dict[str, Any]
     precision: Precision
-    float32: tuple[str, ...] = Field((), description="blocks that stay in float32, by name")
+    float32: Annotated[
+        tuple[str, ...], Field(description="blocks that stay in float32, by name")
+    ] = ()
 
     def made(self) -> NetworkExport:
         """The network.

@@ -144,7 +144,7 @@ def write_checkpoint(out: Path, size: str, tokenizer: Path, seed: int = 0) -> No
     Raises:
         OSError: a file cannot be written, or the tokenizer's cannot be read.
     """
-    networks = _networks(SIZES[size])
+    networks = meta_networks(SIZES[size])
     index: dict[str, Any] = {"_class_name": PIPELINES[SIZES[size].family]}
     index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
     for part, (module, config) in networks.items():
@@ -189,7 +189,7 @@ def write_single_file(out: Path, size: str, seed: int = 0) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    networks = _networks(SIZES[size])
+    networks = meta_networks(SIZES[size])
     shapes = {part: _shapes(module) for part, (module, _) in networks.items()}
     configs = {part: config for part, (_, config) in networks.items()}
     tensors = {each.name: each for each in published(SIZES[size].family, configs, shapes)}
@@ -204,7 +204,7 @@ def write_single_file(out: Path, size: str, seed: int = 0) -> None:
     _write_safetensors(out, {name: tensor.shape for name, tensor in tensors.items()}, value)
 
 
-def _networks(size: Size) -> dict[str, tuple[nn.Module, Mapping[str, Any]]]:
+def meta_networks(size: Size) -> dict[str, tuple[nn.Module, Mapping[str, Any]]]:
     """Each network, its weights on the meta device, and its configuration, by part."""
     blocks = len(size.vae["block_out_channels"])
     vae_types = {
@@ -283,12 +283,16 @@ def _write_safetensors(
 
 
 def _random(part: str, name: str, shape: Shape, seed: int) -> torch.Tensor:
-    """Values that keep a signal's scale: norms near 1, layers by their number of inputs. They
-    depend on the tensor's name, not on those written before it."""
+    """Weights that depend on the tensor's name, not on those written before it."""
     own_seed = zlib.crc32(f"{seed} {part} {name}".encode())
-    values: torch.Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(own_seed))
-    if len(shape) > 1:
-        inputs = 1e4 if "embedding.weight" in name else math.prod(shape[1:])
+    return scaled(name, torch.randn(shape, generator=torch.Generator().manual_seed(own_seed)))
+
+
+def scaled(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Standard normal values as the weights of that name which keep a signal's scale: norms near
+    1, layers by their number of inputs."""
+    if values.ndim > 1:
+        inputs = 1e4 if "embedding.weight" in name else math.prod(values.shape[1:])
         return values / math.sqrt(inputs)
     return values * 0.02 + (1 if name.endswith("weight") else 0)
 

@@ -120,8 +120,7 @@ class TorchSession:
 def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> Network:
     """The module on contiguous tensors, with a sequence of them as its result."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    if channels_last:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = module.to(memory_format=layout)  # type: ignore[call-overload]
     network: Any = torch.compile(module) if settings.compile else module
 
     def run(*inputs: torch.Tensor) -> Tensors:

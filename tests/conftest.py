@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engines import build
+from build_engines import TargetOptions, build
 from serving.server import EmbeddedServer
 
 DATA = Path(__file__).parent / "data"
@@ -26,6 +26,15 @@ def repository() -> Path:
     for name in PIPELINES:
         controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET} if name == "sd15" else {}
         build(CHECKPOINTS / name, name, folder, controlnets=controlnets)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torch_repository() -> Path:
+    """A folder with the pipeline ``sd15`` and its ControlNet for torch; kept between runs."""
+    folder = Path(__file__).parent.parent / "build" / "tests_torch"
+    controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET}
+    build(CHECKPOINTS / "sd15", "sd15", folder, TargetOptions("torch"), controlnets)
     return folder
 
 

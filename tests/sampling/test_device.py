@@ -6,8 +6,9 @@ condition on a tensor) has no answer here, and operations on two devices are ref
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from pipelines.descriptor import TextEncoderSpec
 from preprocessing.plan import Piece, PlannedSeg
 from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
+from sampling.engine import OnDevice
 from sampling.pipeline import Pipeline
 from sampling.program import Call, Program, Tensors, run_alone
 from sampling.samplers import SAMPLERS
 from sampling.schedule import DiscreteSchedule
+from sampling.service import DetailService
 from sampling.text import TextEncoder, encode_prompt
 from sampling.unet import Control, ControlModels, UNet
 from segs_client.contract import DetailRequest
@@ -233,3 +236,29 @@ def test_encoded_prompts_are_on_the_device() -> None:
     assert encoded.context.is_meta
     assert encoded.pooled is not None and encoded.pooled.is_meta
     assert not watch.now.values
+
+
+class HostNetworks:
+    """Networks that answer on the CPU, as those of a second pipeline may."""
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        return {"out": torch.zeros(1), "there": torch.zeros(1, device=META)}
+
+
+def test_answers_from_elsewhere_are_brought_to_the_device() -> None:
+    outputs = asyncio.run(OnDevice(HostNetworks(), META).run("unet", {}))
+    assert all(tensor.is_meta for tensor in outputs.values())
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("target", ["onnx", "tensorrt", "torch"])
+def test_the_device_is_the_networks(
+    monkeypatch: pytest.MonkeyPatch, target: str, gpu: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    made = pipeline()
+    descriptor = made.descriptor.model_copy(update={"target": target})
+    pipelines = {"on_cpu": made, "other": replace(made, descriptor=descriptor)}
+    expected = "cuda" if gpu and target != "onnx" else "cpu"
+    assert DetailService(HostNetworks(), pipelines).device == torch.device(expected)
+    assert DetailService(HostNetworks(), pipelines, device=META).device == META
