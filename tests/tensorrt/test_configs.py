@@ -37,11 +37,10 @@ def parse(text: str) -> Any:
 
 
 def differences(one: Any, other: Any) -> set[str]:
-    """The fields in which two configurations differ."""
-    fields = model_config_pb2.ModelConfig.DESCRIPTOR.fields
-    return {
-        field.name for field in fields if getattr(one, field.name) != getattr(other, field.name)
-    }
+    """The fields in which two configurations differ; one that is set but empty counts too."""
+    first, second = ({f.name: value for f, value in each.ListFields()} for each in (one, other))
+    names = {*first, *second}
+    return {name for name in names if name not in first or first[name] != second.get(name)}
 
 
 @pytest.mark.parametrize(("name", "memory_gb"), CASES)

@@ -5,7 +5,6 @@ Nothing here runs in ``make test`` on a machine without them.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from build_engines import TargetOptions, build
 from build_engines.checkpoint import open_checkpoint
 from build_engines.networks import NetworkExport
 from build_engines.pipeline import open_pipeline
+from build_engines.tensorrt.find import import_tensorrt
 from build_engines.verify import Inputs, Outputs, references, verify
 from tests.build_engines.conftest import copy_checkpoint
 
@@ -26,8 +26,10 @@ def why_not() -> str | None:
     """What is missing."""
     if not torch.cuda.is_available():
         return "needs an NVIDIA GPU and a torch with CUDA"
-    if importlib.util.find_spec("tensorrt") is None:
-        return "needs the Python package tensorrt"
+    try:
+        import_tensorrt()
+    except ImportError as error:
+        return f"needs TensorRT's Python package: {error}"
     return None
 
 
@@ -43,8 +45,8 @@ class Engine:
 
     def __init__(self, network: NetworkExport, plan: Path) -> None:
         self.network = network
-        self.trt: Any = importlib.import_module("tensorrt")
-        self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.WARNING))
+        trt = import_tensorrt()
+        self.runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         assert self.engine is not None
 

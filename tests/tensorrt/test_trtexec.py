@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from build_engines.errors import BuildError, RefitError
 from build_engines.tensorrt import Job, find_builder
+from build_engines.tensorrt.api import ApiBuilder
 from build_engines.tensorrt.trtexec import TrtexecBuilder
 
 # The options of trtexec's own help text, TensorRT 10.x; --stronglyTyped does nothing in 11.x, where
@@ -28,7 +30,8 @@ BANNER = "&&&& RUNNING TensorRT.trtexec [TensorRT v101303] [b9] # trtexec --help
 @pytest.fixture(autouse=True)
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the Python package is not installed."""
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for package in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 def program(folder: Path, script: str) -> Path:
@@ -90,8 +93,17 @@ def test_a_version_that_is_not_supported(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(BuildError, match="no TensorRT: neither the Python package"):
+    with pytest.raises(BuildError, match=r"no TensorRT: no Python package \(.*tensorrt"):
         find_builder()
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt_bindings"])
+def test_the_python_package_comes_first(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Triton's image has the libraries, to which the bindings are added alone."""
+    monkeypatch.setitem(sys.modules, package, types.SimpleNamespace(__version__="11.2.1.2"))
+    builder = find_builder()
+    assert isinstance(builder, ApiBuilder)
+    assert builder.version == "11.2.1"
 
 
 def test_a_build(tmp_path: Path) -> None:
