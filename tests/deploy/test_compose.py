@@ -164,8 +164,9 @@ def test_servers_command_lines(name: str) -> None:
     opened = (options.grpc_port, options.metrics_port, options.health_port)
     assert ports == [str(port) for port in opened]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    # EmbeddedServer.stop takes up to 6 s more.
-    assert options.stop_timeout_s + 6 < _seconds(service["stop_grace_period"])
+    # EmbeddedServer.drain and stop take up to 10 s more.
+    stopping_s = options.drain_timeout_s + options.stop_timeout_s + 10
+    assert stopping_s < _seconds(service["stop_grace_period"])
     assert options.start_timeout_s <= _seconds(service["healthcheck"]["start_period"])
 
 
