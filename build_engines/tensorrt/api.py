@@ -122,7 +122,7 @@ class ApiBuilder:
         """The refitted engine as a plan that can be refitted again, where TensorRT has that."""
         config = engine.create_serialization_config()
         remain = getattr(self._trt.SerializationFlag, "INCLUDE_REFIT", None)
-        if remain is not None:  # since 10.14
+        if remain is not None:  # 10.16 has it, 10.13 has not
             config.set_flag(remain)
         return engine.serialize_with_config(config)
 
