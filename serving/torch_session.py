@@ -97,8 +97,8 @@ class TorchSession:
         self.output_names: tuple[str, ...] = tuple(each.name for each in network.outputs)
         self._device = device
         # float32 is the precision that was asked for, TF32 is not.
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         on_gpu = device.type == "cuda"
         runner = _runner(module, settings, channels_last=on_gpu and settings.channels_last)
         self._run = GraphCache(runner, CudaCapture()) if on_gpu and settings.graphs else runner

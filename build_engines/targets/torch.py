@@ -45,11 +45,9 @@ class TorchTarget:
         return {} if self.memory_gb is None else {"memory_gb": f"{self.memory_gb:.0f}"}
 
     def configure(self, config: Any, network: NetworkExport) -> None:
-        """On the first GPU if there is one; inputs may be on it too."""
+        """On a GPU if the server has one, and then with inputs that are on it too."""
         config.backend = "torch"
-        config.instance_group.add(
-            kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO, count=1, gpus=[0]
-        )
+        config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO, count=1)
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
     def write(
