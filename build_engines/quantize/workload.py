@@ -53,7 +53,7 @@ class Request:
     """One box of one picture ``[H, W, 3]`` to be redrawn, and the options of it."""
 
     name: str
-    picture: Pixels = field(repr=False)
+    picture: Pixels = field(repr=False, compare=False)
     box: Box
     options: Mapping[str, Any]
 
