@@ -8,6 +8,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+QUANTIZE_VENV := .venv-quantize
+QUANTIZE_STAMP := $(QUANTIZE_VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-nodeps.txt \
 	requirements-tensorrt-10.txt pyproject.toml client/pyproject.toml
 FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
@@ -25,7 +27,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: install
 install: $(STAMP) ## create .venv and install everything (all other targets do so)
@@ -59,7 +61,20 @@ demo: $(STAMP) ## build a small pipeline, serve it, and redraw a picture's segme
 
 .PHONY: test
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
-	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
+
+.PHONY: install-quantize
+install-quantize: $(QUANTIZE_STAMP) ## create .venv-quantize with NVIDIA ModelOpt, for --quantize
+
+$(QUANTIZE_STAMP): requirements-quantize.txt | $(STAMP)
+	$(PY) -m venv --clear $(QUANTIZE_VENV)
+	$(QUANTIZE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(TORCH_INDEX:%=--extra-index-url %) -r requirements-quantize.txt
+	@touch $@
+
+.PHONY: test-quantize
+test-quantize: $(STAMP) $(QUANTIZE_STAMP) ## run the tests that need NVIDIA ModelOpt
+	SEGS_QUANTIZER_PYTHON=$(QUANTIZE_VENV)/bin/python $(PY) -m pytest -m quantize $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
@@ -92,5 +107,5 @@ serve: $(STAMP) ## serve the pipelines in REPOSITORY (default out/pipelines; SER
 
 .PHONY: clean
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info client/*.egg-info
+	rm -rf $(VENV) $(QUANTIZE_VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info client/*.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

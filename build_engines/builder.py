@@ -17,6 +17,7 @@ from build_engines.options import TargetOptions, check_options
 from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.progress import progress
 from build_engines.publish import publish, staging, write_flushed
+from build_engines.quantize import open_quantizer
 from build_engines.targets import Target, open_target
 from build_engines.tokenizer import write_tokenizer
 from build_engines.triton_config import ensemble_config, model_config
@@ -72,13 +73,28 @@ def build(
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
     chosen_target = {"target": made_for.name, "precision": made_for.precision}
     built_with = build_versions() | chosen_target | made_for.built_with()
+    quantizer = None
+    if target is not None and target.quantize is not None:
+        quantizer = open_quantizer(target.quantize, made_for, pipeline.unet, controlnets)
+        built_with |= quantizer.built_with()
     if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
         return found
+    if quantizer is not None:
+        quantizer.reference = build(
+            *(checkpoint, name, quantizer.repository, TargetOptions(), controlnets),
+            prediction=prediction,
+            loras=loras,
+            embeddings=embeddings,
+        )
+        pipeline.unet.rewrite = quantizer
     with staging(repository, name) as folder:
         if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
             return found  # another process has just built it
         _build_models(pipeline, made_for, folder)
-        descriptor = describe(pipeline, folder, made_for, source, built_with)
+        if quantizer is not None:
+            quantizer.write_report(folder / pipeline.unet.model_name(name))
+        report = quantizer and quantizer.report
+        descriptor = describe(pipeline, folder, made_for, source, built_with, report)
         filename = name + DESCRIPTOR_SUFFIX
         write_flushed(folder / filename, descriptor.model_dump_json(indent=2) + "\n")
         models = descriptor.models

@@ -6,13 +6,23 @@ import argparse
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 
 from build_engines import build
 from build_engines.errors import BuildError
-from build_engines.options import PRECISIONS, PREDICTIONS, TARGETS, TargetOptions
+from build_engines.options import (
+    PRECISIONS,
+    PREDICTIONS,
+    QUANTIZATIONS,
+    TARGETS,
+    QualityLimits,
+    QuantizeOptions,
+    TargetOptions,
+)
 
 log = logging.getLogger("build_engines")
 
@@ -24,7 +34,8 @@ compared with the checkpoint's own before it is accepted. An unchanged checkpoin
 again; a build that fails or is interrupted leaves an older one as it was."""
 _EXIT_CODES = """\
 exit codes: 0 built, or unchanged; 1 failed; 2 wrong arguments; 3 the checkpoint cannot be used;
-4 an exported network differs from the checkpoint's; 130 interrupted"""
+4 an exported network differs from the checkpoint's; 5 a quantised one differs too much;
+130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--repository", required=True, type=Path, help="the Triton model repository to write into"
     )
     _add_target(parser.add_argument_group("what runs the networks"))
+    _add_quantization(parser.add_argument_group("a quantised UNet (docs/quantization.md)"))
     parser.add_argument(
         "--controlnet",
         action="append",
@@ -162,6 +174,55 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_quantization(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--quantize", choices=QUANTIZATIONS, help="what its weights and activations become")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="pictures and prompts.txt to calibrate with (default: a drawn scene, plain prompts); "
+        "gets what was recorded, and the report",
+    )
+    add(
+        "--calibration-side",
+        type=int,
+        metavar="PX",
+        help="greatest side of what is sampled (default: what the checkpoint was trained at)",
+    )
+    add(
+        "--quantizer-python",
+        type=Path,
+        metavar="FILE",
+        help="the interpreter that has NVIDIA ModelOpt (default: this one)",
+    )
+    for field in fields(QualityLimits):
+        add(
+            f"--max-{field.name.replace('_', '-')}",
+            type=float,
+            default=field.default,
+            metavar="X",
+            help="beyond it the build is refused (default %(default)s)",
+        )
+
+
+def _quantize(options: argparse.Namespace) -> QuantizeOptions | None:
+    if options.quantize is None:
+        if options.calibration is not None:
+            raise BuildError("calibration: only with --quantize")
+        return None
+    if options.calibration is None:
+        raise BuildError("quantize: --calibration DIR is needed, a folder; it may be a new one")
+    limits = {each.name: getattr(options, f"max_{each.name}") for each in fields(QualityLimits)}
+    return QuantizeOptions(
+        mode=options.quantize,
+        folder=options.calibration,
+        python=options.quantizer_python or Path(sys.executable),
+        side=options.calibration_side,
+        limits=QualityLimits(**limits),
+    )
+
+
 def _target(options: argparse.Namespace) -> TargetOptions:
     return TargetOptions(
         name=options.target,
@@ -171,6 +232,7 @@ def _target(options: argparse.Namespace) -> TargetOptions:
         optimization_level=options.optimization_level,
         refit=options.refit,
         weight_streaming=options.weight_streaming,
+        quantize=_quantize(options),
     )
 
 

@@ -9,6 +9,7 @@ from typing import cast
 from build_engines.fingerprint import hash_files
 from build_engines.networks import NetworkExport, VaeDecoder
 from build_engines.pipeline import Pipeline
+from build_engines.quantize.report import QualityReport
 from build_engines.targets import Target
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
 from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
@@ -20,8 +21,10 @@ def describe(
     target: Target,
     source: dict[str, str],
     built_with: dict[str, str],
+    quantized: QualityReport | None = None,
 ) -> PipelineDescriptor:
-    """The descriptor of the models that were built in ``folder``."""
+    """The descriptor of the models that were built in ``folder``; ``quantized``: what became of
+    the UNet's quantisation, if it was."""
     name, checkpoint, unet = pipeline.name, pipeline.checkpoint, pipeline.unet
     decoder = next(each for each in pipeline.networks if isinstance(each, VaeDecoder))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -37,6 +40,8 @@ def describe(
         family=pipeline.family.name,
         target=target.name,
         precision=target.precision,
+        quantization=quantized.quantization if quantized else None,
+        quality=quantized.quality if quantized else None,
         engine=target.engine,
         prediction=pipeline.prediction,
         schedule=pipeline.schedule,

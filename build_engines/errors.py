@@ -23,3 +23,9 @@ class VerificationError(BuildError):
 
 class RefitError(BuildError):
     """An engine's weights cannot be exchanged; a full build is needed."""
+
+
+class QualityError(BuildError):
+    """A quantised network is further from the original than was allowed."""
+
+    exit_code = 5

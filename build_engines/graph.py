@@ -25,13 +25,14 @@ def write_graph(
     precision: Precision,
     attention: Attention,
 ) -> Path:
-    """Loads, exports and checks one network; torch's weights are let go before onnxruntime gets
-    its own. ``report`` is called :data:`STAGES` times.
+    """Loads, exports and checks one network, and has it rewritten where it says so; torch's
+    weights are let go before onnxruntime gets its own. ``report`` is called :data:`STAGES` times.
 
     Returns the path of ``model.onnx`` in ``folder``.
 
     Raises:
-        BuildError: the weights do not fit, or the export differs from torch.
+        BuildError: the weights do not fit, the export differs from torch, or its quantised form
+            is not good enough.
     """
     module = network.load(checkpoint)
     report("loaded")
@@ -46,4 +47,6 @@ def write_graph(
     with onnxruntime_runner(network, path, precision) as run:
         error = verify(network, run, expected, precision)
     report(f"agrees with torch (relative error {error:.1e})")
+    if network.rewrite is not None:
+        network.rewrite(path)
     return path

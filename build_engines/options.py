@@ -3,19 +3,73 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from build_engines.errors import BuildError
-from pipelines.descriptor import Precision, Target
+from pipelines.descriptor import Precision, Quantization, Target
 
 Prediction = Literal["epsilon", "v_prediction"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 TARGETS: tuple[str, ...] = get_args(Target)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """What a quantised UNet may differ by, in the worst of the requests it is tried with; see
+    :class:`pipelines.descriptor.Quality`."""
+
+    network_error: float = 0.15
+    latent_error: float = 0.2
+    picture_difference: float = 5.0
+    """In grey levels, 0 to 255."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            BuildError: names the option, its value and what is allowed.
+        """
+        for field in fields(self):
+            if not (value := getattr(self, field.name)) > 0:
+                raise BuildError(f"max_{field.name}: {value}; allowed: more than 0")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How the UNet is quantised, and what it is calibrated and compared with."""
+
+    mode: Quantization
+    folder: Path
+    """What it is calibrated with: pictures and ``prompts.txt``, where there are any. Gets the
+    pipeline before quantisation, the recorded inputs and the report."""
+    python: Path = Path(sys.executable)
+    """The interpreter that has NVIDIA ModelOpt."""
+    rows: int = 64
+    """Most inputs of the UNet that it is calibrated with."""
+    side: int | None = None
+    """Greatest side in pixels of what is sampled for it; None: what the checkpoint was trained
+    at."""
+    steps: int = 12
+    """Of each sampling run."""
+    limits: QualityLimits = QualityLimits()
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            BuildError: names the option, its value and what is allowed.
+        """
+        if self.mode not in QUANTIZATIONS:
+            raise BuildError(f"quantize: {self.mode!r}; allowed: {', '.join(QUANTIZATIONS)}")
+        if self.rows < 1 or self.steps < 1:
+            raise BuildError(f"quantize: {self.rows} rows, {self.steps} steps; allowed: at least 1")
+        if self.side is not None and not 64 <= self.side <= 2048:
+            raise BuildError(f"calibration_side: {self.side}; allowed: 64 to 2048")
 
 
 @dataclass(frozen=True)
@@ -35,6 +89,8 @@ class TargetOptions:
     """Makes TensorRT engines whose weights a later build of the same shape can exchange."""
     weight_streaming: bool = False
     """Makes TensorRT engines whose weights may stay in host memory; not when Triton runs them."""
+    quantize: QuantizeOptions | None = None
+    """The UNet's quantisation; None: it has the precision of the other networks."""
 
     def __post_init__(self) -> None:
         """
@@ -49,6 +105,21 @@ class TargetOptions:
             raise BuildError(f"optimization_level: {self.optimization_level}; allowed: 0 to 5")
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise BuildError(f"memory: {self.memory_gb}; allowed: more than 0")
+        if self.quantize is not None:
+            self._check_quantize()
+
+    def _check_quantize(self) -> None:
+        if self.refit:
+            raise BuildError("quantize: with refit; an engine's scales cannot be exchanged")
+        # onnxruntime quantises float16 values wrongly on a CPU, see docs/quantization.md.
+        allowed = {"onnx": ("fp32",), "tensorrt": ("fp16", "fp32")}
+        if self.name not in allowed:
+            raise BuildError(f"quantize: with target {self.name}; allowed: {', '.join(allowed)}")
+        if self.precision not in (None, *allowed[self.name]):
+            raise BuildError(
+                f"quantize: with precision {self.precision} for {self.name}; "
+                f"allowed: {', '.join(allowed[self.name])}"
+            )
 
 
 def check_options(

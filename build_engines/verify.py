@@ -16,7 +16,7 @@ from torch import nn
 
 from build_engines.errors import VerificationError
 from build_engines.networks import Case, NetworkExport
-from build_engines.widen import widen_bfloat16
+from build_engines.widen import widen
 from pipelines.descriptor import Precision
 
 SEED = 0
@@ -109,7 +109,7 @@ def onnxruntime_runner(network: NetworkExport, model: Path, precision: Precision
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
-            runnable = widen_bfloat16(model, Path(scratch)) if precision == "bf16" else model
+            runnable = widen(model, Path(scratch)) if precision == "bf16" else model
             session = onnxruntime.InferenceSession(
                 runnable, options, providers=["CPUExecutionProvider"]
             )

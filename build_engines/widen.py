@@ -1,4 +1,6 @@
-"""A graph in bfloat16 as the same graph in float32, for runtimes that have no bfloat16."""
+"""A graph in half precision as the same graph in float32, for a runtime that has no bfloat16
+(onnxruntime on a CPU), or that rounds float16 towards zero where it quantises (the same, to
+1.24)."""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ import onnx
 
 Array = npt.NDArray[Any]
 
-_NARROW, _WIDE = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
+HALVES = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16}
+_WIDE = onnx.TensorProto.FLOAT
 
 
-def widen_bfloat16(model: Path, folder: Path) -> Path:
+def widen(model: Path, folder: Path) -> Path:
     """Writes the widened graph and its weights into ``folder`` and returns its path.
 
     Args:
@@ -37,7 +40,7 @@ def widen_bfloat16(model: Path, folder: Path) -> Path:
                     tensor.external_data.add(key=key, value=str(value))
                 file.write(np.ascontiguousarray(wide).data)
     for constant in _constants(graph.graph):
-        if constant.data_type == _NARROW:
+        if constant.data_type in HALVES:
             constant.CopyFrom(
                 onnx.numpy_helper.from_array(
                     _wide(onnx.numpy_helper.to_array(constant)), constant.name
@@ -45,7 +48,7 @@ def widen_bfloat16(model: Path, folder: Path) -> Path:
             )
     for node in graph.graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == _NARROW:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALVES:
                 attribute.i = _WIDE
     del graph.graph.value_info[:]
     onnx.save(graph, target)
@@ -53,7 +56,7 @@ def widen_bfloat16(model: Path, folder: Path) -> Path:
 
 
 def _wide(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+    return array.astype(np.float32) if array.dtype in (ml_dtypes.bfloat16, np.float16) else array
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -27,6 +27,7 @@ TextRole = Literal["text_encoder", "text_encoder_2"]
 
 Target = Literal["onnx", "tensorrt", "torch"]
 Precision = Literal["fp32", "fp16", "bf16"]
+Quantization = Literal["int8", "fp8"]
 
 
 class PipelineError(Exception):
@@ -128,6 +129,19 @@ class EngineSpec(_Model):
     compute_capability: Annotated[str, Field(description="the GPU's, e.g. 9.0")]
 
 
+class Quality(_Model):
+    """How far a quantised UNet is from the same one before: the worst of the requests that it was
+    tried with, none of which it was calibrated with."""
+
+    network_error: Annotated[
+        float, Field(description="relative error of the UNet's output on the same inputs, a mean")
+    ]
+    latent_error: Annotated[float, Field(description="relative error of the final latent")]
+    picture_difference: Annotated[
+        float, Field(description="mean difference in grey levels where it was redrawn")
+    ]
+
+
 class PipelineDescriptor(_Model):
     """All that sampling has to know of a compiled checkpoint."""
 
@@ -138,6 +152,12 @@ class PipelineDescriptor(_Model):
     precision: Annotated[
         Precision, Field(description="of weights and activations; inputs and outputs are FP32")
     ] = "fp32"
+    quantization: Annotated[
+        Quantization | None, Field(description="of the UNet's weights and activations")
+    ] = None
+    quality: Annotated[
+        Quality | None, Field(description="what the quantisation was accepted with")
+    ] = None
     engine: Annotated[
         EngineSpec | None, Field(description="with what compiled engines were made; or none are")
     ] = None

@@ -71,7 +71,7 @@ class LocalNetworks:
         if network not in self._sessions:
             target, folder = self._folders[network]
             if target == "onnx":
-                session: Session = _OnnxNetwork(open_session(folder / "model.onnx", self._threads))
+                session: Session = OnnxNetwork(open_session(folder / "model.onnx", self._threads))
             elif target == "torch":
                 session = _open_torch(folder)
             else:
@@ -102,7 +102,9 @@ class LocalNetworks:
         return await self.run(unet, {**told, **residuals})
 
 
-class _OnnxNetwork:
+class OnnxNetwork:
+    """A session of onnxruntime, on a CPU, with torch's tensors in and out."""
+
     def __init__(self, session: OnnxSession) -> None:
         self.input_names = session.input_names
         self._session = session
@@ -126,11 +128,17 @@ class LocalDetailer:
 
     Args:
         repositories: folders with pipelines built for onnxruntime or torch.
+        networks: that run them; by default those of the repositories.
     """
 
-    def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
+    def __init__(
+        self,
+        repositories: Iterable[Path],
+        threads: int = 0,
+        networks: LocalNetworks | None = None,
+    ) -> None:
         folders = list(repositories)
-        self.networks = LocalNetworks(folders, threads)
+        self.networks = networks or LocalNetworks(folders, threads)
         self._pipelines = load_pipelines(folders)
 
     def detail(self, inputs: Inputs) -> Composed:

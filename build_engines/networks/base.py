@@ -7,8 +7,9 @@ these classes, so they cannot disagree on a name, a dtype or an axis.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -137,6 +138,9 @@ class NetworkExport(ABC):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
+        self.rewrite: Callable[[Path], None] | None = None
+        """Changes the exported graph, which was compared with torch, in its place: it is
+        quantised. None: it stays as it is."""
 
     @property
     @abstractmethod

@@ -21,4 +21,5 @@ def open_target(options: TargetOptions) -> Target:
 
     if options.name == "torch":
         return open_torch(options)
-    return OnnxTarget(options.precision or "fp32")
+    quantization = options.quantize.mode if options.quantize else None
+    return OnnxTarget(options.precision or "fp32", quantization)

@@ -8,13 +8,17 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.attention import FUSED
+from build_engines.attention import FUSED, PLAIN
 from build_engines.checkpoint import Checkpoint
 from build_engines.graph import STAGES, write_graph
 from build_engines.networks import NetworkExport
 from build_engines.targets.base import Report
-from pipelines.descriptor import EngineSpec, Precision
+from pipelines.descriptor import EngineSpec, Precision, Quantization
 from pipelines.descriptor import Target as TargetName
+
+BASIC_LEVEL = -1
+"""As Triton numbers it. onnxruntime's higher levels move FP8 values through operators that have
+no FP8, and then refuse the graph."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class OnnxTarget:
     """``model.onnx`` on a CPU."""
 
     precision: Precision
+    quantization: Quantization | None = None
+    """Of the UNet."""
     name: TargetName = "onnx"
     memory_gb: float | None = None
     engine: EngineSpec | None = None
@@ -35,9 +41,15 @@ class OnnxTarget:
         """See :meth:`Target.configure`."""
         config.backend = "onnxruntime"
         config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+        if self.quantization == "fp8" and network.rewrite is not None:
+            config.optimization.graph.level = BASIC_LEVEL
 
     def write(
         self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
     ) -> None:
         """See :meth:`Target.write`."""
-        write_graph(network, checkpoint, folder, report, precision=self.precision, attention=FUSED)
+        # What is quantised here is what an engine would be made of.
+        attention = FUSED if network.rewrite is None else PLAIN
+        write_graph(
+            *(network, checkpoint, folder, report), precision=self.precision, attention=attention
+        )

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from build_engines import TargetOptions, VerificationError, cli
+from build_engines.errors import QualityError
+from build_engines.options import QualityLimits, QuantizeOptions
 from tests.conftest import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,7 +76,12 @@ def test_missing_arguments_are_exit_code_2() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(VerificationError("differs"), 4), (OSError("disk full"), 1), (KeyboardInterrupt(), 130)],
+    [
+        (VerificationError("differs"), 4),
+        (QualityError("too far"), 5),
+        (OSError("disk full"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_failures_have_their_exit_codes(
     monkeypatch: pytest.MonkeyPatch,
@@ -109,6 +116,40 @@ def test_controlnets_are_given_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--controlnet", "a=first", "--controlnet", "b=x=y"]
     assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 0
     assert calls == [{"a": Path("first"), "b": Path("x=y")}]
+
+
+def test_quantisation_reaches_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    targets: list[TargetOptions] = []
+    monkeypatch.setattr(cli, "build", lambda a, b, c, target, **options: targets.append(target))
+    arguments = ["checkpoint", "--name", "x", "--repository", "y", "--target", "tensorrt"]
+    arguments += ["--quantize", "fp8", "--calibration", str(tmp_path), "--calibration-side", "256"]
+    arguments += ["--quantizer-python", "p/python", "--max-picture-difference", "2.5"]
+    assert cli.main(arguments) == 0
+    expected = QuantizeOptions(
+        "fp8", tmp_path, Path("p/python"), side=256, limits=QualityLimits(picture_difference=2.5)
+    )
+    assert [target.quantize for target in targets] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--quantize", "int8"], "--calibration DIR is needed"),
+        (["--calibration", "d"], "only with --quantize"),
+        (["--quantize", "int8", "--calibration", "d", "--max-latent-error", "0"], "more than 0"),
+        (["--quantize", "int8", "--calibration", "d", "--precision", "bf16"], "allowed: fp32"),
+        (["--quantize", "int8", "--calibration", "d", "--target", "torch"], "onnx, tensorrt"),
+    ],
+)
+def test_quantisation_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(cli, "build", lambda *_, **__: pytest.fail("it was built"))
+    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 1
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize("value", ["name", "=path", "name="])

@@ -1,0 +1,101 @@
+"""Requests run in this process, with a UNet of choice and an eye on every call of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.errors import BuildError
+from build_engines.quantize.workload import Pixels, Request
+from pipelines.descriptor import PipelineDescriptor
+from preprocessing.prepare import Inputs
+from sampling.program import Tensors
+from segs_client.messages import build
+from serving.local import LocalDetailer, LocalNetworks, OnnxNetwork, Session
+from serving.onnx_session import OnnxSession
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+Watch = Callable[[Arrays, Arrays], object]
+"""Is told of every call of the UNet: inputs and outputs ``[rows, …]`` by name."""
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """What came of a request: the final latent ``[1, c, h, w]`` as the VAE's decoder is given it,
+    and the picture ``[H, W, 3]``."""
+
+    latent: Array
+    picture: Pixels
+
+
+class Runs:
+    """A pipeline built for onnxruntime.
+
+    Args:
+        repository: holds it.
+    """
+
+    def __init__(self, repository: Path, descriptor: PipelineDescriptor) -> None:
+        self._name = descriptor.name
+        self._networks = _Networks(repository, descriptor)
+        self._local = LocalDetailer([repository], networks=self._networks)
+
+    def redraw(
+        self, request: Request, unet: OnnxSession | None = None, watch: Watch | None = None
+    ) -> Redrawn:
+        """Runs a request of one SEG.
+
+        Args:
+            unet: what runs instead of the pipeline's.
+
+        Raises:
+            BuildError: nothing was sampled.
+        """
+        self._networks.other, self._networks.watch, self._networks.latent = unet, watch, None
+        built = build(request.picture, [request.box], pipeline=self._name, **request.options)
+        done = self._local.detail(
+            Inputs(
+                built.request.model_dump_json().encode(),
+                built.image,
+                built.masks,
+                built.seg_images,
+                built.control_images,
+            )
+        )
+        if self._networks.latent is None:
+            status = ", ".join(seg.status for seg in done.report.segs)
+            raise BuildError(f"calibration: {request.name} at {request.box} was {status}")
+        return Redrawn(self._networks.latent, done.image.reshape(request.picture.shape))
+
+
+class _Networks(LocalNetworks):
+    def __init__(self, repository: Path, descriptor: PipelineDescriptor) -> None:
+        super().__init__([repository])
+        self._unet = descriptor.networks["unet"].model
+        self._decoder = descriptor.networks["vae_decoder"].model
+        self.other: OnnxSession | None = None
+        self.watch: Watch | None = None
+        self.latent: Array | None = None
+
+    def session(self, network: str) -> Session:
+        if network == self._unet and self.other is not None:
+            return OnnxNetwork(self.other)
+        return super().session(network)
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        outputs = await super().run(network, inputs)
+        if network == self._unet and self.watch is not None:
+            self.watch(_arrays(inputs), _arrays(outputs))
+        elif network == self._decoder:
+            self.latent = inputs["latent_sample"].numpy()
+        return outputs
+
+
+def _arrays(tensors: Tensors) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}

@@ -1,0 +1,53 @@
+"""What a quantised graph is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from build_engines.errors import BuildError
+from pipelines.descriptor import Quantization
+
+LINEAR = ("Conv", "Gemm", "MatMul")
+_STORED: dict[Quantization, int] = {
+    "int8": onnx.TensorProto.INT8,
+    "fp8": onnx.TensorProto.FLOAT8E4M3FN,
+}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Operators with weights: type → (those all of whose inputs are quantised, all); bias aside."""
+
+    linear: dict[str, tuple[int, int]]
+    opset: int
+
+
+def check_structure(model: Path, mode: Quantization) -> Structure:
+    """Reads a graph and makes sure that it is quantised as it was asked to be.
+
+    Raises:
+        BuildError: nothing is quantised, or not in this type.
+    """
+    graph = onnx.load(model, load_external_data=False)
+    stored = {each.name: each.data_type for each in graph.graph.initializer}
+    quantizing = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    types = {stored.get(node.input[2]) for node in quantizing}
+    if types != {_STORED[mode]}:
+        raise BuildError(
+            f"quantize: the graph has no {mode}: its zero points are {types or 'none'}"
+        )
+    dequantized = {
+        node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"
+    }
+    every: Counter[str] = Counter()
+    quantized: Counter[str] = Counter()
+    for node in graph.graph.node:
+        if node.op_type in LINEAR:
+            every[node.op_type] += 1
+            quantized[node.op_type] += dequantized.issuperset(node.input[:2])
+    linear = {name: (quantized[name], every[name]) for name in LINEAR if every[name]}
+    return Structure(linear, max(each.version for each in graph.opset_import if not each.domain))

@@ -1,0 +1,1 @@
+"""Tests of quantisation; those that need NVIDIA ModelOpt are marked so."""
