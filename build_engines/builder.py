@@ -93,7 +93,7 @@ def build(
         _build_models(pipeline, made_for, folder)
         if quantizer is not None:
             quantizer.write_report(folder / pipeline.unet.model_name(name))
-        report = quantizer and quantizer.report
+        report = None if quantizer is None else quantizer.report
         descriptor = describe(pipeline, folder, made_for, source, built_with, report)
         filename = name + DESCRIPTOR_SUFFIX
         write_flushed(folder / filename, descriptor.model_dump_json(indent=2) + "\n")

@@ -52,7 +52,7 @@ class RowSample:
         full = len(self._kept) == self._most
         if path.exists() or (full and key > -self._kept[0][0]):
             return
-        np.savez(path, **row)  # type: ignore[arg-type]  # names are the arrays' own
+        np.savez(path, **row)
         if full:
             heapq.heapreplace(self._kept, (-key, path))[1].unlink()
         else:

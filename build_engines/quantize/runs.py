@@ -57,7 +57,7 @@ class Runs:
         Raises:
             BuildError: nothing was sampled.
         """
-        self._networks.other, self._networks.watch, self._networks.latent = unet, watch, None
+        self._networks.begin(unet, watch)
         built = build(request.picture, [request.box], pipeline=self._name, **request.options)
         done = self._local.detail(
             Inputs(
@@ -82,6 +82,10 @@ class _Networks(LocalNetworks):
         self.other: OnnxSession | None = None
         self.watch: Watch | None = None
         self.latent: Array | None = None
+
+    def begin(self, other: OnnxSession | None, watch: Watch | None) -> None:
+        """Forgets the last request."""
+        self.other, self.watch, self.latent = other, watch, None
 
     def session(self, network: str) -> Session:
         if network == self._unet and self.other is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ PICTURE = np.zeros((96, 128, 3), np.uint8)
 
 
 def workload(count: int = 1, controlnets: tuple[str, ...] = ()) -> Workload:
-    pictures = [(f"{i}.png", PICTURE + i) for i in range(count)]
+    pictures = [(f"{i}.png", np.full_like(PICTURE, i)) for i in range(count)]
     return Workload(pictures, [f"prompt {i}" for i in range(8)], 128, 2, controlnets)
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_pictures(tmp_path)
 
 
-def row(value: float) -> dict[str, np.ndarray]:
+def row(value: float) -> dict[str, Any]:
     return {"sample": np.full((1, 4), value, np.float32), "t": np.full((1, 1), 2, np.float32)}
 
 
