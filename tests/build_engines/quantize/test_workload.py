@@ -133,7 +133,7 @@ def test_inputs_of_real_runs_are_kept_over_all_steps(repository: Path, tmp_path:
     assert collect(runs, requests, rows, rows=100, made_from="x") == 3 * 2 * 2  # steps, prompts
     found = [dict(np.load(path)) for path in sorted(rows.glob("*.npz"))]
     assert all(each.keys() == set(descriptor.networks["unet"].inputs) for each in found)
-    assert len({float(each["timestep"][0, 0]) for each in found}) >= 4
+    assert len({float(each["timestep"][0, 0]) for each in found}) >= 3
     assert len({each["sample"].shape for each in found}) >= 2
     sizes = {each["mid_residual"].shape[2:] == (1, 1) for each in found}
     assert sizes == {True, False}  # with a ControlNet and without
