@@ -64,7 +64,7 @@ def test_a_pipeline_for_onnxruntime(
     descriptor = build(SD15, "sd15", tmp_path, target)
     assert descriptor.quantization == mode
     assert descriptor.quality is not None
-    assert 1e-3 < descriptor.quality.network_error < 0.2
+    assert 1e-3 < descriptor.quality.network_error < 0.6
     model = tmp_path / "sd15_unet" / "1" / "model.onnx"
     assert sorted(path.name for path in model.parent.iterdir()) == [
         "model.onnx",
@@ -119,7 +119,7 @@ def test_a_graph_for_engines(
         attention=PLAIN,
     )
     assert quantizer.report is not None
-    assert quantizer.report.quality.network_error < 0.2
+    assert quantizer.report.quality.network_error < 0.6
     graph = onnx.load(path, load_external_data=False)
     onnx.checker.check_model(path)
     assert {each.domain for each in graph.opset_import} == {""}
