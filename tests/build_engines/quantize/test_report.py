@@ -215,9 +215,10 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Change:
 
 
 def test_limits_decide_and_a_refusal_leaves_the_old_build(
-    built: Path, tmp_path: Path, scaled: Change
+    plain: Path, built: Path, tmp_path: Path, scaled: Change
 ) -> None:
     folder = tmp_path / "calibration"
+    shutil.copytree(plain, folder / "reference")
     options = QuantizeOptions("int8", folder, rows=5, side=128, steps=2)
     target = TargetOptions(quantize=options)
     before = snapshot(built)
