@@ -66,7 +66,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> P
 def folded_unet(lora: Path, weight: float = WEIGHT, base: Path = SD15) -> dict[str, torch.Tensor]:
     checkpoint = WithLoras(open_checkpoint(base), [(lora, weight)])
     state = Unet(checkpoint.json("unet/config.json")).load(checkpoint).state_dict()
-    return {name.removeprefix("unet."): value for name, value in state.items()}
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def check(folded: Mapping[str, torch.Tensor], changes: Mapping[str, torch.Tensor]) -> None:
@@ -227,7 +227,7 @@ def test_loras_add_up(tmp_path: Path) -> None:
     checkpoint = WithLoras(DiffusersFolder(SD15), loras)
     state = Unet(checkpoint.json("unet/config.json")).load(checkpoint).state_dict()
     change = KOHYA * first["up"] @ first["down"] - 0.5 * second["up"] @ second["down"]
-    check({k.removeprefix("unet."): v for k, v in state.items()}, {f"{LINEAR}.weight": change})
+    check({k.removeprefix("model."): v for k, v in state.items()}, {f"{LINEAR}.weight": change})
 
 
 def test_parts_that_the_checkpoint_lacks_are_logged(

@@ -138,10 +138,10 @@ def test_a_dead_or_hanging_model_is_found_and_mended(
 
 def test_a_stop_lets_requests_end_and_nobody_in(repository: Path, tmp_path: Path) -> None:
     with (
-        supervise(repository, tmp_path, "--drain-timeout", "30") as running,
+        supervise(repository, tmp_path, "--drain-timeout", "120") as running,
         ThreadPoolExecutor(4) as pool,
     ):
-        under_way = [pool.submit(running.ask, 300) for _ in range(3)]
+        under_way = [pool.submit(running.ask, 1000) for _ in range(3)]
         time.sleep(1.5)
         running.process.send_signal(signal.SIGTERM)
         running.wait(lambda told: told["reason"] == "stopping", 5)
@@ -149,7 +149,7 @@ def test_a_stop_lets_requests_end_and_nobody_in(repository: Path, tmp_path: Path
         assert not any(request.done() for request in under_way)
         with pytest.raises(ServerUnavailable, match="the server is stopping"):
             running.ask()
-        assert [request.result(60) for request in under_way] == [["enhanced"]] * 3
+        assert [request.result(120) for request in under_way] == [["enhanced"]] * 3
         assert running.process.wait(30) == 0
 
 

@@ -271,6 +271,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     monkeypatch.setattr("serving.network_model.configure_logging", lambda: None)
     monkeypatch.setattr("serving.network_model.start_beating", lambda instance: None)
+    monkeypatch.setattr(module, "give_way", lambda: None)
     yield module
     sys.modules.pop("serving.network_model", None)
 
