@@ -20,6 +20,7 @@ import torch
 
 from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling.costs import CostModel
+from sampling.flight import Flight
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
 
@@ -61,17 +62,6 @@ class EngineStats:
     """Rows the batches could have had: what waited, up to the limit."""
     shared_batches: int = 0
     """Batches with calls of more than one request."""
-
-
-@dataclass(frozen=True)
-class Flight:
-    """A batch at its network: since when (``time.time()``), and how long it should take; None if
-    nothing like it was measured."""
-
-    network: str
-    rows: int
-    since_s: float
-    expected_s: float | None
 
 
 @dataclass(eq=False)

@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -26,7 +25,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serving.errors import ServingError
-from serving.ports import claim_port
+from serving.ports import claim_port, join_address
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +106,7 @@ class HealthServer:
         log.info("health: http://%s:%d/health/ready", *self._server.server_address[:2])
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -129,8 +123,7 @@ class GrpcHealthServer:
         self._servicer = HealthServicer()
         self._server = grpc.server(ThreadPoolExecutor(_PROBES))
         add_HealthServicer_to_server(self._servicer, self._server)
-        shown = f"[{host}]" if ":" in host else host
-        self._server.add_insecure_port(f"{shown}:{self.port}")
+        self._server.add_insecure_port(join_address(host, self.port))
         health.follow(self._set)
 
     def _set(self, ready: bool) -> None:
@@ -142,12 +135,7 @@ class GrpcHealthServer:
         log.info("health: grpc.health.v1.Health on port %d", self.port)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.stop(grace=None)
 
 

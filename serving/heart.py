@@ -19,6 +19,8 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sampling.flight import Flight
+
 STATE_VARIABLE = "SEGS_STATE"
 """Environment variable of the Python models: the folder that the files go to."""
 BEAT_S = 1.0
@@ -27,19 +29,6 @@ _DRAIN = "drain"
 
 Drain = Literal["refuse", "end"]
 """What the step engine is told before a stop: let nobody in, then end what is under way."""
-
-
-class Flight(BaseModel):
-    """A batch at its network."""
-
-    model_config = ConfigDict(frozen=True)
-
-    network: str
-    rows: int
-    since_s: float
-    """``time.time()`` at its start."""
-    expected_s: float | None
-    """From then; None if nothing like it was measured yet."""
 
 
 class EngineState(BaseModel):
@@ -84,9 +73,7 @@ def _beat(touch: Callable[[], None]) -> None:
 def write_state(state: EngineState) -> None:
     """The step engine's sign of life; for others to read whole or not at all."""
     if (place := folder()) is not None:
-        temporary = place / f"{_ENGINE}.{os.getpid()}"
-        temporary.write_text(state.model_dump_json())
-        temporary.replace(place / _ENGINE)
+        write_whole(place / _ENGINE, state.model_dump_json())
 
 
 def read_state(place: Path) -> EngineState | None:
@@ -99,9 +86,14 @@ def read_state(place: Path) -> EngineState | None:
 
 def order_drain(place: Path, order: Drain) -> None:
     """Tells the step engine, which looks every second."""
-    temporary = place / f".{_DRAIN}"
-    temporary.write_text(order)
-    temporary.replace(place / _DRAIN)
+    write_whole(place / _DRAIN, order)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that others read meanwhile: the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def drain_order() -> Drain | None:

@@ -36,7 +36,7 @@ from serving.heart import (
 from serving.installation import check_libraries, find_installation
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
-from serving.ports import claim_port
+from serving.ports import claim_port, join_address
 from serving.process import MemoryUse, memory_use, model_processes
 from serving.repositories import check_repositories, has_detailer
 from serving.workspace import build_backends, build_python, server_command, server_environment
@@ -101,8 +101,7 @@ class EmbeddedServer:
         """``host:port`` of ``grpc``, ``http`` or ``metrics`` for a client on this machine."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         host = local.get(self.options.host, self.options.host)
-        shown = f"[{host}]" if ":" in host else host
-        return f"{shown}:{self.ports[protocol]}"
+        return join_address(host, self.ports[protocol])
 
     def start(self, stop_asked: threading.Event | None = None) -> None:
         """Starts the server and returns once it is ready and has answered a canary per pipeline.

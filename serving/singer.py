@@ -6,7 +6,6 @@ import itertools
 import logging
 import threading
 import time
-from types import TracebackType
 
 from serving.canary import run_canary
 from serving.errors import CanaryError, ServingError
@@ -43,12 +42,7 @@ class Singer:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(2.0)

@@ -17,6 +17,7 @@ from types import FrameType
 
 from serving.errors import ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer
+from serving.heart import write_whole
 from serving.options import ServerOptions
 from serving.server import EmbeddedServer
 from serving.singer import Singer
@@ -146,9 +147,7 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
         **{f"{protocol}_port": port for protocol, port in server.ports.items()},
         "pipelines": list(server.pipelines),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content) + "\n")
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from sampling.flight import Flight
 from serving import heart, singer
 from serving.__main__ import main
 from serving.errors import CanaryError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
-from serving.heart import EngineState, Flight, find_hanging, find_silent
+from serving.heart import EngineState, find_hanging, find_silent
 from serving.server import EmbeddedServer
 from serving.singer import Singer
 

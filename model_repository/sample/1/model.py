@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -70,12 +69,11 @@ class TritonPythonModel:
             self._service.admission.closed = order is not None
             if order == "end":
                 self._service.engine.close()
-            flights = self._service.engine.flights
             heart.write_state(
                 heart.EngineState(
                     requests=len(self._service.admission),
                     answered=self._answered,
-                    flights=tuple(heart.Flight(**asdict(flight)) for flight in flights),
+                    flights=tuple(self._service.engine.flights),
                 )
             )
             await asyncio.sleep(heart.BEAT_S)
