@@ -68,13 +68,18 @@ def references(
     results = []
     for case in network.cases() if cases is None else cases:
         inputs = network.example(case, generator)
-        with torch.inference_mode():
-            outputs = module(*inputs.values())
-        if isinstance(outputs, torch.Tensor):
-            outputs = (outputs,)
         arrays = {name: value.numpy() for name, value in inputs.items()}
-        results.append(Reference(case, arrays, [output.numpy() for output in outputs]))
+        results.append(Reference(case, arrays, run_in_torch(module, inputs.values())))
     return results
+
+
+def run_in_torch(module: nn.Module, inputs: Iterable[torch.Tensor]) -> Outputs:
+    """A module's results on its arguments, in their order, as arrays."""
+    with torch.inference_mode():
+        outputs = module(*inputs)
+    if isinstance(outputs, torch.Tensor):
+        outputs = (outputs,)
+    return [output.cpu().numpy() for output in outputs]
 
 
 def verify(

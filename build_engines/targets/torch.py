@@ -17,7 +17,7 @@ from build_engines.options import TargetOptions
 from build_engines.precision import lowered, overflowing
 from build_engines.stored import read_network, write_network
 from build_engines.targets.base import Report
-from build_engines.verify import Inputs, Outputs, Run, references, verify
+from build_engines.verify import Inputs, Outputs, Run, references, run_in_torch, verify
 from pipelines.descriptor import EngineSpec, Precision
 from pipelines.descriptor import Target as TargetName
 
@@ -76,12 +76,8 @@ def _runner(network: NetworkExport, folder: Path) -> Run:
     def run(inputs: Inputs) -> Outputs:
         tensors = (torch.from_numpy(array).to(device) for array in inputs.values())
         try:
-            with torch.inference_mode():
-                outputs = module(*tensors)
+            return run_in_torch(module, tensors)
         except RuntimeError as error:
             raise VerificationError(f"{network.role}: torch cannot run it: {error}") from error
-        if isinstance(outputs, torch.Tensor):
-            outputs = (outputs,)
-        return [output.cpu().numpy() for output in outputs]
 
     return run

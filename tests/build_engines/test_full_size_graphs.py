@@ -25,7 +25,7 @@ from build_engines.export import export_onnx
 from build_engines.networks import Adapter, Case, NetworkExport, VaeEncoder
 from build_engines.pipeline import Pipeline, open_pipeline
 from build_engines.precision import lower
-from build_engines.verify import cosine
+from build_engines.verify import cosine, run_in_torch
 from examples.random_checkpoint import write_checkpoint, write_controlnet
 from pipelines.descriptor import Precision
 from tests.conftest import CHECKPOINTS
@@ -105,9 +105,8 @@ def run(path: Path, cases: Sequence[Arrays]) -> list[list[Array]]:
 
 
 def run_torch(network: NetworkExport, module: Adapter, inputs: Arrays) -> list[Array]:
-    with torch.inference_mode():
-        outputs = module(*(torch.from_numpy(inputs[tensor.name]) for tensor in network.inputs))
-    return [each.numpy() for each in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
+    tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in network.inputs]
+    return list(run_in_torch(module, tensors))
 
 
 @dataclass(frozen=True)
