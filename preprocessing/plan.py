@@ -13,23 +13,40 @@ class DeadlineExceededError(Exception):
     """A request's deadline passed before it was done."""
 
 
-class OverloadedError(Exception):
-    """There is too much work already; the request was not begun.
+class CancelledByClientError(Exception):
+    """Nobody waits for the answer any more."""
 
-    ``retry_after_s``: when there may be room for it, by estimate.
+
+class UnavailableError(Exception):
+    """The request was not done, and may be sent again.
+
+    ``retry_after_s``: when there is hope that it will be, by estimate.
     """
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"overloaded: try again in {retry_after_s:.1f} s")
+    def __init__(self, why: str, retry_after_s: float) -> None:
+        super().__init__(f"{why}: try again in {retry_after_s:.1f} s")
         self.retry_after_s = retry_after_s
 
 
-class StoppingError(OverloadedError):
+class OverloadedError(UnavailableError):
+    """There is too much work already; the request was not begun."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("overloaded", retry_after_s)
+
+
+class StoppingError(UnavailableError):
     """The server takes no new work, or ended this: it is being stopped."""
 
     def __init__(self) -> None:
-        super().__init__(_RESTART_S)
-        self.args = (f"the server is stopping: try again in {_RESTART_S:g} s",)
+        super().__init__("the server is stopping", _RESTART_S)
+
+
+class LostError(UnavailableError):
+    """A process that worked on the request died, and again when it was repeated."""
+
+    def __init__(self) -> None:
+        super().__init__("a part of the server died meanwhile", _RESTART_S)
 
 
 _RESTART_S = 5.0

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
+from preprocessing.plan import LostError
 from sampling.program import Tensors
+from serving import stub
+
+log = logging.getLogger(__name__)
+
+_NEW_PROCESS_S = 60.0
+"""How long a batch waits for a dead process's successor; a network takes its time to load."""
+_PAUSE_S = 0.2
 
 
 class NetworkError(Exception):
@@ -26,11 +37,22 @@ class TritonNetworks:
         self._outputs = outputs
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
-        """One batch.
+        """One batch; again, if the model's process dies meanwhile and another takes its place.
 
         Raises:
+            LostError: there was no other in time.
             NetworkError: with the model's own message.
         """
+        until_s = time.monotonic() + _NEW_PROCESS_S
+        while time.monotonic() < until_s:
+            outputs = await self._run_once(network, inputs)
+            if outputs is not None:
+                return outputs
+            await asyncio.sleep(_PAUSE_S)
+        raise LostError
+
+    async def _run_once(self, network: str, inputs: Tensors) -> Tensors | None:
+        """One batch; None if the model's process is dead."""
         request = pb_utils.InferenceRequest(
             model_name=network,
             requested_output_names=list(self._outputs[network]),
@@ -41,7 +63,11 @@ class TritonNetworks:
         )
         response = await request.async_exec()
         if response.has_error():
-            raise NetworkError(f"{network}: {response.error().message()}")
+            message = response.error().message()
+            if stub.tells_of_death(message):
+                log.warning("%s: %s", network, message)
+                return None
+            raise NetworkError(f"{network}: {message}")
         return {
             tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in response.output_tensors()
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class ServingError(Exception):
     """Root of this package's errors; the message tells an operator what to do."""
@@ -29,3 +31,13 @@ class StartError(ServingError):
 
 class CanaryError(ServingError):
     """The server says that it is ready but a small request fails."""
+
+
+class ModelsDownError(ServingError):
+    """Python models' processes have died or hang; loading these models again may mend it."""
+
+    def __init__(self, why: str, models: Collection[str], hanging: Collection[int] = ()) -> None:
+        super().__init__(f"{why}: {', '.join(sorted(models))}")
+        self.models = frozenset(models)
+        self.hanging = frozenset(hanging)
+        """Processes that are still there, to be killed first."""

@@ -45,6 +45,7 @@ class Health:
             "since": time.time(),
             "pipelines": [],
             "restarts": 0,
+            "reloads": 0,
             "last_failure": None,
             "canary": None,
         }
@@ -58,8 +59,12 @@ class Health:
         self._change(ready=False, reason=reason)
 
     def restarted(self, times: int, reason: str) -> None:
-        """It is started again, for that many times lately."""
+        """It is started again, for that many times."""
         self._change(ready=False, reason="starting again", restarts=times, last_failure=reason)
+
+    def reloading(self, times: int, reason: str) -> None:
+        """Models of it are loaded again, for that many times."""
+        self._change(ready=False, reason="loading again", reloads=times, last_failure=reason)
 
     def sang(self, at_s: float, taken_s: float) -> None:
         """The canary was answered."""

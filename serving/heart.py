@@ -13,7 +13,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -24,7 +25,10 @@ from sampling.flight import Flight
 STATE_VARIABLE = "SEGS_STATE"
 """Environment variable of the Python models: the folder that the files go to."""
 BEAT_S = 1.0
+ENGINE_MODEL = "sample"
+"""The model that the step engine runs in."""
 _ENGINE = "engine.json"
+_DOOR = "door.json"
 _DRAIN = "drain"
 
 Drain = Literal["refuse", "end"]
@@ -41,6 +45,50 @@ class EngineState(BaseModel):
     answered: int
     """Since the start, with a result."""
     flights: tuple[Flight, ...] = ()
+
+
+class DoorState(BaseModel):
+    """What the door is doing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pending: int
+    """Requests inside."""
+    lost: int
+    """Calls that Triton will never end, as their process died: they hold memory and a thread."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of some models' instances that were there at one moment."""
+
+    pids: Mapping[str, int]
+    """By instance."""
+    told: bool = True
+    """Whether signs of life are given at all; where not, all count as alive."""
+
+    def all_alive(self, *models: str) -> bool:
+        """Whether every process of these models is still there, and there is one of each."""
+        if not self.told:
+            return True
+        found = {model_of(instance) for instance in self.pids}
+        return found.issuperset(models) and all(
+            is_alive(pid) for instance, pid in self.pids.items() if model_of(instance) in models
+        )
+
+
+def model_of(instance: str) -> str:
+    """The model of an instance that Triton named: ``sample_0_0`` → ``sample``."""
+    return instance.rsplit("_", 2)[0]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def folder() -> Path | None:
@@ -70,16 +118,47 @@ def _beat(touch: Callable[[], None]) -> None:
             return
 
 
-def write_state(state: EngineState) -> None:
-    """The step engine's sign of life; for others to read whole or not at all."""
+def processes(models: Collection[str]) -> Processes:
+    """The living processes of these models, by their signs of life."""
+    place = folder()
+    found: dict[str, int] = {}
+    for path in [] if place is None else sorted(place.glob("*.beat")):
+        instance, pid = _read_beat(path)
+        if model_of(instance) in models and is_alive(pid):
+            found[instance] = pid
+    return Processes(found)
+
+
+def _read_beat(path: Path) -> tuple[str, int]:
+    """The instance and the process id in a file's name."""
+    instance, pid, _ = path.name.rsplit(".", 2)
+    return instance, int(pid)
+
+
+def write_state(state: EngineState | DoorState) -> None:
+    """A sign of life of the step engine or the door; for others to read whole or not at all."""
     if (place := folder()) is not None:
-        write_whole(place / _ENGINE, state.model_dump_json())
+        name = _ENGINE if isinstance(state, EngineState) else _DOOR
+        write_whole(place / name, state.model_dump_json())
 
 
 def read_state(place: Path) -> EngineState | None:
     """The step engine's last sign of life; None if there is none."""
     try:
         return EngineState.model_validate_json((place / _ENGINE).read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError):
+        return None
+
+
+def forget_engine(place: Path) -> None:
+    """Removes what the step engine said last; for when another takes its place."""
+    (place / _ENGINE).unlink(missing_ok=True)
+
+
+def read_door(place: Path) -> DoorState | None:
+    """The door's last word; None if there is none."""
+    try:
+        return DoorState.model_validate_json((place / _DOOR).read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
 
@@ -104,26 +183,38 @@ def drain_order() -> Drain | None:
     return None
 
 
-def find_silent(place: Path, limit_s: float) -> list[str]:
-    """The model instances that gave no sign of life for so long, dead ones among them."""
-    silent = []
-    for path in sorted([*place.glob("*.beat"), *place.glob(_ENGINE)]):
-        try:
-            age_s = time.time() - path.stat().st_mtime
-        except OSError:
+def find_silent(place: Path, limit_s: float) -> Processes:
+    """The instances whose processes are there and gave no sign of life for so long."""
+    silent: dict[str, int] = {}
+    for path in sorted(place.glob("*.beat")):
+        instance, pid = _read_beat(path)
+        if not is_alive(pid):
+            path.unlink(missing_ok=True)  # of a process that was ended, or found dead by others
             continue
-        if age_s > limit_s:
-            silent.append(
-                "the step engine" if path.name == _ENGINE else path.name.rsplit(".", 2)[0]
-            )
-    return silent
+        signs = [path]
+        if model_of(instance) == ENGINE_MODEL and (place / _ENGINE).exists():
+            signs.append(place / _ENGINE)
+        if any(_age_s(sign) > limit_s for sign in signs):
+            silent[instance] = pid
+    return Processes(silent)
 
 
-def find_hanging(state: EngineState, now_s: float, least_s: float) -> list[str]:
+def _age_s(path: Path) -> float:
+    """Seconds since the file was touched; 0 if it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def find_hanging(
+    state: EngineState, now_s: float, least_s: float, not_before_s: float = 0.0
+) -> list[str]:
     """The networks whose batch takes many times longer than it should.
 
     Args:
         least_s: what a batch may take however fast it should be.
+        not_before_s: when a model was loaded again last; batches began again then.
     """
     if not state.flights:
         return []
@@ -132,7 +223,11 @@ def find_hanging(state: EngineState, now_s: float, least_s: float) -> list[str]:
     allowed_s = max(least_s, _SLOWER * known_s)
     if None in expected:
         allowed_s = max(allowed_s, _FIRST_S)
-    return [each.network for each in state.flights if now_s - each.since_s > allowed_s]
+    return [
+        each.network
+        for each in state.flights
+        if now_s - max(each.since_s, not_before_s) > allowed_s
+    ]
 
 
 _SLOWER = 5.0

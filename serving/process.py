@@ -44,6 +44,13 @@ def model_processes(pid: int) -> dict[str, int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal, and waits for another to go on."""
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False
+
+
 def physical_cores() -> int:
     """Those this process may use: a core's two threads share its arithmetic units."""
     allowed = len(os.sched_getaffinity(0))

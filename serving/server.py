@@ -8,12 +8,13 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,31 +22,43 @@ from typing import Any
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from segs_client.contract import MODEL_NAME
 from serving.canary import run_canary
 from serving.engines import check_engines
-from serving.errors import ServingError, StartError
+from serving.errors import ModelsDownError, ServingError, StartError
 from serving.guard import Orders, remove_leftovers
 from serving.heart import (
     BEAT_S,
+    ENGINE_MODEL,
     EngineState,
     find_hanging,
     find_silent,
+    forget_engine,
+    model_of,
     order_drain,
+    read_door,
     read_state,
 )
 from serving.installation import check_libraries, find_installation
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
 from serving.ports import claim_port, join_address
-from serving.process import MemoryUse, memory_use, model_processes
+from serving.process import MemoryUse, is_stopped, memory_use, model_processes
+from serving.reloading import load_again
 from serving.repositories import check_repositories, has_detailer
-from serving.workspace import build_backends, build_python, server_command, server_environment
+from serving.workspace import (
+    build_backends,
+    build_python,
+    server_command,
+    server_environment,
+)
 
 log = logging.getLogger(__name__)
 server_log = logging.getLogger("tritonserver")
 
 _HEARD_S = 1.5 * BEAT_S
 """By then the step engine has read an order and told what came of it."""
+_MOST_LOST = 64
 SILENT_S = 7.0
 """How long a model may give no sign of life, one a second, and a batch take however small."""
 
@@ -72,7 +85,9 @@ class EmbeddedServer:
         self._state = Path()
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
-        self._models: dict[str, int] = {}
+        self._models: frozenset[str] = frozenset()
+        self._admin_key = secrets.token_hex(16)
+        self._loaded_s = 0.0
         self._lock = threading.Lock()
 
     def __enter__(self) -> EmbeddedServer:
@@ -128,7 +143,7 @@ class EmbeddedServer:
                     backends=build_backends(installation, self._workspace),
                     shm_prefix=self._shm_prefix,
                     ports=self.ports,
-                    admin_key=secrets.token_hex(16),
+                    admin_key=self._admin_key,
                 )
                 python_bin = build_python(self._workspace)
                 self._state.mkdir()
@@ -139,7 +154,7 @@ class EmbeddedServer:
                 raise
         try:
             self._wait_ready(stop_asked)
-            self._sing(stop_asked)
+            self.sing(stop_asked)
         except BaseException:
             self.stop()
             raise
@@ -205,7 +220,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._models = model_processes(self._guard.pid)
+        self._models = frozenset(model_processes(self._guard.pid))
 
     def _why_ended(self) -> str:
         assert self._log is not None
@@ -217,7 +232,12 @@ class EmbeddedServer:
             f"  {model}: {reason}" for model, reason in sorted(failures.items())
         )
 
-    def _sing(self, stop_asked: threading.Event) -> None:
+    def sing(self, stop_asked: threading.Event) -> None:
+        """Sends a canary to each pipeline.
+
+        Raises:
+            CanaryError: one was not answered.
+        """
         if not (self.options.canary and has_detailer(self.options.model_repository)):
             return
         for pipeline in self.pipelines:
@@ -237,21 +257,63 @@ class EmbeddedServer:
         """Looks whether the server and every model's process are still there and alive.
 
         Raises:
-            ServingError: what has died or hangs. Triton does not bring it back.
+            ModelsDownError: models whose process has died or hangs; :meth:`reload` may mend it.
+            ServingError: tritonserver itself has ended, or a network hangs inside of it.
         """
         guard = self._require_running()
         if guard.poll() is not None:
             raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
-        dead = sorted(self._models.keys() - model_processes(guard.pid).keys())
+        if is_stopped(self.pid):
+            raise ServingError("tritonserver's process is stopped")
+        processes = model_processes(guard.pid)
+        dead = self._models - processes.keys()
         if dead:
-            raise ServingError(f"the processes of these models have died: {', '.join(dead)}")
-        silent = find_silent(self._state, SILENT_S)
+            why = "the processes of these models have died"
+            raise ModelsDownError(why, {model_of(instance) for instance in dead})
+        silent = find_silent(self._state, SILENT_S).pids
         if silent:
-            raise ServingError(f"no sign of life for {SILENT_S:g} s from: {', '.join(silent)}")
+            models = {model_of(instance) for instance in silent}
+            why = f"no sign of life for {SILENT_S:g} s from"
+            raise ModelsDownError(why, models, silent.values())
+        self._check_networks(processes)
+
+    def _check_networks(self, processes: Mapping[str, int]) -> None:
         state = self.engine_state()
-        hanging = [] if state is None else find_hanging(state, time.time(), SILENT_S)
-        if hanging:
-            raise ServingError(f"batches of these networks do not end: {', '.join(hanging)}")
+        if state is None:
+            return
+        hanging = set(find_hanging(state, time.time(), SILENT_S, self._loaded_s))
+        if not hanging:
+            return
+        why = "batches of these networks do not end"
+        pids = {pid for instance, pid in processes.items() if model_of(instance) in hanging}
+        if hanging <= {model_of(instance) for instance in processes}:
+            raise ModelsDownError(why, hanging, pids)
+        raise ServingError(f"{why}: {', '.join(sorted(hanging))}")
+
+    def reload(self, down: ModelsDownError) -> None:
+        """Has Triton load these models again; requests that wait for them go on then.
+
+        Raises:
+            ServingError: it does not load, or the requests are lost with it anyway.
+        """
+        guard = self._require_running()
+        if MODEL_NAME in down.models:
+            raise ServingError(f"{down}; it held the requests")
+        for pid in down.hanging:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if ENGINE_MODEL in down.models:
+            forget_engine(self._state)
+        timeout_s = self.options.start_timeout_s
+        load_again(self.grpc_url, sorted(down.models), self._admin_key, timeout_s)
+        self._loaded_s = time.time()
+        self._models = frozenset(model_processes(guard.pid))
+
+    def is_worn(self) -> bool:
+        """Whether so many calls were lost with their processes, which Triton never ends, that a
+        fresh server is better."""
+        state = read_door(self._state)
+        return state is not None and state.lost > _MOST_LOST
 
     def engine_state(self) -> EngineState | None:
         """What the step engine said last of what it is doing; None if it has said nothing."""

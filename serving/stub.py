@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from preprocessing.plan import DeadlineExceededError, OverloadedError
+from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
 from sampling.options import ServiceOptions
 from segs_client.contract import ContractError, ErrorDetail
 from serving.options import REPOSITORIES_VARIABLE, SERVICE_VARIABLE
@@ -34,6 +35,15 @@ _CODES = {
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
 }
+
+
+_DEATH = re.compile(r"is not healthy|is not ready|not at ready state|no available versions|unknown")
+
+
+def tells_of_death(message: str) -> bool:
+    """Whether Triton's message says that a model's process has died, or that a new one is just
+    taking its place."""
+    return _DEATH.search(message) is not None
 
 
 def repositories() -> list[Path]:
@@ -93,13 +103,20 @@ def refusal(error: BaseException, request_id: str) -> Any:
         detail = error.detail.model_copy(update={"request_id": request_id})
     elif isinstance(error, DeadlineExceededError):
         detail = _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
-    elif isinstance(error, OverloadedError):
+    elif isinstance(error, CancelledByClientError):
+        detail = _detail("CANCELLED", "the client has gone", request_id)
+    elif isinstance(error, UnavailableError):
         detail = _detail("UNAVAILABLE", str(error), request_id)
         detail = detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
     else:
         incident = uuid.uuid4().hex[:12]
         log.error("incident %s, request %r", incident, request_id, exc_info=error)
         detail = _detail("INTERNAL", f"internal error; the log has incident {incident}", request_id)
+    return error_response(detail)
+
+
+def error_response(detail: ErrorDetail) -> Any:
+    """The response that carries such an error."""
     return pb_utils.InferenceResponse(
         output_tensors=[],
         error=pb_utils.TritonError(

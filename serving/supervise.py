@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from serving.errors import ServingError
+from serving.errors import ModelsDownError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer
 from serving.heart import write_whole
 from serving.options import ServerOptions
@@ -24,17 +25,23 @@ from serving.singer import Singer
 
 log = logging.getLogger(__name__)
 
-_RESTART_WINDOW_S = 600.0
+_HEALTHY_S = 10.0
+"""A server that fell sooner after it was ready is in a loop of crashes, and pauses before the next
+start."""
 _MOST_PAUSE_S = 60.0
 _CHECK_INTERVAL_S = 1.0
+_RELOADS = 3
+_RELOAD_WINDOW_S = 60.0
+"""So many reloads of one model within that time; then the whole server is started again."""
 
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
     """Runs a server until SIGINT or SIGTERM; a second signal kills it at once. After the first,
     requests under way may end, up to a limit, and new ones are refused as UNAVAILABLE.
 
-    A model whose process dies or hangs stays so inside Triton, so the whole server is started
-    again: at once the first time, then after pauses that double, up to a minute.
+    A model whose process dies or hangs stays so inside Triton, so it is loaded again; where that
+    does not do, the whole server is started again: at once if it was up for a while, else after
+    pauses that double, up to a minute.
 
     Raises:
         ServingError: it did not start the first time.
@@ -56,7 +63,13 @@ class _Supervisor:
     _stop_asked: threading.Event = field(default_factory=threading.Event)
     _kill_asked: threading.Event = field(default_factory=threading.Event)
     _current: list[EmbeddedServer] = field(default_factory=list)
-    _restarts: deque[float] = field(default_factory=deque)
+    _restarts: int = 0
+    _in_row: int = 0
+    """Restarts since the server last stayed up for a while."""
+    _ready_s: float = -math.inf
+    _reloads: int = 0
+    _reloaded_s: dict[str, deque[float]] = field(default_factory=dict)
+    """When each model was loaded again lately."""
 
     def run(self) -> None:
         with _signals(self._on_signal):
@@ -88,18 +101,17 @@ class _Supervisor:
 
     def _pause(self, died: ServingError) -> bool:
         """Waits before another start; returns whether a stop was asked for meanwhile."""
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > _RESTART_WINDOW_S:
-            self._restarts.popleft()
-        pause_s = min(2.0 ** len(self._restarts) - 1, _MOST_PAUSE_S)
-        self._restarts.append(now)
-        self.health.restarted(len(self._restarts), str(died))
+        if time.monotonic() - self._ready_s >= _HEALTHY_S:
+            self._in_row = 0
+        pause_s = min(2.0**self._in_row - 1, _MOST_PAUSE_S)
+        self._in_row += 1
+        self._restarts += 1
+        self.health.restarted(self._restarts, str(died))
         log.error(
-            "%s; starting the server again in %.0f s, for the %d. time in %.0f minutes",
+            "%s; starting the server again in %.0f s, for the %d. time",
             died,
             pause_s,
-            len(self._restarts),
-            _RESTART_WINDOW_S / 60,
+            self._restarts,
         )
         return self._stop_asked.wait(pause_s)
 
@@ -126,17 +138,43 @@ class _Supervisor:
         log.info("ready: %s; pipelines: %s", addresses, ", ".join(server.pipelines) or "none")
         if self.ready_file is not None:
             _write_ready_file(self.ready_file, server)
+        self._ready_s = time.monotonic()
         self.health.ready(server.pipelines)
         with Singer(server, self.health) as singer:
             while not self._stop_asked.wait(_CHECK_INTERVAL_S):
                 try:
-                    server.check()
+                    self._check(server)
                     singer.check()
                 except ServingError as error:
                     return error
         self.health.not_ready("stopping")
         server.drain(self.options.drain_timeout_s, self._kill_asked)
         return None
+
+    def _check(self, server: EmbeddedServer) -> None:
+        """Looks after the server, and mends what can be mended without a restart."""
+        try:
+            server.check()
+        except ModelsDownError as down:
+            self._reload(server, down)
+        if server.is_worn():
+            server.drain(self.options.drain_timeout_s, self._stop_asked)
+            raise ServingError("too many calls were lost with their models' processes")
+
+    def _reload(self, server: EmbeddedServer, down: ModelsDownError) -> None:
+        begun_s = time.monotonic()
+        for model in down.models:
+            times = self._reloaded_s.setdefault(model, deque(maxlen=_RELOADS))
+            if len(times) == _RELOADS and begun_s - times[0] < _RELOAD_WINDOW_S:
+                raise down
+            times.append(begun_s)
+        self._reloads += 1
+        self.health.reloading(self._reloads, str(down))
+        log.error("%s; loading them again", down)
+        server.reload(down)
+        server.sing(self._stop_asked)
+        self.health.ready(server.pipelines)
+        log.info("back after %.1f s", time.monotonic() - begun_s)
 
 
 def _write_ready_file(path: Path, server: EmbeddedServer) -> None:

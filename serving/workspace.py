@@ -20,6 +20,8 @@ from serving.options import (
     ServerOptions,
 )
 
+ADMIN_HEADER = "admin-key"
+"""Of calls that change the server."""
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -102,13 +104,14 @@ def server_command(
     """tritonserver's command line; ``ports`` has grpc, and http and metrics if they are open.
 
     Calls that change the server (shared memory, model control, logging, tracing) ask for
-    ``admin_key``, which nobody has: 2.51 lacks later fixes in just these.
+    ``admin_key``, which only the supervisor has: it has models loaded again whose process died.
     """
-    restricted = f"shared-memory,model-repository,logging,trace:admin-key={admin_key}"
+    restricted = f"shared-memory,model-repository,logging,trace:{ADMIN_HEADER}={admin_key}"
     command = [
         str(installation.binary),
         "--disable-auto-complete-config",
-        "--model-control-mode=none",
+        "--model-control-mode=explicit",
+        "--load-model=*",
         "--exit-on-error=true",
         "--strict-readiness=true",
         f"--exit-timeout-secs={max(1, int(options.stop_timeout_s / 2))}",

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from segs_client import Client, Segs, ServerUnavailable
-from serving.installation import STUB_NAME
+from serving.process import model_processes
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
 
@@ -66,11 +66,8 @@ class Supervised:
 
     def stub(self, model: str) -> psutil.Process:
         """The process of one of the Python models."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            arguments = process.cmdline()
-            if arguments and Path(arguments[0]).name == STUB_NAME and model in arguments[-2]:
-                return process
-        raise LookupError(model)
+        found = model_processes(self.process.pid)
+        return psutil.Process(next(pid for name, pid in found.items() if model in name))
 
     def ask(self, steps: int = 1) -> list[str]:
         """The statuses of a small request's SEGs."""
@@ -127,9 +124,10 @@ def test_a_dead_or_hanging_model_is_found_and_mended(
     supervised: Supervised, model: str, number: signal.Signals
 ) -> None:
     assert supervised.ask() == ["enhanced"]
-    before = supervised.health()["restarts"]
+    health = supervised.health()
+    before = health["restarts"] + health["reloads"]
     os.kill(supervised.stub(model).pid, number)
-    found_s = supervised.wait(lambda told: told["restarts"] > before, FOUND_S)
+    found_s = supervised.wait(lambda told: told["restarts"] + told["reloads"] > before, FOUND_S)
     assert model in supervised.health()["last_failure"] or model == "sample"
     back_s = supervised.wait(lambda told: bool(told["ready"]), BACK_S)
     assert supervised.ask() == ["enhanced"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -37,19 +38,46 @@ def test_a_heart_beats(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = state.glob("sample_0_0.*.beat")
     os.utime(path, (0, 0))
     deadline = time.monotonic() + 5
-    while find_silent(state, 60) and time.monotonic() < deadline:
+    while find_silent(state, 60).pids and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert find_silent(state, 60) == []
+    assert find_silent(state, 60).pids == {}
 
 
 def test_silence_is_seen(state: Path) -> None:
     heart.write_state(EngineState(requests=0, answered=0))
-    path = state / "p_unet_0_0.123.beat"
-    path.touch()
-    assert find_silent(state, 5) == []
-    for each in state.iterdir():
-        os.utime(each, (0, time.time() - 6))
-    assert find_silent(state, 5) == ["the step engine", "p_unet_0_0"]
+    pid = os.getpid()
+    for instance in ("sample_0_0", "p_unet_0_0", "prepare_0_1"):
+        (state / f"{instance}.{pid}.beat").touch()
+    assert find_silent(state, 5).pids == {}
+    for name in ("engine.json", f"p_unet_0_0.{pid}.beat"):
+        os.utime(state / name, (0, time.time() - 6))
+    assert find_silent(state, 5).pids == {"p_unet_0_0": pid, "sample_0_0": pid}
+
+
+def test_the_dead_are_not_silent(state: Path) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    beat = state / f"prepare_0_0.{process.pid}.beat"
+    beat.touch()
+    os.utime(beat, (0, 0))
+    assert find_silent(state, 5).pids == {}
+    assert not beat.exists()
+
+
+def test_processes_are_told_by_their_files(state: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    for name in (f"prepare_0_0.{os.getpid()}.beat", f"sample_0_0.{child.pid}.beat"):
+        (state / name).touch()
+    found = heart.processes(("prepare", "sample"))
+    assert found.pids == {"prepare_0_0": os.getpid(), "sample_0_0": child.pid}
+    assert found.all_alive("prepare", "sample")
+    assert not found.all_alive("composite")
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not found.all_alive("sample")  # as a zombie already
+    assert found.all_alive("prepare")
+    child.wait()
+    assert heart.processes(("prepare", "sample")).pids == {"prepare_0_0": os.getpid()}
 
 
 def test_nothing_is_written_where_nobody_looks(

@@ -14,9 +14,9 @@ from serving.stub_logging import configure_logging
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
-        heart.start_beating(args["model_instance_name"])
         found = load_all(stub.repositories())
         self._pipelines = {name: descriptor for name, (descriptor, _) in found.items()}
+        heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

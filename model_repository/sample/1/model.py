@@ -8,39 +8,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import Any
+import uuid
+from typing import Any, cast
 
+import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
 from preprocessing.images import Pixels
-from preprocessing.plan import Plan
+from preprocessing.plan import CancelledByClientError, Plan
 from sampling.pipeline import load_pipelines, network_table
 from sampling.service import DetailService
 from serving import heart, stub
 from serving.bls import TritonNetworks
+from serving.door import DROP, TOKEN, parameter
 from serving.stub_logging import configure_logging
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
-        heart.start_beating(args["model_instance_name"])
         torch.set_num_threads(1)
         pipelines = load_pipelines(stub.repositories())
         table = network_table(pipelines.values())
         networks = TritonNetworks({name: list(each.outputs) for name, each in table.items()})
         self._service = DetailService(networks, pipelines, stub.service_options())
         self._answered = 0
+        self._calls: dict[str, asyncio.Task[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
         self._thread.start()
+        heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
+            sender = request.get_response_sender()
+            if (dropped := parameter(request, DROP)) is not None:
+                self._loop.call_soon_threadsafe(self._drop, dropped)
+                nothing = stub.answer(outcome=b"", sampled=np.empty(0, np.uint8))
+                sender.send(nothing, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
             work = self._answer(
-                request.get_response_sender(),
+                sender,
                 request.request_id(),
+                parameter(request, TOKEN) or uuid.uuid4().hex,
                 stub.text(request, "plan"),
                 stub.required(request, "crops"),
                 stub.required(request, "seg_masks"),
@@ -78,9 +89,21 @@ class TritonPythonModel:
             )
             await asyncio.sleep(heart.BEAT_S)
 
+    def _drop(self, token: str) -> None:
+        """Ends a request that nobody waits for: its SEGs are in no batch after those under way."""
+        if (call := self._calls.get(token)) is not None:
+            call.cancel()
+
     async def _answer(
-        self, sender: Any, request_id: str, plan_json: bytes, crops: Pixels, masks: Pixels
+        self,
+        sender: Any,
+        request_id: str,
+        token: str,
+        plan_json: bytes,
+        crops: Pixels,
+        masks: Pixels,
     ) -> None:
+        self._calls[token] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
             plan = Plan.model_validate_json(plan_json)
             done = await self._service.sample(plan, crops, masks)
@@ -88,6 +111,10 @@ class TritonPythonModel:
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )
             self._answered += 1
+        except asyncio.CancelledError:
+            response = stub.refusal(CancelledByClientError(), request_id)
         except Exception as error:
             response = stub.refusal(error, request_id)
+        finally:
+            self._calls.pop(token, None)
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,207 @@
+"""The door: lets requests from outside through to the stages, and watches over them.
+
+Triton tells only the model that a client calls that the client has gone or that its deadline has
+passed; steps of an ensemble never hear of it. So this model stands in front of the ensemble, tells
+the step engine to drop what nobody waits for, and repeats what a dying process took with it.
+
+Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from preprocessing.plan import (
+    CancelledByClientError,
+    DeadlineExceededError,
+    LostError,
+    OverloadedError,
+)
+from segs_client.contract import ErrorDetail
+from serving import heart, stub
+from serving.heart import ENGINE_MODEL
+
+STAGES = "segs_detailer_stages"
+TOKEN = "token"
+"""Parameter of a request's stages: by it the step engine knows what to drop."""
+DROP = "drop"
+"""Parameter of a call that tells the step engine to drop a request."""
+_STAGE_MODELS = ("prepare", ENGINE_MODEL, "composite")
+
+_LOOK_S = 0.05
+"""How often a request is looked after; a look costs some 50 µs."""
+_DROP_AGAIN_S = 0.25
+"""The engine may not have had the request yet when it was told to drop it."""
+_NEW_PROCESS_S = 30.0
+"""How long a request waits for a dead process's successor."""
+_TRIES = 2
+"""A request that takes a process down with it does so twice, no more."""
+_MORE_THAN_REQUESTS = 64
+"""Beyond what the engine admits: who is on the way to its refusal."""
+
+
+@dataclass
+class Door:
+    """To be used from one event loop.
+
+    Args:
+        max_requests: how many the engine takes at once.
+    """
+
+    max_requests: int
+    pending: int = 0
+    """Requests inside."""
+    lost: int = 0
+    """Calls whose process died and that Triton will never end."""
+    _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def open(self) -> None:
+        """To be called in the event loop, first."""
+        # A call from within the server takes a thread until it is answered.
+        threads = ThreadPoolExecutor(self.max_requests + _MORE_THAN_REQUESTS, "stages")
+        asyncio.get_running_loop().set_default_executor(threads)
+
+    async def answer(self, request: Any) -> Any:
+        """The response to a request; never raises."""
+        request_id = request.request_id() or uuid.uuid4().hex
+        try:
+            if self.pending >= self.max_requests + _MORE_THAN_REQUESTS:
+                raise OverloadedError(1.0)
+            self.pending += 1
+            try:
+                return await _Passage(self, request, request_id).go()
+            finally:
+                self.pending -= 1
+        except Exception as error:
+            return stub.refusal(error, request_id)
+
+    def lose(self) -> None:
+        """A call will never end: its thread is left to itself, and new ones serve the others."""
+        self.lost += 1
+        self.open()
+
+    def see_off(self, call: asyncio.Future[Any], token: str) -> None:
+        """Has the engine drop a request that nobody waits for."""
+        task = asyncio.ensure_future(_drop(call, token))
+        self._seen_off.add(task)
+        task.add_done_callback(self._seen_off.discard)
+
+
+class _Passage:
+    """One request's way through the stages."""
+
+    def __init__(self, door: Door, request: Any, request_id: str) -> None:
+        self._door = door
+        self._request = request
+        self._id = request_id
+        timeout_us = request.timeout()
+        self._deadline_s = time.time() + timeout_us / 1e6 if timeout_us else math.inf
+        self._trouble_s = math.inf
+        """Since when a process is missing."""
+
+    async def go(self) -> Any:
+        """Through the stages, again if a process on the way dies."""
+        deaths = 0
+        while deaths < _TRIES:
+            processes = await self._stages()
+            response = await self._call(processes)
+            if response is not None:
+                return response
+            deaths += not processes.all_alive(*_STAGE_MODELS)
+            await self._wait_in_trouble()
+        raise LostError
+
+    async def _stages(self) -> heart.Processes:
+        """The stages' processes, once there is one of each."""
+        while not (found := heart.processes(_STAGE_MODELS)).all_alive(*_STAGE_MODELS):
+            self._check()
+            await self._wait_in_trouble()
+        return found
+
+    async def _wait_in_trouble(self) -> None:
+        """A short while, until the trouble has lasted for too long."""
+        self._trouble_s = min(self._trouble_s, time.monotonic())
+        if time.monotonic() - self._trouble_s > _NEW_PROCESS_S:
+            raise LostError
+        await asyncio.sleep(_LOOK_S)
+
+    async def _call(self, processes: heart.Processes) -> Any | None:
+        """Goes through the stages once; None if one of their processes died."""
+        token = uuid.uuid4().hex
+        left_s = self._deadline_s - time.time()
+        call = asyncio.ensure_future(
+            pb_utils.InferenceRequest(
+                model_name=STAGES,
+                requested_output_names=list(self._request.requested_output_names()),
+                inputs=self._request.inputs(),
+                request_id=self._id,
+                timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
+                parameters={TOKEN: token},
+            ).async_exec()
+        )
+        while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:
+            try:
+                self._check()
+            except Exception:
+                self._door.see_off(call, token)
+                raise
+            # For the other stages' processes Triton answers itself.
+            if not processes.all_alive(ENGINE_MODEL):
+                self._door.lose()
+                return None
+        return _response(call.result())
+
+    def _check(self) -> None:
+        """Raises if nobody waits for the answer any more."""
+        if self._request.is_cancelled():
+            raise CancelledByClientError
+        if time.time() >= self._deadline_s:
+            raise DeadlineExceededError
+
+
+def _response(answer: Any) -> Any | None:
+    """The stages' answer as the door's; None if a process died."""
+    if not answer.has_error():
+        return pb_utils.InferenceResponse(answer.output_tensors())
+    text = answer.error().message()
+    detail = ErrorDetail.from_status_message(text)
+    if detail is not None:
+        return stub.error_response(detail)
+    if stub.tells_of_death(text):
+        return None
+    raise RuntimeError(text)
+
+
+async def _drop(call: asyncio.Future[Any], token: str) -> None:
+    """Tells the engine to drop a request until its call has ended."""
+    while heart.processes((ENGINE_MODEL,)).all_alive(ENGINE_MODEL):
+        nothing = np.zeros(1, np.uint8)
+        order = pb_utils.InferenceRequest(
+            model_name=ENGINE_MODEL,
+            requested_output_names=["outcome"],
+            inputs=[
+                pb_utils.Tensor("plan", np.array([b""], dtype=object)),
+                pb_utils.Tensor("crops", nothing),
+                pb_utils.Tensor("seg_masks", nothing),
+            ],
+            parameters={DROP: token},
+        )
+        await order.async_exec()
+        if (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
+            return
+
+
+def parameter(request: Any, name: str) -> str | None:
+    """A text parameter of a request; None where it has none of that name."""
+    value = json.loads(request.parameters() or "{}").get(name)
+    return value if isinstance(value, str) else None
