@@ -1,0 +1,1 @@
+"""Faults made on purpose against the real server under supervision, and what came of them."""
