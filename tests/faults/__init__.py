@@ -1,1 +1,4 @@
-"""Faults made on purpose against the real server under supervision, and what came of them."""
+"""The fault suite: what is done to a running server, what users are promised, what was seen.
+
+``python -m tests.faults`` or ``make faults``; some of the rows are in ``make test`` too.
+"""

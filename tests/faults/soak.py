@@ -31,9 +31,9 @@ import psutil
 from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from tests.faults.chart import Chart, draw
+from tests.faults.mix import Outcome, Traffic
 from tests.faults.observe import Held, Sample, sample
-from tests.faults.supervised import Supervised, serve
-from tests.faults.traffic import Outcome, Traffic
+from tests.faults.running import Supervised, serve
 
 REPOSITORY = Path(__file__).parent.parent.parent / "build" / "tests"
 SETTLED_S = 600.0
