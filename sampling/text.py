@@ -71,7 +71,8 @@ class TextEncoder:
             weights = hidden.new_tensor([chunk.weights for chunk in chunks])[:, :, None]
             hidden = torch.where(weights == 1, hidden, empty + weights * (hidden - empty))
         context = hidden.reshape(1, -1, hidden.shape[-1])
-        return Encoded(context, outputs["pooled"][:1] if self.spec.pooled else None)
+        # A copy: a view would keep the answer of the whole batch for as long as the prompt.
+        return Encoded(context, outputs["pooled"][:1].clone() if self.spec.pooled else None)
 
 
 def encode_prompt(encoders: Sequence[TextEncoder], prompt: str) -> Program[Encoded]:

@@ -39,7 +39,8 @@ def model_processes(pid: int) -> dict[str, int]:
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             arguments = process.cmdline()
-            if arguments and Path(arguments[0]).name == STUB_NAME:
+            # One that ends shows parts of its arguments.
+            if len(arguments) > 1 and Path(arguments[0]).name == STUB_NAME:
                 found[arguments[-2]] = process.pid
     return found
 

@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from pipelines.descriptor import TextEncoderSpec
 from sampling.conditioning import to_common_length
 from sampling.program import Call, Tensors, run_alone
 from sampling.prompt import ChunkLayout, lay_out, parse_weights
-from sampling.text import TextEncoder
+from sampling.text import TextEncoder, encode_prompt
 from tests.conftest import CHECKPOINTS, GOLDEN
 
 LAYOUT = ChunkLayout(start=1, end=2, padding=0)
@@ -125,3 +127,19 @@ def test_an_embeddings_name_becomes_its_tokens() -> None:
     assert chunk.ids[4:6] == plain.ids[2:4]
     assert chunk.ids[6:9] == (49408, 49409, spec.end)
     assert chunk.weights[5:9] == (1.0, 1.5, 1.5, 1.0)
+
+
+def test_an_encoding_keeps_no_more_alive_than_itself() -> None:
+    spec = TextEncoderSpec(
+        role="text_encoder", tokenizer="", start=1, end=2, padding=0, pooled=True
+    )
+    encoder = TextEncoder("text", spec, Tokenizer(WordLevel({"cat": 3}, unk_token="cat")))
+
+    def batch(call: Call) -> Tensors:
+        ids = call.inputs["input_ids"]
+        return {"hidden_state": torch.zeros(8, *ids.shape[1:], 4)[:1], "pooled": torch.zeros(8, 4)}
+
+    encoded = run_alone(encode_prompt([encoder], "cat"), batch)
+    for kept in (encoded.context, encoded.pooled):
+        assert kept is not None
+        assert kept.untyped_storage().nbytes() == kept.nbytes
