@@ -22,7 +22,7 @@ class NotFiniteError(AnswerError):
 
 
 class IncidentError(Exception):
-    """A request failed by our own fault, which the log tells under ``incident`` already."""
+    """A request failed by our own fault, which the log has under ``incident`` already."""
 
     def __init__(self, incident: str) -> None:
         super().__init__(told(incident))

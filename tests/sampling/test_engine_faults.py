@@ -15,7 +15,7 @@ from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling import engine as engine_module
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError
-from sampling.policy import Requester
+from sampling.policy import Requester, choose_batch
 from sampling.program import Call, Program, Tensors
 from sampling.rows import Finite
 from tests.sampling.test_device import META, Watch
@@ -162,12 +162,10 @@ def test_a_program_that_asks_for_nonsense_fails_alone(
 def test_an_error_in_the_policy_ends_the_calls_it_was_about(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    choose = engine_module.choose_batch
-
     def failing(group: Any, leader: Any, *others: Any) -> Any:
         if leader.call.network == "other":
             raise ZeroDivisionError
-        return choose(group, leader, *others)
+        return choose_batch(group, leader, *others)
 
     monkeypatch.setattr(engine_module, "choose_batch", failing)
 
