@@ -9,7 +9,7 @@ import numpy as np
 
 from preprocessing.images import Pixels, Values, encode
 from preprocessing.packing import Packer, mask_at, pixels_at, values_at
-from preprocessing.plan import Outcome, Plan, PlannedSeg, SampledSeg
+from preprocessing.plan import FailedSeg, Outcome, Plan, PlannedSeg, SampledSeg
 from segs_client.arrays import from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 from segs_client.pasting import paste_crop
@@ -35,7 +35,8 @@ def composite(
     masks: Pixels,
     given: Pixels,
 ) -> Composed:
-    """Pastes every SEG of every pass in order and encodes what was asked for.
+    """Pastes every SEG of every pass in order and encodes what was asked for. One that failed is
+    not pasted: its region stays as it is, whatever other SEGs made of it.
 
     Args:
         canvas, crops, masks, given: as prepare made them; ``sampled`` as sample did.
@@ -45,7 +46,10 @@ def composite(
     height, width = plan.image_size
     pixels = canvas.reshape(height, width, 3)
     values = from_bytes(pixels)
-    done = {(seg.batch_pass, seg.index): seg for seg in outcome.segs}
+    results: dict[tuple[int, int], SampledSeg | FailedSeg] = {
+        **{(seg.batch_pass, seg.index): seg for seg in outcome.segs},
+        **{(seg.batch_pass, seg.index): seg for seg in outcome.failed},
+    }
     images, controls = Packer(), Packer()
     shown = [
         _add_controls(controls, seg, crops) if request.output.control_images else ()
@@ -54,9 +58,9 @@ def composite(
     reports = []
     for batch_pass in range(request.batch_size):
         for index, seg in enumerate(plan.segs):
-            result = done.get((batch_pass, index))
+            result = results.get((batch_pass, index))
             crop = _crop(seg, result, pixels, sampled, given)
-            if crop is not None:
+            if crop is not None and not isinstance(result, FailedSeg):
                 paste_crop(
                     values, crop, mask_at(masks, seg.mask), seg.crop_region,
                     feather=request.paste.feather, alpha=request.paste.alpha,
@@ -82,11 +86,15 @@ def composite(
 
 
 def _crop(
-    seg: PlannedSeg, result: SampledSeg | None, pixels: Pixels, sampled: Pixels, given: Pixels
+    seg: PlannedSeg,
+    result: SampledSeg | FailedSeg | None,
+    pixels: Pixels,
+    sampled: Pixels,
+    given: Pixels,
 ) -> Values | None:
     """The crop that a SEG ends up with, of its region's size; None where it has no image."""
     x1, y1, x2, y2 = seg.crop_region
-    if result is not None:
+    if isinstance(result, SampledSeg):
         return from_bytes(resize_lanczos(pixels_at(sampled, result.pixels), y2 - y1, x2 - x1))
     if seg.given is not None:
         return values_at(given, seg.given)
@@ -123,7 +131,11 @@ def _add_controls(controls: Packer, seg: PlannedSeg, crops: Pixels) -> tuple[Buf
 
 
 def _seg_report(
-    index: int, batch_pass: int, seg: PlannedSeg, result: SampledSeg | None, place: Buffer | None
+    index: int,
+    batch_pass: int,
+    seg: PlannedSeg,
+    result: SampledSeg | FailedSeg | None,
+    place: Buffer | None,
 ) -> SegReport:
     report = SegReport(
         index=index,
@@ -137,11 +149,16 @@ def _seg_report(
     )
     if result is None or seg.crop is None:
         return report
-    ran = {
-        "status": result.status,
-        "sampled_size": (seg.crop.height, seg.crop.width),
+    asked = {
         "prompt": seg.positives[0].text if seg.positives else None,
         "seed": result.seed,
+    }
+    if isinstance(result, FailedSeg):
+        return report.model_copy(update={**asked, "status": "failed", "error": result.error})
+    ran = {
+        **asked,
+        "status": result.status,
+        "sampled_size": (seg.crop.height, seg.crop.width),
         "steps_run": result.steps_run,
         "sample_s": round(result.sample_s, 6),
     }

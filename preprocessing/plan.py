@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from segs_client.contract import Box, DetailRequest, SegStatus
+from segs_client.contract import Box, DetailRequest, SegError, SegStatus
 
 
 class DeadlineExceededError(Exception):
@@ -128,8 +128,18 @@ class SampledSeg(_Model):
     sample_s: float
 
 
+class FailedSeg(_Model):
+    """One SEG of one pass that sample could not make."""
+
+    index: int
+    batch_pass: int
+    seed: int
+    error: SegError
+
+
 class Outcome(_Model):
-    """What sample did: every sampled SEG, pass by pass."""
+    """What sample did: every SEG that was to be sampled, pass by pass."""
 
     segs: tuple[SampledSeg, ...]
+    failed: tuple[FailedSeg, ...] = ()
     sample_s: float

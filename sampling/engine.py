@@ -3,33 +3,34 @@
 One asyncio loop serves all. A turn of the engine: choose a batch of waiting calls
 (:mod:`sampling.policy`), run it, and send every program its rows; their next calls join the
 groups. What arrives meanwhile joins the next batch, a step later.
+
+A fault stays with the program that has it. Each of a failed batch's calls comes again, by itself;
+rows that are not finite end their own program, at its next step, so that no device is waited for;
+and what goes wrong in the engine ends the calls it was about, never the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import operator
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
 from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling.costs import CostModel
+from sampling.faults import AnswerError
 from sampling.flight import Flight
+from sampling.live import GroupKey, LiveProgram, WaitingCall, group_key
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
+from sampling.rows import Part, Stacker, check_shapes, hand_out
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-GroupKey = tuple[Any, ...]
-_KEPT_GROUPS = 4
-"""Groups whose last inputs are kept: those that take turns, not all that ever were."""
 
 
 class Networks(Protocol):
@@ -64,29 +65,6 @@ class EngineStats:
     """Batches with calls of more than one request."""
 
 
-@dataclass(eq=False)
-class _Live(Generic[T]):
-    """A program under way."""
-
-    program: Program[T]
-    requester: Requester
-    done: asyncio.Future[T]
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A call that a live program is waiting for."""
-
-    live: _Live[Any]
-    call: Call
-    group: GroupKey
-    arrival: int
-
-    @property
-    def requester(self) -> Requester:
-        return self.live.requester
-
-
 @dataclass
 class StepEngine:
     """Drives programs to their ends in shared batches.
@@ -106,14 +84,14 @@ class StepEngine:
     in_flight: int = 2
     stats: EngineStats = field(default_factory=EngineStats)
     costs: CostModel = field(default_factory=CostModel)
-    _stacker: _Stacker = field(default_factory=lambda: _Stacker())
-    _groups: dict[GroupKey, list[_Waiting]] = field(default_factory=dict)
+    _stacker: Stacker = field(default_factory=Stacker)
+    _groups: dict[GroupKey, list[WaitingCall]] = field(default_factory=dict)
     _active: set[Requester] = field(default_factory=set)
     _turn_s: float = 0.0
     """Where the least served requester stands, or stood last."""
     _last_end_s: float = 0.0
     _running: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
-    _live: set[_Live[Any]] = field(default_factory=set)
+    _live: set[LiveProgram[Any]] = field(default_factory=set)
     _closed: bool = False
     _arrivals: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -131,17 +109,20 @@ class StepEngine:
             Exception: whatever the program or one of its network calls raised. If the caller is
                 cancelled, the program ends at its next turn.
         """
-        if self._closed:
-            program.close()
-            raise StoppingError
         requester = requester or Requester()
-        live = _Live(program, requester, asyncio.get_running_loop().create_future())
+        live = LiveProgram(program, requester, asyncio.get_running_loop().create_future())
+        if self._closed:
+            live.close()
+            raise StoppingError
         self._enter(requester)
         self._live.add(live)
         try:
             self._advance(live, None)
             result: T = await live.done
             return result
+        except asyncio.CancelledError:
+            self._changed.set()  # its call leaves the queue now, not when another one comes
+            raise
         finally:
             self._live.discard(live)
             self._leave(requester)
@@ -149,13 +130,12 @@ class StepEngine:
     def close(self) -> None:
         """Ends every program, and those to come, with :class:`StoppingError`."""
         self._closed = True
-        for live in self._live:
-            if not live.done.done():
-                live.done.set_exception(StoppingError())
+        for live in list(self._live):
+            live.fail(StoppingError())
         self._changed.set()
 
     async def serve(self) -> None:
-        """Runs batches until cancelled."""
+        """Runs batches until cancelled; however it ends, nobody is left waiting."""
         try:
             while True:
                 await self._changed.wait()
@@ -166,7 +146,8 @@ class StepEngine:
                     batch = self._take(full_only=bool(self._running))
                     if not batch:
                         break
-                    self._running[asyncio.create_task(self._run_batch(batch))] = self._flight(batch)
+                    flight = self._flight(batch)
+                    self._running[asyncio.create_task(self._run_batch(batch))] = flight
         finally:
             for task in self._running:
                 task.cancel()
@@ -177,7 +158,7 @@ class StepEngine:
         """The batches under way."""
         return list(self._running.values())
 
-    def _flight(self, batch: list[_Waiting]) -> Flight:
+    def _flight(self, batch: list[WaitingCall]) -> Flight:
         call, rows = batch[0].call, _rows(batch)
         expected_s = self.costs.known_batch_s(call.network, rows * call.row_elements)
         return Flight(call.network, rows, time.time(), expected_s)
@@ -193,31 +174,39 @@ class StepEngine:
         if requester.live == 0:
             self._active.discard(requester)
 
-    def _advance(self, live: _Live[Any], outputs: Tensors | None) -> None:
-        """Sends a program its outputs (None: starts it) and queues its next call."""
+    def _advance(self, live: LiveProgram[Any], part: Part | None) -> None:
+        """Sends a program its rows (None: starts it) and queues its next call."""
         if live.done.done():
-            live.program.close()
+            live.close()
             return
         try:
-            call = next(live.program) if outputs is None else live.program.send(outputs)
-        except StopIteration as end:
-            live.done.set_result(end.value)
-        except Exception as error:  # one program's fault is its own
-            live.done.set_exception(error)
-        else:
+            call = live.send(part)
+            self._limit(call)  # there is such a network, and it takes such rows
             self._arrivals += 1
-            waiting = _Waiting(live, call, _group_key(call), self._arrivals)
-            self._groups.setdefault(waiting.group, []).append(waiting)
-            self._changed.set()
+            self._queue(WaitingCall(live, call, group_key(call), self._arrivals))
+        except StopIteration as end:
+            live.end(end.value)
+        except Exception as error:  # one program's fault is its own
+            live.fail(error)
 
-    def _take(self, *, full_only: bool) -> list[_Waiting]:
+    def _queue(self, waiting: WaitingCall) -> None:
+        waiting.live.waiting = waiting
+        self._groups.setdefault(waiting.group, []).append(waiting)
+        self._changed.set()
+
+    def _take(self, *, full_only: bool) -> list[WaitingCall]:
         """The next batch, out of its group; none where it has to be full and is not."""
         self._drop_finished()
         if not self._groups:
             return []
         leader = leading_call(each for group in self._groups.values() for each in group)
         group = self._groups[leader.group]
-        batch = choose_batch(group, leader, self.limits, self.costs, self._active)
+        try:
+            batch = choose_batch(group, leader, self.limits, self.costs, self._active)
+        except Exception as error:
+            del self._groups[leader.group]
+            self._give_up(group, error)
+            return []
         taken = set(batch)
         rest = [waiting for waiting in group if waiting not in taken]
         if full_only and _rows(batch) + leader.call.rows <= self._limit(leader.call):
@@ -238,18 +227,17 @@ class StepEngine:
         now_s = time.time()
         for key, group in list(self._groups.items()):
             for waiting in group:
-                live = waiting.live
-                if not live.done.done() and live.requester.is_late(now_s):
-                    live.done.set_exception(DeadlineExceededError())
-                if live.done.done():
-                    live.program.close()
+                if waiting.live.done.done():
+                    waiting.live.close()
+                elif waiting.requester.is_late(now_s):
+                    waiting.live.fail(DeadlineExceededError())
             kept = [waiting for waiting in group if not waiting.live.done.done()]
             if kept:
                 self._groups[key] = kept
             else:
                 del self._groups[key]
 
-    def _count(self, batch: list[_Waiting], rest: list[_Waiting]) -> None:
+    def _count(self, batch: list[WaitingCall], rest: list[WaitingCall]) -> None:
         rows = _rows(batch)
         limit = max(self._limit(batch[0].call), rows)
         self.stats.batches += 1
@@ -257,66 +245,81 @@ class StepEngine:
         self.stats.rows_possible += min(limit, rows + _rows(rest))
         self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
 
-    async def _run_batch(self, batch: list[_Waiting]) -> None:
-        start_s = time.perf_counter()
+    async def _run_batch(self, batch: list[WaitingCall]) -> None:
         try:
-            inputs = self._stacker.stack(batch[0].group, [waiting.call for waiting in batch])
-            outputs = await self._run_rows(batch[0].call, inputs)
+            await self._answer(batch)
+        except asyncio.CancelledError:  # by serve's end, or by the network
+            self._give_up(batch, AnswerError(f"{batch[0].call.network}: the call was cancelled"))
         except Exception as error:
-            await self._run_apart(batch, error)
-            return
+            self._give_up(batch, error)
         finally:
             # Here, not in a callback of the task: that may come after serve has looked.
             self._running.pop(cast("asyncio.Task[None]", asyncio.current_task()))
             self._changed.set()
-        # A batch that was sent while another one ran has waited for that one's end.
-        end_s = time.perf_counter()
-        self._book(batch, end_s - max(start_s, self._last_end_s))
-        self._last_end_s = end_s
-        start = 0
-        for waiting in batch:
-            end = start + waiting.call.rows
-            self._advance(waiting.live, {name: out[start:end] for name, out in outputs.items()})
-            start = end
 
-    async def _run_apart(self, batch: list[_Waiting], error: Exception) -> None:
-        """What a failed batch leaves: each call again by itself, so that one request's fault is
-        its own; a call that was by itself has failed."""
+    async def _answer(self, batch: list[WaitingCall]) -> None:
+        """Runs a batch and sends every program its rows."""
+        calls = [waiting.call for waiting in batch]
+        start_s = time.perf_counter()
+        try:
+            inputs = self._stacker.stack(batch[0].group, calls)
+            parts = list(hand_out(calls, await self._run_rows(calls[0], inputs)))
+        except Exception as error:
+            self._charge(batch, start_s)
+            self._queue_apart(batch, error)
+            return
+        seconds = self._charge(batch, start_s)
+        self._learn(batch, seconds)
+        for waiting, part in zip(batch, parts, strict=True):
+            self._advance(waiting.live, part)
+
+    def _queue_apart(self, batch: list[WaitingCall], error: Exception) -> None:
+        """What a failed batch leaves: each call comes again in a group of its own, so that one
+        request's fault is its own; a call that was by itself has failed."""
+        if len(batch) == 1:
+            batch[0].live.fail(error)
+            return
         for waiting in batch:
-            live, call = waiting.live, waiting.call
-            if live.done.done():
-                continue
-            if len(batch) == 1:
-                live.done.set_exception(error)
-                continue
-            try:
-                outputs = await self._run_rows(call, call.inputs)
-            except Exception as own:
-                if not live.done.done():
-                    live.done.set_exception(own)
-            else:
-                self._advance(live, outputs)
+            self._queue(replace(waiting, group=(*waiting.group, waiting.arrival)))
+
+    def _give_up(self, calls: Iterable[WaitingCall], error: Exception) -> None:
+        """Ends the programs that wait for these calls: a fault of the engine's own."""
+        log.error("the engine failed on some calls", exc_info=error)
+        for waiting in calls:
+            if waiting.live.waiting is waiting:
+                waiting.live.fail(error)
+        self._changed.set()
 
     async def _run_rows(self, call: Call, inputs: Tensors) -> Tensors:
         """A batch; one call with more rows than its network takes goes in parts."""
         limit = self._limit(call)
         rows = len(next(iter(inputs.values())))
         if rows <= limit:
-            return await self.networks.run(call.network, inputs)
-        parts = [
-            await self.networks.run(
-                call.network, {name: tensor[i : i + limit] for name, tensor in inputs.items()}
-            )
-            for i in range(0, rows, limit)
-        ]
+            outputs = await self.networks.run(call.network, inputs)
+            check_shapes(call, rows, outputs)
+            return outputs
+        parts = []
+        for start in range(0, rows, limit):
+            some = {name: tensor[start : start + limit] for name, tensor in inputs.items()}
+            parts.append(await self.networks.run(call.network, some))
+            check_shapes(call, min(limit, rows - start), parts[-1])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _book(self, batch: list[_Waiting], seconds: float) -> None:
-        """Learns what a batch cost and charges those who had it."""
-        call, rows = batch[0].call, _rows(batch)
-        self.costs.observe(call.network, rows * call.row_elements, seconds)
+    def _charge(self, batch: list[WaitingCall], start_s: float) -> float:
+        """Charges those who had a batch, whatever came of it; returns its seconds."""
+        # A batch that was sent while another one ran has waited for that one's end.
+        end_s = time.perf_counter()
+        seconds = end_s - max(start_s, self._last_end_s)
+        self._last_end_s = end_s
+        rows = _rows(batch)
         for waiting in batch:
             waiting.requester.charge(seconds * waiting.call.rows / rows)
+        return seconds
+
+    def _learn(self, batch: list[WaitingCall], seconds: float) -> None:
+        """Learns what a batch cost."""
+        call, rows = batch[0].call, _rows(batch)
+        self.costs.observe(call.network, rows * call.row_elements, seconds)
         log.debug(
             "batch network=%s rows=%d calls=%d requests=%d ms=%.1f",
             call.network,
@@ -327,40 +330,5 @@ class StepEngine:
         )
 
 
-def _rows(waiting: Iterable[_Waiting]) -> int:
+def _rows(waiting: Iterable[WaitingCall]) -> int:
     return sum(each.call.rows for each in waiting)
-
-
-def _group_key(call: Call) -> GroupKey:
-    shapes = tuple(
-        (name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(call.inputs.items())
-    )
-    return call.network, shapes
-
-
-class _Stacker:
-    """Joins the inputs of a batch's calls, row below row.
-
-    What a run tells its network at every step (texts, hints) are the same tensors each time; while
-    a group's batch stays the same they are joined once, and stay where they are.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[GroupKey, dict[str, tuple[list[torch.Tensor], torch.Tensor]]] = (
-            OrderedDict()
-        )
-
-    def stack(self, group: GroupKey, calls: list[Call]) -> Tensors:
-        """The inputs by name, ``[rows of all calls, …]``."""
-        last = self._kept.pop(group, {})
-        joined = {}
-        for name in calls[0].inputs:
-            parts = [call.inputs[name] for call in calls]
-            known, tensor = last.get(name, ([], torch.empty(0)))
-            if len(known) != len(parts) or any(map(operator.is_not, known, parts)):
-                tensor = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
-            joined[name] = parts, tensor
-        self._kept[group] = joined
-        if len(self._kept) > _KEPT_GROUPS:
-            self._kept.popitem(last=False)
-        return {name: tensor for name, (_, tensor) in joined.items()}

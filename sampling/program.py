@@ -8,12 +8,14 @@ call runs: the step engine, or :func:`run_alone` in tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 
 Tensors = Mapping[str, torch.Tensor]
+RowShape = tuple[int | None, ...]
+"""Of one row of an output; None where any length goes."""
 T = TypeVar("T")
 
 
@@ -22,11 +24,22 @@ class Call:
     """One call of a network.
 
     ``network`` is the Triton model's name. Every input is ``[rows, …]`` with the same number of
-    rows; so are the outputs that come back. Rows of one call always share a batch.
+    rows; so are the outputs that come back. Rows of one call always share a batch. ``outputs``
+    are those that are needed, float32, with the shape of a row; an answer without them is a fault
+    of the network.
+
+    Raises:
+        ValueError: the inputs have no rows, or not all as many.
     """
 
     network: str
     inputs: Tensors
+    outputs: Mapping[str, RowShape] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = {len(tensor) for tensor in self.inputs.values()}
+        if len(rows) != 1 or 0 in rows:
+            raise ValueError(f"{self.network}: inputs of {sorted(rows)} rows")
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,8 @@
-"""Whole requests on the step engine: every SEG of every request at once."""
+"""Whole requests on the step engine: every SEG of every request at once.
+
+What goes wrong with a SEG fails that SEG; what the request as a whole runs into (its deadline, a
+server that is full or being stopped) ends the request.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,30 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from preprocessing.images import Pixels
 from preprocessing.packing import Packer, mask_at, pixels_at
-from preprocessing.plan import Outcome, Piece, Plan, PlannedPrompt, PlannedSeg, SampledSeg
+from preprocessing.plan import (
+    DeadlineExceededError,
+    FailedSeg,
+    Outcome,
+    OverloadedError,
+    Piece,
+    Plan,
+    PlannedPrompt,
+    PlannedSeg,
+    SampledSeg,
+)
 from sampling import detail, vae
 from sampling.admission import Admission
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
 from sampling.engine import Networks, OnDevice, StepEngine
+from sampling.faults import IncidentError, NotFiniteError, open_incident, told
 from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.options import ServiceOptions
@@ -30,9 +46,12 @@ from sampling.slots import Slots
 from sampling.text_cache import TextCache
 from sampling.unet import Control
 from sampling.work import Estimator
+from segs_client.contract import SegError
 
 T = TypeVar("T")
 _Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
+_REQUEST_WIDE = (DeadlineExceededError, OverloadedError)
+"""What is the whole request's, and ends it; all else is one SEG's."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +115,15 @@ class DetailService:
         Raises:
             OverloadedError: there is too much work already; nothing was begun.
             DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
+            IncidentError: every SEG that was to be sampled has failed.
         """
         start_s = time.perf_counter()
         weight = PRIORITY_WEIGHTS[plan.request.priority]
         requester = Requester(plan.request_id, plan.deadline_s, weight)
         self.admission.admit(requester, self._estimator.estimate(plan), start_s)
         try:
-            done = await _RequestWork(self, requester, plan, crops, masks).run()
+            work = _RequestWork(self, requester, plan, crops, masks).run()
+            done, failed = await _in_time(work, plan.deadline_s)
         finally:
             self.admission.leave(requester)
         packer = Packer()
@@ -118,8 +139,18 @@ class DetailService:
             )
             for one in done
         )
-        outcome = Outcome(segs=segs, sample_s=time.perf_counter() - start_s)
+        outcome = Outcome(segs=segs, failed=failed, sample_s=time.perf_counter() - start_s)
         return SampledRequest(outcome, packer.tensor())
+
+
+async def _in_time(work: Coroutine[Any, Any, T], deadline_s: float | None) -> T:
+    """The work's result; cancels it at the deadline (``time.time()``), whatever it waits for."""
+    if deadline_s is None:
+        return await work
+    try:
+        return await asyncio.wait_for(work, max(0.0, deadline_s - time.time()))
+    except asyncio.TimeoutError:
+        raise DeadlineExceededError from None
 
 
 class _RequestWork:
@@ -140,15 +171,21 @@ class _RequestWork:
         self._masks = masks
         self._tasks: list[asyncio.Future[Any]] = []
         self._shared: dict[Hashable, asyncio.Future[Any]] = {}
+        self._last_error: Exception | None = None
+        self._incidents: dict[tuple[type[Exception], str], str] = {}
         request = plan.request
         self._base = service.pipelines[request.pipeline]
         refiner = request.refiner
         self._refiner = None if refiner is None else service.pipelines[refiner.pipeline]
 
-    async def run(self) -> list[_Done]:
-        """Every pass of every SEG, in the plan's order; the first error ends them all.
+    async def run(self) -> tuple[list[_Done], tuple[FailedSeg, ...]]:
+        """Every pass of every SEG: those that were made and those that failed, both in the plan's
+        order. An error that is the request's ends them all.
 
         They are begun by the size of their crops, so that those under way can share batches.
+
+        Raises:
+            IncidentError: there were SEGs to be made, and all have failed.
         """
         chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
         chosen.sort(key=lambda one: (one[2].height, one[2].width))
@@ -159,26 +196,63 @@ class _RequestWork:
         ]
         self._tasks += passes
         try:
-            done = await asyncio.gather(*passes)
+            ended = await asyncio.gather(*passes)
         finally:
             for task in self._tasks:
                 task.cancel()
-        return sorted(done, key=lambda one: (one.batch_pass, one.seg))
+        done = [one for one in ended if isinstance(one, _Done)]
+        failed = [one for one in ended if isinstance(one, FailedSeg)]
+        if failed and not done:
+            raise IncidentError(failed[0].error.incident) from self._last_error
+        return (
+            sorted(done, key=lambda one: (one.batch_pass, one.seg)),
+            tuple(sorted(failed, key=lambda one: (one.batch_pass, one.index))),
+        )
 
-    async def _in_place(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> _Done:
+    async def _in_place(
+        self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
+    ) -> _Done | FailedSeg:
         async with self._service.slots.place(self._requester):
-            return await self._detail(index, seg, crop, batch_pass)
+            try:
+                return await self._detail(index, seg, crop, batch_pass)
+            except _REQUEST_WIDE:
+                raise
+            except Exception as error:
+                self._last_error = error
+                return FailedSeg(
+                    index=index,
+                    batch_pass=batch_pass,
+                    seed=_seed(seg, batch_pass),
+                    error=self._told(error, index, batch_pass),
+                )
+
+    def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
+        """What the caller hears of a SEG's failure; the log has the story."""
+        kind = type(error), str(error)
+        if kind not in self._incidents:  # many SEGs may fail for one reason
+            where = f", segs.{index}, pass {batch_pass}"
+            self._incidents[kind] = open_incident(error, self._plan.request_id, where)
+        incident = self._incidents[kind]
+        not_finite = isinstance(error, NotFiniteError)
+        what = "its values became NaN or infinite" if not_finite else "internal error"
+        return SegError(code="INTERNAL", message=told(incident, what), incident=incident)
 
     async def _run(self, program: Program[T]) -> T:
         return await self._service.engine.run(program, self._requester)
 
     def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
-        """The result of work that is done once for all who name the same key."""
+        """The result of work that is done once for all who name the same key; a failure is told to
+        those who wait for it, and not kept."""
         if key not in self._shared:
             task = asyncio.ensure_future(start())
+            task.add_done_callback(partial(self._forget_failed, key))
             self._shared[key] = task
             self._tasks.append(task)
         return self._shared[key]
+
+    def _forget_failed(self, key: Hashable, task: asyncio.Future[Any]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            del self._shared[key]
 
     async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
         """The crop's latent and the mask on it."""
@@ -206,7 +280,7 @@ class _RequestWork:
 
     async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> _Done:
         start_s = time.perf_counter()
-        seed = next_seed(seg.seed, batch_pass + 1)  # the first pass counts too
+        seed = _seed(seg, batch_pass)
         # Every prompt is asked for at once, so that they share a batch.
         texts = self._sides(self._base, seg, seg.positives, seg.negatives)
         refiner_texts = None
@@ -285,3 +359,8 @@ class _RequestWork:
             )
             for control in seg.controls
         )
+
+
+def _seed(seg: PlannedSeg, batch_pass: int) -> int:
+    """A pass's seed; the first pass counts too."""
+    return next_seed(seg.seed, batch_pass + 1)

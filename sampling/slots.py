@@ -66,8 +66,11 @@ class Slots:
         self.held[requester] -= 1
         if not self.held[requester]:
             del self.held[requester]
-        while self._waiting and self.live < self.limit:
-            turn = min(self._waiting, key=lambda each: self.held[each.requester])
+        # Who was cancelled in this moment is still in the queue.
+        waiting = [turn for turn in self._waiting if not turn.given.done()]
+        while waiting and self.live < self.limit:
+            turn = min(waiting, key=lambda each: self.held[each.requester])
+            waiting.remove(turn)
             self._waiting.remove(turn)
             self.held[turn.requester] += 1
             turn.given.set_result(None)

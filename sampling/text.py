@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from pipelines.descriptor import EMBEDDING, TextEncoderSpec
 from sampling.conditioning import Encoded
-from sampling.program import Call, Program
+from sampling.program import Call, Program, RowShape
 from sampling.prompt import Chunk, ChunkLayout, lay_out
 
 
@@ -64,7 +64,11 @@ class TextEncoder:
         weighted = any(weight != 1 for chunk in chunks for weight in chunk.weights)
         if weighted:
             rows.append(self.layout.chunk(()).ids)
-        outputs = yield Call(self.model, {"input_ids": torch.tensor(rows, dtype=torch.int32)})
+        input_ids = torch.tensor(rows, dtype=torch.int32)
+        wanted: dict[str, RowShape] = {"hidden_state": (input_ids.shape[1], None)}
+        if self.spec.pooled:
+            wanted["pooled"] = (None,)
+        outputs = yield Call(self.model, {"input_ids": input_ids}, wanted)
         hidden = outputs["hidden_state"]  # [chunks (+ 1), 77, D]
         if weighted:
             hidden, empty = hidden[:-1], hidden[-1:]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sampling.conditioning import Encoded
 from sampling.engine import StepEngine
 from sampling.pipeline import Pipeline
+from sampling.rows import Finite
 from sampling.text import encode_prompt
 
 _Key = tuple[str, str]
@@ -49,13 +50,26 @@ class TextCache:
         task = self._under_way.get(key)
         if task is None:
             self.misses += 1
-            program = encode_prompt(pipeline.text_encoders, prompt)
-            task = asyncio.create_task(self.engine.run(program))
+            task = asyncio.create_task(self._encode(pipeline, prompt))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._keep(key, done))
         else:
             self.hits += 1
-        return asyncio.shield(task)
+        waiting = asyncio.shield(task)
+        waiting.add_done_callback(_seen)
+        return waiting
+
+    async def _encode(self, pipeline: Pipeline, prompt: str) -> Encoded:
+        """
+        Raises:
+            NotFiniteError: the encoding is not finite: a token's weight may be too large.
+        """
+        encoded = await self.engine.run(encode_prompt(pipeline.text_encoders, prompt))
+        # The networks' own answers are finite; this one is read once, before it is shared.
+        tensors = {"context": encoded.context, "pooled": encoded.pooled}
+        known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        Finite("an encoded prompt", known).check(0, 1)
+        return encoded
 
     def _keep(self, key: _Key, task: asyncio.Task[Encoded]) -> None:
         del self._under_way[key]
@@ -66,6 +80,12 @@ class TextCache:
         while self.kept_bytes > self.max_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.kept_bytes -= _bytes(oldest)
+
+
+def _seen(waiting: asyncio.Future[Encoded]) -> None:
+    """Whoever waited may be gone when an encoding fails: that is no news for the log."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def _bytes(encoded: Encoded) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sampling.program import Call, Program, Tensors
+from sampling.program import Call, Program, RowShape, Tensors
 from sampling.schedule import DiscreteSchedule
 
 
@@ -136,7 +136,8 @@ class UNet:
             call = self._behind(*acting[0], sample, scaled, common)
         else:
             residuals = yield from self._residuals(acting, scaled, common)
-            call = Call(self.model, {"sample": sample, **common, **residuals})
+            told = {"sample": sample, **common, **residuals}
+            call = Call(self.model, told, _prediction(scaled))
         outputs = yield call
         return PREDICTIONS[self.prediction](x, sigma, outputs["out_sample"])
 
@@ -152,7 +153,7 @@ class UNet:
         inputs = {"sample": sample, **common, **hints}
         if self.channels != scaled.shape[1]:
             inputs["control_sample"] = scaled
-        return Call(control.models.with_unet, inputs)
+        return Call(control.models.with_unet, inputs, _prediction(scaled))
 
     def _residuals(
         self, chain: Sequence[tuple[Control, Tensors]], scaled: torch.Tensor, common: Tensors
@@ -165,14 +166,20 @@ class UNet:
                 for name, channels in self.residuals.items()
             }
         total: Tensors = {}
+        wanted = {name: (channels, None, None) for name, channels in self.residuals.items()}
         for control, hints in chain:
             inputs = {"sample": scaled, **common, **hints}
-            outputs = yield Call(control.models.alone, inputs)
+            outputs = yield Call(control.models.alone, inputs, wanted)
             total = {
                 name: outputs[name] + total[name] if total else outputs[name]
                 for name in self.residuals
             }
         return total
+
+
+def _prediction(scaled: torch.Tensor) -> dict[str, RowShape]:
+    """What the UNet answers to a latent."""
+    return {"out_sample": tuple(scaled.shape[1:])}
 
 
 def _hints(control: Control, rows: int) -> Tensors:

@@ -15,6 +15,7 @@ from sampling.tiles import Grid
 
 FACTOR = 8
 """Pixels to a latent cell, each way."""
+_COLOURS = 3
 
 Pixels = NDArray[np.uint8]
 A = TypeVar("A", NDArray[np.uint8], torch.Tensor)
@@ -54,27 +55,29 @@ def to_pixels(decoded: torch.Tensor) -> Pixels:
 
 def encoder(descriptor: PipelineDescriptor) -> Half:
     """The VAE's encoder."""
-    return Half(descriptor.networks["vae_encoder"], "sample", "latent_mean", 3, FACTOR, 1)
+    network, channels = descriptor.networks["vae_encoder"], descriptor.latent_channels
+    return Half(network, "sample", "latent_mean", _COLOURS, channels, FACTOR, 1)
 
 
 def decoder(descriptor: PipelineDescriptor) -> Half:
     """The VAE's decoder."""
-    channels = descriptor.latent_channels
-    return Half(descriptor.networks["vae_decoder"], "latent_sample", "sample", channels, 1, FACTOR)
+    network, channels = descriptor.networks["vae_decoder"], descriptor.latent_channels
+    return Half(network, "latent_sample", "sample", channels, _COLOURS, 1, FACTOR)
 
 
 @dataclass(frozen=True)
 class Half:
     """One of the VAE's networks.
 
-    ``cell_in`` and ``cell_out`` are the side of a latent cell in its input and its output.
+    ``channels`` and ``channels_out`` are those of its input and its output; ``cell_in`` and
+    ``cell_out`` the side of a latent cell in them.
     """
 
     network: Network
     input: str
     output: str
     channels: int
-    """Of the input."""
+    channels_out: int
     cell_in: int
     cell_out: int
 
@@ -96,15 +99,19 @@ class Half:
         height, width = (side // self.cell_in for side in x.shape[-2:])
         grid = self.grid(height, width)
         if grid.count == 1:
-            outputs = yield Call(self.network.model, {self.input: x})
-            return outputs[self.output]
+            return (yield from self._call(x))
         whole = torch.empty(0)
         # Tile by tile, each added at once: in memory are the whole and one of them.
         for number, tile in enumerate(grid.cut(x, self.cell_in)):
-            outputs = yield Call(self.network.model, {self.input: tile.contiguous()})
-            made = outputs[self.output]
+            made = yield from self._call(tile.contiguous())
             if number == 0:
                 sides = height * self.cell_out, width * self.cell_out
                 whole = made.new_zeros(1, made.shape[1], *sides)
             grid.add(whole, made, number, self.cell_out)
         return whole
+
+    def _call(self, x: torch.Tensor) -> Program[torch.Tensor]:
+        sides = (side // self.cell_in * self.cell_out for side in x.shape[-2:])
+        wanted = {self.output: (self.channels_out, *sides)}
+        outputs = yield Call(self.network.model, {self.input: x}, wanted)
+        return outputs[self.output]

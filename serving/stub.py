@@ -6,10 +6,8 @@ Importable in a stub only.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,12 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
+from sampling.faults import IncidentError, open_incident, told
 from sampling.options import ServiceOptions
 from segs_client.contract import ContractError, ErrorDetail
 from serving.options import REPOSITORIES_VARIABLE, SERVICE_VARIABLE
 
 Tensor = NDArray[Any] | bytes
-
-log = logging.getLogger(__name__)
 
 # Names of TritonError's codes: it has them only once the stub is running.
 _CODES = {
@@ -109,9 +106,11 @@ def refusal(error: BaseException, request_id: str) -> Any:
         detail = _detail("UNAVAILABLE", str(error), request_id)
         detail = detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
     else:
-        incident = uuid.uuid4().hex[:12]
-        log.error("incident %s, request %r", incident, request_id, exc_info=error)
-        detail = _detail("INTERNAL", f"internal error; the log has incident {incident}", request_id)
+        if isinstance(error, IncidentError):
+            incident = error.incident
+        else:
+            incident = open_incident(error, request_id)
+        detail = _detail("INTERNAL", told(incident), request_id)
     return error_response(detail)
 
 

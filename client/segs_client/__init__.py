@@ -13,7 +13,14 @@ Example::
 from typing import TYPE_CHECKING, Any
 
 from segs_client.compare import compare_image
-from segs_client.contract import DetailRequest, OutputOptions, PasteOptions, Report, SegReport
+from segs_client.contract import (
+    DetailRequest,
+    OutputOptions,
+    PasteOptions,
+    Report,
+    SegError,
+    SegReport,
+)
 from segs_client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -41,6 +48,7 @@ __all__ = [
     "PasteOptions",
     "Report",
     "Seg",
+    "SegError",
     "SegReport",
     "Segs",
     "SegsError",

@@ -1,6 +1,7 @@
 """``segs-detail``: redraw segments of one picture from the command line.
 
-Exit status: 0 done; 2 the request or a file is wrong; 1 the server is in trouble.
+Exit status: 0 done; 3 done, but for SEGs that failed; 2 the request or a file is wrong; 1 the
+server is in trouble.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from segs_client.flags import add_flags, given_options
 from segs_client.messages import DetailResult
 from segs_client.segs import Segs
 
-DONE, SERVER_TROUBLE, WRONG_INPUT = 0, 1, 2
+DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE = 0, 1, 2, 3
 _JPEG_QUALITY = 95
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = given_options(given, given.option)
         for path in (given.output, given.compare):
             _check_writable(path)
-        _run(given, options)
+        result = _run(given, options)
     except InvalidRequest as error:
         return _failed(error.message, error.request_id, WRONG_INPUT)
     except SegsError as error:
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), "", WRONG_INPUT)
     except KeyboardInterrupt:
         return _failed("interrupted", "", 130)
-    return DONE
+    for seg in result.failed:
+        _failed(_seg_failure(seg), result.report.request_id, PARTLY_DONE)
+    return PARTLY_DONE if result.failed else DONE
 
 
 def report_table(report: Report) -> str:
@@ -60,7 +63,7 @@ def report_table(report: Report) -> str:
     )
 
 
-def _run(given: argparse.Namespace, options: dict[str, object]) -> None:
+def _run(given: argparse.Namespace, options: dict[str, object]) -> DetailResult:
     with Client(given.url, timeout_s=given.timeout) as client:
         result = client.detail(given.image, _segments(given, options), **options)  # type: ignore[arg-type]
     if result.image is None:
@@ -71,13 +74,15 @@ def _run(given: argparse.Namespace, options: dict[str, object]) -> None:
     if given.report:
         given.report.write_text(result.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     print(report_table(result.report))  # noqa: T201
+    return result
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segs-detail",
         description="Redraw segments of a picture at higher resolution.",
-        epilog="exit status: 0 done, 2 wrong usage or request, 1 server trouble",
+        epilog="exit status: 0 done, 3 done but for SEGs that failed, 2 wrong usage or request, "
+        "1 server trouble",
     )
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="the picture")
@@ -198,6 +203,12 @@ def _row(seg: SegReport) -> tuple[str, ...]:
         ",".join(map(str, seg.crop_region)), sampled, str(seg.steps_run), f"{seg.sample_s:.2f}",
         seg.label,
     )  # fmt: skip
+
+
+def _seg_failure(seg: SegReport) -> str:
+    name = f"SEG {seg.index}" + (f" ({seg.label})" if seg.label else "")
+    reason = "" if seg.error is None else f": {seg.error.message}"
+    return f"{name}, pass {seg.batch_pass}, failed and is as it came{reason}"
 
 
 def _failed(message: str, request_id: str, status: int) -> int:

@@ -71,6 +71,7 @@ __all__ = [
     "SamplerName",
     "SchedulerFunc",
     "SchedulerName",
+    "SegError",
     "SegItem",
     "SegOptions",
     "SegPrompts",
@@ -94,6 +95,7 @@ SegStatus = Literal[
     "skipped_too_small",
     "skipped_by_request",
     "unsampled_schedule_too_short",
+    "failed",
 ]
 
 
@@ -285,12 +287,23 @@ class DetailRequest(Model):
     output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
 
 
+class SegError(Model):
+    """Why one SEG failed, by no fault of the request's; the others are not touched by it."""
+
+    code: ErrorCode
+    message: Annotated[str, Field(description="one sentence for people")]
+    incident: Annotated[str, Field(description="what the server's log has the story under")]
+
+
 class SegReport(Model):
     """What became of one SEG in one pass."""
 
     index: Annotated[int, Field(ge=0, description="position among the request's segs")]
     batch_pass: Annotated[int, Field(ge=0, description="0 … batch_size−1")] = 0
     status: SegStatus
+    error: Annotated[
+        SegError | None, Field(description="where status is failed; its region stays as it came")
+    ] = None
     label: str = ""
     confidence: float = 1.0
     bbox: Box

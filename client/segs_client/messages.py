@@ -60,7 +60,8 @@ class DetailResult:
     Attributes:
         image: the picture with all detailed crops pasted, RGB; None with output.image "none".
         segs: one SEG per SEG and pass, in the order of ``report.segs``, in pixels of the picture;
-            each holds its detailed crop where output.seg_images asked for them.
+            each holds its detailed crop where output.seg_images asked for them (one that was
+            skipped or failed, the crop as it came).
         report: what became of each SEG.
         control_images: per SEG of ``report.segs`` the pictures its ControlNets were shown, RGB;
             where output.control_images asked for them.
@@ -70,6 +71,12 @@ class DetailResult:
     segs: Segs
     report: Report
     control_images: tuple[tuple[Image.Image, ...], ...] = ()
+
+    @property
+    def failed(self) -> tuple[SegReport, ...]:
+        """The SEGs that the server failed at, with their ``error``; where they lie the picture is
+        as it came. (Where all failed, the call itself raised ServerError.)"""
+        return tuple(seg for seg in self.report.segs if seg.status == "failed")
 
 
 @contract_checked()

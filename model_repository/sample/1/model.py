@@ -6,7 +6,8 @@ execute returns at once; answers are sent from the loop when a request's last SE
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
+import os
 import threading
 import uuid
 from typing import Any, cast
@@ -23,6 +24,8 @@ from serving import heart, stub
 from serving.bls import TritonNetworks
 from serving.door import DROP, TOKEN, parameter
 from serving.stub_logging import configure_logging
+
+log = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
@@ -66,12 +69,20 @@ class TritonPythonModel:
         asyncio.set_event_loop(self._loop)
         self._serving = self._loop.create_task(self._service.engine.serve())
         telling = self._loop.create_task(self._tell())
-        with contextlib.suppress(asyncio.CancelledError):
+        failed = False
+        try:
             self._loop.run_until_complete(self._serving)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            log.critical("the step engine has ended", exc_info=True)
+            failed = True
         telling.cancel()
         # The engine has ended what was under way: time for the answers to go out.
         self._loop.run_until_complete(asyncio.wait(asyncio.all_tasks(self._loop), timeout=1))
         self._loop.close()
+        if failed:
+            os._exit(1)  # a process that has gone is found and replaced at once
 
     async def _tell(self) -> None:
         """Says every second what the engine is doing, and hears whether it is to stop."""

@@ -1,0 +1,92 @@
+"""Programs under way in the step engine, and the calls that they wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sampling.policy import Requester
+from sampling.program import Call, Program
+from sampling.rows import Part
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+GroupKey = tuple[Any, ...]
+
+
+@dataclass(eq=False)
+class LiveProgram(Generic[T]):
+    """A program under way."""
+
+    program: Program[T]
+    requester: Requester
+    done: asyncio.Future[T]
+    part: Part | None = None
+    """The rows that it was sent last, not known to be finite yet."""
+    waiting: WaitingCall | None = None
+    """The call that it waits for."""
+
+    def send(self, part: Part | None) -> Call:
+        """Its next call, after the answer to its last one (None: starts it).
+
+        Raises:
+            StopIteration: it has ended, with its result.
+            Exception: whatever it raised; NotFiniteError if what it was sent before is not finite.
+        """
+        self.waiting = None
+        if part is None:
+            return next(self.program)
+        self._check()
+        self.part = part
+        return self.program.send(part.outputs)
+
+    def end(self, result: T) -> None:
+        """Tells the result, if all that it was sent is finite."""
+        try:
+            self._check()
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.done.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it; nothing happens where it has ended."""
+        if not self.done.done():
+            self.done.set_exception(error)
+        self.close()
+
+    def close(self) -> None:
+        """Lets the program clean up."""
+        try:
+            self.program.close()
+        except Exception:
+            log.exception("a program could not be closed")
+
+    def _check(self) -> None:
+        if self.part is not None:
+            self.part.check()
+
+
+@dataclass(eq=False)
+class WaitingCall:
+    """A call that a live program is waiting for."""
+
+    live: LiveProgram[Any]
+    call: Call
+    group: GroupKey
+    arrival: int
+
+    @property
+    def requester(self) -> Requester:
+        return self.live.requester
+
+
+def group_key(call: Call) -> GroupKey:
+    """What calls have to have in common to share a batch: their network and shapes."""
+    shapes = tuple(
+        (name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(call.inputs.items())
+    )
+    return call.network, shapes
