@@ -23,7 +23,7 @@ ALLOWED = "a PNG, JPEG or WebP file"
 MAX_SCANS = 32
 """Most scans of a JPEG: each makes the decoder pass over the whole picture; cameras and encoders
 write 1 to 15."""
-MAX_PARTS = 65_536
+MAX_PARTS = 32_768
 """Most chunks or segments of a file; encoders write one for each 8 KiB or more."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
