@@ -7,46 +7,36 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
 from segs_client.arrays import decode
 from segs_client.contract import Buffer, ImageInput, invalid
+from segs_client.picture_files import inspect
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_FORMATS_ALLOWED = "a PNG, JPEG or WebP file"
 
 
 def decode_file(data: bytes | memoryview, field: str) -> Pixels:
     """Decodes a PNG, JPEG or WebP file; its header is checked before its pixels are touched.
 
-    Transparency is dropped, grey becomes RGB, EXIF rotation is left alone (as ComfyUI's inputs
-    are plain arrays, boxes refer to the stored pixels).
+    Transparency is dropped, grey becomes RGB, 16 bits become 8, EXIF rotation is left alone (as
+    ComfyUI's inputs are plain arrays, boxes refer to the stored pixels).
 
     Raises:
-        ContractError: not such a file, truncated, or too large.
+        ContractError: not such a file, more than one picture, truncated, or too large.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise invalid(field, "not a readable picture", allowed=_FORMATS_ALLOWED) from error
-    except Image.DecompressionBombError as error:
-        raise invalid(field, "too many pixels", allowed=_size_limits()) from error
-    check_size(image.height, image.width, field)
-    try:
-        return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise invalid(field, "truncated or broken", allowed=_FORMATS_ALLOWED) from error
+    file = inspect(data, field)
+    check_size(file.height, file.width, field)
+    picture = file.decode(field)
+    if picture.mode.startswith("I;16"):  # Pillow would clip its values, not scale them
+        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.asarray(picture.convert("RGB"))
 
 
 def check_size(height: int, width: int, field: str) -> None:
@@ -62,7 +52,7 @@ def _size_limits() -> str:
 def decode_input(data: Pixels, form: ImageInput) -> Pixels:
     """The request's ``image`` tensor as pixels."""
     if form.shape is None:
-        return decode_file(data.tobytes(), "image")
+        return decode_file(data.data, "image")
     height, width, _ = form.shape
     check_size(height, width, "image.shape")
     expected = math.prod(form.shape)

@@ -12,7 +12,7 @@ CHUNK_TOKENS = 77
 _EMPHASIS = 1.1
 _UNSPLIT_BELOW = 8
 _ESCAPED = {"\\(": "\x02", "\\)": "\x01"}
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ Weighted(text=' ', weight=1.0), Weighted(text='hat', weight=1.2100000000000002)]
     """
     for escape, mark in _ESCAPED.items():
         prompt = prompt.replace(escape, mark)
-    runs = _weigh(prompt, 1.0)
+    runs = _weigh(prompt)
     return [Weighted(_unescaped(run.text), run.weight) for run in runs]
 
 
@@ -45,35 +45,63 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _weigh(text: str, weight: float) -> list[Weighted]:
+@dataclass
+class _Group:
+    """What stands in parentheses, or the whole text, while it is read."""
+
+    end: int
+    """Where its text ends, the number of ``(text:1.3)`` left out."""
+    after: int
+    """Where reading goes on behind it."""
+    weight: float
+    first_run: int
+    """Index that its first run has or will have."""
+
+
+def _weigh(text: str) -> list[Weighted]:
+    """The runs of a text in time linear in its length, however its parentheses are nested."""
+    closing = _closings(text)
+    groups = [_Group(len(text), len(text), 1.0, 0)]
     runs: list[Weighted] = []
-    plain_from = at = 0
-    while at < len(text):
-        end = _closing(text, at) if text[at] == "(" else -1
-        if end < 0:
+    at = plain_from = 0
+    while groups:
+        group = groups[-1]
+        if at >= group.end:
+            if plain_from < group.end or len(runs) == group.first_run:
+                runs.append(Weighted(text[plain_from : group.end], group.weight))
+            groups.pop()
+            at = plain_from = group.after
+        elif at in closing:
+            if at > plain_from:
+                runs.append(Weighted(text[plain_from:at], group.weight))
+            end, weight = _content(text, at, closing[at], group.weight * _EMPHASIS)
+            groups.append(_Group(end, closing[at] + 1, weight, len(runs)))
+            at = plain_from = at + 1
+        else:
             at += 1
-            continue
-        if at > plain_from:
-            runs.append(Weighted(text[plain_from:at], weight))
-        inner, inner_weight = text[at + 1 : end], weight * _EMPHASIS
-        head, colon, number = inner.rpartition(":")
-        if colon and head and _NUMBER.fullmatch(number):
-            inner, inner_weight = head, float(number)
-        runs.extend(_weigh(inner, inner_weight))
-        plain_from = at = end + 1
-    if plain_from < len(text) or not runs:
-        runs.append(Weighted(text[plain_from:], weight))
     return runs
 
 
-def _closing(text: str, opening: int) -> int:
-    """Index of the parenthesis that closes the one at ``opening``; −1 where none does."""
-    depth = 0
-    for at in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        if depth == 0:
-            return at
-    return -1
+def _content(text: str, opening: int, closing: int, weight: float) -> tuple[int, float]:
+    """Where the text in parentheses ends, and its weight: the number at its end, or ``weight``."""
+    colon = text.rfind(":", opening + 1, closing)
+    if colon > opening + 1 and text.rfind(")", colon, closing) < 0:
+        number = text[colon + 1 : closing]
+        if _NUMBER.fullmatch(number):
+            return colon, float(number)
+    return closing, weight
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Index of each parenthesis that has a partner → its partner's."""
+    opened: list[int] = []
+    pairs = {}
+    for at, character in enumerate(text):
+        if character == "(":
+            opened.append(at)
+        elif character == ")" and opened:
+            pairs[opened.pop()] = at
+    return pairs
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from segs_client.contract import Buffer, invalid
+from segs_client.picture_files import PictureFile, inspect
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -101,30 +101,39 @@ def decode(buffer: Buffer, tensor: ByteArray, name: str) -> FloatArray:
     Raises:
         ContractError: the buffer lies outside the tensor, or its file is not such a picture.
     """
+    place = checked_place(buffer, tensor, name)
+    if buffer.encoding == "float32":
+        values = np.frombuffer(place.tobytes(), "<f4").astype(np.float32, copy=False)
+        return values.reshape(buffer.shape)
+    if buffer.encoding == "uint8":
+        return from_bytes(place.reshape(buffer.shape))
+    return from_bytes(np.asarray(_inspect_png(buffer, place, name).decode(name)))
+
+
+def checked_place(buffer: Buffer, tensor: ByteArray, name: str) -> ByteArray:
+    """The bytes of ``buffer`` in ``tensor``, uint8 ``[length]``, a view; of a PNG file, the header
+    is held against the shape. Nothing is decoded.
+
+    Raises:
+        ContractError: it lies outside the tensor, or its file is not such a picture.
+    """
     end = buffer.offset + buffer.length
     if end > tensor.size:
         raise invalid(name, f"ends at byte {end}", allowed=f"a tensor of {tensor.size} bytes")
-    data = tensor[buffer.offset : end].tobytes()
-    if buffer.encoding == "float32":
-        return np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(buffer.shape)
-    if buffer.encoding == "uint8":
-        return from_bytes(np.frombuffer(data, np.uint8).reshape(buffer.shape))
-    return from_bytes(_decode_png(buffer, data, name))
+    place = tensor[buffer.offset : end]
+    if buffer.encoding == "png":
+        _inspect_png(buffer, place, name)
+    return place
 
 
-def _decode_png(buffer: Buffer, data: bytes, name: str) -> ByteArray:
+def _inspect_png(buffer: Buffer, place: ByteArray, name: str) -> PictureFile:
+    file = inspect(place.data, name, ("PNG",))
     mode = "L" if len(buffer.shape) == 2 else "RGB"
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if (picture.height, picture.width) != buffer.shape[:2] or picture.mode != mode:
-                found = f"{picture.mode} {picture.height}×{picture.width}"
-                allowed = f"{mode} {buffer.shape[0]}×{buffer.shape[1]}"
-                raise invalid(
-                    name, "not the picture that was announced", value=found, allowed=allowed
-                )
-            return np.asarray(picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise invalid(name, "not a readable PNG file") from None
+    if (file.height, file.width) != buffer.shape[:2] or file.mode != mode:
+        found = f"{file.mode} {file.height}×{file.width}"
+        allowed = f"{mode} {buffer.shape[0]}×{buffer.shape[1]}"
+        raise invalid(name, "not the picture that was announced", value=found, allowed=allowed)
+    return file
 
 
 def resize_lanczos(pixels: ByteArray, height: int, width: int) -> ByteArray:

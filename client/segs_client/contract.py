@@ -45,12 +45,12 @@ from segs_client.features import (
     Wildcards,
     check_axes,
 )
+from segs_client.json_text import JsonLimits, check_names, check_size
 from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid, refuse
 from segs_client.wire import Box, Buffer, Model, PipelineName, Side
 
 __all__ = [
     "CONTRACT_VERSION",
-    "MAX_REQUEST_BYTES",
     "MODEL_NAME",
     "Box",
     "Buffer",
@@ -85,7 +85,6 @@ __all__ = [
 
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
-MAX_REQUEST_BYTES = 16 * 2**20  # of JSON text; pictures and masks travel in their own tensors
 
 SegStatus = Literal[
     "enhanced",
@@ -165,7 +164,10 @@ class SegsInput(Model):
     size: Annotated[
         tuple[Side, Side] | None, Field(description="height, width; null: the picture's own")
     ] = None
-    items: Annotated[tuple[SegItem, ...], Field(max_length=4096, description="in order")] = ()
+    items: Annotated[
+        tuple[SegItem, ...],
+        Field(max_length=4096, description="in order", fail_fast=True),
+    ] = ()
 
 
 class PasteOptions(Model):
@@ -200,11 +202,19 @@ class DetailRequest(Model):
     negative: Annotated[str, Field(max_length=100_000, description="what is to be avoided")] = ""
     prompts: Annotated[
         tuple[Prompt, ...],
-        Field(max_length=16, description="further conditionings beside prompt; see Prompt"),
+        Field(
+            max_length=16,
+            description="further conditionings beside prompt; see Prompt",
+            fail_fast=True,
+        ),
     ] = ()
     negatives: Annotated[
         tuple[Prompt, ...],
-        Field(max_length=16, description="further conditionings beside negative; see Prompt"),
+        Field(
+            max_length=16,
+            description="further conditionings beside negative; see Prompt",
+            fail_fast=True,
+        ),
     ] = ()
     seg_prompts: Annotated[
         SegPrompts | None, Field(description="prompts dealt out to the SEGS")
@@ -276,7 +286,11 @@ class DetailRequest(Model):
     ] = None
     controlnets: Annotated[
         tuple[ControlNet, ...],
-        Field(max_length=8, description="the chain of ControlNets of every SEG, first to last"),
+        Field(
+            max_length=8,
+            description="the chain of ControlNets of every SEG, first to last",
+            fail_fast=True,
+        ),
     ] = ()
 
     priority: Annotated[
@@ -341,7 +355,7 @@ class Report(Model):
     times_s: Annotated[dict[str, float], Field(description="seconds per stage")]
 
 
-def parse_request(text: str | bytes) -> DetailRequest:
+def parse_request(text: str | bytes, limits: JsonLimits = JsonLimits()) -> DetailRequest:  # noqa: B008
     """Validates the JSON of a request.
 
     Raises:
@@ -351,15 +365,14 @@ def parse_request(text: str | bytes) -> DetailRequest:
         >>> parse_request('{"pipeline": "base", "steps": 12}').steps
         12
     """
-    size = len(text)
-    if size > MAX_REQUEST_BYTES:
-        raise invalid(
-            "request", f"too long: {size} bytes", allowed=f"at most {MAX_REQUEST_BYTES} bytes"
-        )
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    check_size(data, limits)
     try:
-        return DetailRequest.model_validate_json(text)
+        request = DetailRequest.model_validate_json(data)
     except ValidationError as error:
         raise from_validation_error(error) from None
+    check_names(data)
+    return request
 
 
 def from_validation_error(error: ValidationError) -> ContractError:

@@ -73,7 +73,10 @@ Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Wildcards = Annotated[
     dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,128}$")],
-        Annotated[tuple[PromptText, ...], Field(min_length=1, max_length=100_000)],
+        Annotated[
+            tuple[PromptText, ...],
+            Field(min_length=1, max_length=100_000, fail_fast=True),
+        ],
     ],
     Field(max_length=10_000),
 ]
@@ -143,7 +146,7 @@ class SchedulerFunc(Model):
     rho: Annotated[float, Field(gt=0, le=100, description="not used by exponential")] = 7.0
     sigmas: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e5)], ...],
-        Field(max_length=10_001, description="falling; for name 'sigmas'"),
+        Field(max_length=10_001, description="falling; for name 'sigmas'", fail_fast=True),
     ] = ()
 
     @model_validator(mode="after")
@@ -199,7 +202,13 @@ class SegOptions(Model):
     steps: Annotated[int | None, Field(ge=1, le=10_000)] = None
     cfg: Annotated[float | None, Field(ge=0, le=100)] = None
     denoise: Annotated[float | None, Field(ge=0.0001, le=1)] = None
-    controlnets: Annotated[tuple[ControlNet, ...] | None, Field(max_length=8)] = None
+    controlnets: (
+        Annotated[
+            tuple[ControlNet, ...],
+            Field(max_length=8, fail_fast=True),
+        ]
+        | None
+    ) = None
     skip: Annotated[bool, Field(description="leave this SEG as it is")] = False
 
 

@@ -23,7 +23,8 @@ def node_at(schema: Node, path: Sequence[str | int]) -> Node | None:
             fixed = node.get("prefixItems", ())
             child = fixed[part] if part < len(fixed) else node.get("items")
         else:
-            child = node.get("properties", {}).get(part)
+            named = node.get("patternProperties") or {"": None}
+            child = node.get("properties", {}).get(part) or next(iter(named.values()))
         node = None if child is None else _resolved(child, schema)
     return node
 

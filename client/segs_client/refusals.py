@@ -24,6 +24,8 @@ VALUE_CHARS = 80
 MESSAGE_CHARS = 1000
 STATUS_BYTES = 6000  # gRPC refuses metadata above 8 KiB, the status message included
 CUSTOM_KIND = "refused"
+_MISTAKES = 10_000
+_NAME_CHARS = 64
 
 _MESSAGES = {
     "extra_forbidden": "unknown field",
@@ -140,6 +142,9 @@ def from_validation_error(error: ValidationError, schema: Mapping[str, Any]) -> 
         error: any ValidationError.
         schema: JSON Schema of the validated model, where the allowed values are looked up.
     """
+    if error.error_count() > _MISTAKES:  # to list them would take seconds
+        count = error.error_count()
+        return invalid("request", "too many mistakes", value=count, allowed="what the schema says")
     first = error.errors(include_url=False)[0]
     kind, location = first["type"], first["loc"]
     context: Mapping[str, Any] = first.get("ctx") or {}
@@ -168,7 +173,8 @@ def closest_name(name: str, known: Sequence[str]) -> str | None:
         >>> closest_name("guidesize", ["guide_size", "max_size"])
         'guide_size'
     """
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    short = name[:_NAME_CHARS]  # comparing takes time, and nobody mistypes that much
+    return next(iter(difflib.get_close_matches(short, known, n=1, cutoff=0.5)), None)
 
 
 def _known_names(name: str, parent: Mapping[str, Any] | None) -> str | None:

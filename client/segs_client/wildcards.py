@@ -7,16 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from segs_client.refusals import invalid
+from segs_client.refusals import ContractError, invalid
 
-_MAX_DEPTH = 32
-_MAX_CHARS = 100_000
+MAX_CHARS = 100_000
+"""Most characters of a prompt, its wildcards resolved or not."""
+MAX_LEVELS = 32
+"""Most wildcards in each other."""
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"__([A-Za-z0-9_./-]+?)__")
-_WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
+_WEIGHT = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)::")
 
 
-def resolve(prompt: str, seed: int, wildcards: Mapping[str, Sequence[str]] | None = None) -> str:
+def resolve(
+    prompt: str,
+    seed: int,
+    wildcards: Mapping[str, Sequence[str]] | None = None,
+    max_chars: int = MAX_CHARS,
+) -> str:
     """A prompt with every wildcard replaced; the same seed chooses the same.
 
     ``{a|b|c}`` becomes one of its parts, ``{3::a|b}`` chooses a three times as often as b, and
@@ -30,21 +37,16 @@ def resolve(prompt: str, seed: int, wildcards: Mapping[str, Sequence[str]] | Non
         >>> resolve("a {red|red} __thing__", 7, {"thing": ["hat"]})
         'a red hat'
     """
+    if "{" not in prompt and "__" not in prompt:
+        return prompt
     chooser = random.Random(seed)
-    known = wildcards or {}
-    for _ in range(_MAX_DEPTH):
-        resolved = _NAME.sub(lambda match: _line(match, known, chooser), prompt)
+    for _ in range(MAX_LEVELS):
+        resolved = _NAME.sub(_Lines(wildcards or {}, chooser, max_chars), prompt)
         resolved = _CHOICE.sub(lambda match: _part(match, chooser), resolved)
         if resolved == prompt:
             return prompt
-        if len(resolved) > _MAX_CHARS:
-            break
         prompt = resolved
-    raise invalid(
-        "prompt",
-        "its wildcards go on for ever",
-        allowed=f"{_MAX_DEPTH} levels and {_MAX_CHARS} characters",
-    )
+    raise _endless(max_chars)
 
 
 def load(folder: Path | str) -> dict[str, tuple[str, ...]]:
@@ -63,12 +65,32 @@ def load(folder: Path | str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _line(match: re.Match[str], known: Mapping[str, Sequence[str]], chooser: random.Random) -> str:
-    name = match[1]
-    if name not in known:
-        allowed = ", ".join(f"__{other}__" for other in sorted(known)) or "none are given"
-        raise invalid("wildcards", "unknown wildcard", value=f"__{name}__", allowed=allowed)
-    return chooser.choice(known[name])
+class _Lines:
+    """Chooses a line for each name, of one level, as long as there is room for them."""
+
+    def __init__(
+        self, known: Mapping[str, Sequence[str]], chooser: random.Random, max_chars: int
+    ) -> None:
+        self._known = known
+        self._chooser = chooser
+        self._max_chars = self._room = max_chars
+
+    def __call__(self, match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in self._known:
+            allowed = ", ".join(f"__{other}__" for other in sorted(self._known))
+            shown = allowed or "none are given"
+            raise invalid("wildcards", "unknown wildcard", value=f"__{name}__", allowed=shown)
+        line = self._chooser.choice(self._known[name])
+        self._room -= len(line)
+        if self._room < 0:
+            raise _endless(self._max_chars)
+        return line
+
+
+def _endless(max_chars: int) -> ContractError:
+    allowed = f"{MAX_LEVELS} levels and {max_chars} characters"
+    return invalid("prompt", "its wildcards go on for ever", allowed=allowed)
 
 
 def _part(match: re.Match[str], chooser: random.Random) -> str:
@@ -78,4 +100,6 @@ def _part(match: re.Match[str], chooser: random.Random) -> str:
     weights = [float(weight[1]) if (weight := _WEIGHT.match(part)) else 1.0 for part in parts]
     if not any(weights):
         weights = [1.0] * len(parts)
-    return _WEIGHT.sub("", chooser.choices(parts, weights)[0], count=1)
+    chosen: str = chooser.choices(parts, weights)[0]
+    weight = _WEIGHT.match(chosen)
+    return chosen[weight.end() :] if weight else chosen

@@ -28,11 +28,16 @@ class Buffer(Model):
     (8-bit grey for masks, RGB for images). A byte ``b`` stands for ``float32(b) / float32(255)``.
     """
 
-    offset: Annotated[int, Field(ge=0, description="first byte")] = 0
-    length: Annotated[int, Field(ge=1, description="number of bytes")]
+    offset: Annotated[int, Field(ge=0, le=1 << 40, description="first byte")] = 0
+    length: Annotated[int, Field(ge=1, le=1 << 40, description="number of bytes")]
     shape: Annotated[
         tuple[Side, ...],
-        Field(min_length=2, max_length=3, description="[height, width] or [height, width, 3]"),
+        Field(
+            min_length=2,
+            max_length=3,
+            description="[height, width] or [height, width, 3]",
+            fail_fast=True,
+        ),
     ]
     encoding: Annotated[
         Literal["float32", "uint8", "png"], Field(description="how the values are stored")

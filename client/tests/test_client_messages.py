@@ -284,7 +284,7 @@ def test_answers_that_break_the_contract(image: bytes, changes: dict[str, Any]) 
     [
         (PICTURE, "announced .*RGB 20×30"),
         (Image.new("L", (3, 3)), "not the picture that was announced .*L 3×3.*L 4×4"),
-        (None, "not a readable PNG"),
+        (None, "not a readable picture; allowed: a PNG file"),
     ],
 )
 def test_decode_refuses_another_png(picture: Image.Image | None, words: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -43,6 +45,34 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_wildcards_that_never_end_are_refused(line: str) -> None:
     with pytest.raises(ContractError, match="for ever"):
         resolve("__a__", 1, {"a": [line]})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wildcards", "refused"),
+    [
+        ("{" + " " * 90_000 + "|" + " " * 90_000 + "}", {}, False),
+        ("{" + "1" * 90_000 + "|" + "1" * 90_000 + "}", {}, False),
+        ("{" + "9" * 400 + "::a|" + "9" * 400 + "::b}", {}, False),
+        ("{" * 50_000 + "}" * 50_000, {}, False),
+        ("{a|" * 30_000 + "}" * 30_000, {}, True),
+        ("__" + "a" * 100_000, {}, False),
+        ("_" * 100_000, {"_": ("",)}, False),
+        ("__a__" * 20_000, {"a": ("x" * 100_000,)}, True),
+        ("__a__" * 20_000, {"a": ("__a__" * 20_000,)}, True),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_harmful_prompts_take_no_time_and_no_memory(
+    prompt: str, wildcards: dict[str, tuple[str, ...]], refused: bool
+) -> None:
+    start_s = time.process_time()
+    with pytest.raises(ContractError) if refused else contextlib.nullcontext():
+        resolve(prompt, 1, wildcards)
+    assert time.process_time() - start_s < 1
+
+
+def test_a_weight_stands_at_the_start_of_its_part_alone() -> None:
+    assert resolve("{2::a 3::b|2::a 3::b}", 1) == "a 3::b"
 
 
 def test_a_folder_of_lists(tmp_path: Path) -> None:

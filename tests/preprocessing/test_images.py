@@ -57,6 +57,12 @@ def test_grey_and_transparent_files_become_rgb() -> None:
         assert decode_file(out.getvalue(), "image").shape == (7, 5, 3)
 
 
+def test_sixteen_bits_of_grey_become_eight() -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16)).save(out, "png")
+    assert decode_file(out.getvalue(), "image")[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +46,24 @@ def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
     runs = parse_weights(prompt)
     assert [run.text for run in runs] == [text for text, _ in expected]
     assert [run.weight for run in runs] == pytest.approx([weight for _, weight in expected])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "runs"),
+    [
+        ("(" * 100_000, 1),
+        (")" * 100_000, 1),
+        ("(" * 50_000 + "a" + ")" * 50_000, 1),
+        ("(:" * 30_000 + "1)" * 30_000, 1 + 2 * 29_999),
+        ("(a:" + "1" * 100_000 + "x)", 1),
+        ("(a)" * 30_000, 30_000),
+    ],
+    ids=lambda value: str(value)[:8],
+)
+def test_weights_take_time_linear_in_the_prompt(prompt: str, runs: int) -> None:
+    start_s = time.process_time()
+    assert len(parse_weights(prompt)) == runs
+    assert time.process_time() - start_s < 1
 
 
 def tokens(text: str) -> list[int]:

@@ -1,0 +1,263 @@
+"""Picture files from strangers: what they claim is read before anything is decoded.
+
+Only PNG, JPEG and WebP are known, and of those one still picture. The decoder gets what makes
+pixels and nothing else: text, profiles, EXIF and thumbnails, the usual places of bombs, are left
+out unread. (Of WebP they stay; its decoder does not open them.)
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from segs_client.contract import ContractError, invalid
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+ALLOWED = "a PNG, JPEG or WebP file"
+
+MAX_SCANS = 32
+"""Most scans of a JPEG: each makes the decoder pass over the whole picture; cameras and encoders
+write 1 to 15."""
+MAX_PARTS = 32_768
+"""Most chunks or segments of a file; encoders write one for each 8 KiB or more."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_PNG_MODES = {
+    (1, 0): "1", (2, 0): "L", (4, 0): "L", (8, 0): "L", (16, 0): "I;16",
+    (8, 2): "RGB", (16, 2): "RGB",
+    (1, 3): "P", (2, 3): "P", (4, 3): "P", (8, 3): "P",
+    (8, 4): "LA", (16, 4): "RGBA", (8, 6): "RGBA", (16, 6): "RGBA",
+}  # fmt: skip
+"""(bit depth, colour type) → what Pillow calls it."""
+
+_JPEG_MARKER = re.compile(rb"\xff(?=[\x01-\xfe])")
+_JPEG_AFTER_SCAN = re.compile(rb"\xff(?=[\x01-\xcf\xd8-\xfe])")
+"""Inside a scan 0xFF is followed by 0, or by one of the restart markers."""
+_JPEG_FILL = 64
+"""Most bytes 0xFF before a marker."""
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
+_JPEG_TABLES = (0xC4, 0xDB, 0xDD)
+_JPEG_KEPT = (*_JPEG_FRAMES, *_JPEG_TABLES, 0xE0, 0xEE)
+"""APP0 and APP14 say how colours are coded."""
+_JPEG_LEFT_OUT = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+
+_Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """What a file claims, and which of its bytes a decoder needs.
+
+    ``mode`` is Pillow's name of the kind of pixels; empty for WebP.
+    """
+
+    format: str
+    height: int
+    width: int
+    mode: str
+    data: memoryview
+    spans: tuple[_Span, ...]
+
+    def decode(self, field: str) -> Image.Image:
+        """The picture, loaded.
+
+        Raises:
+            ContractError: it is truncated, broken or not what its header says.
+        """
+        content = b"".join(self.data[start:end] for start, end in self.spans)
+        try:
+            with Image.open(io.BytesIO(content), formats=[self.format]) as picture:
+                if (picture.height, picture.width) == (self.height, self.width):
+                    picture.load()
+                    return picture
+        except MemoryError:
+            raise
+        except Exception as error:  # foreign bytes make decoders raise nearly anything
+            raise _broken(field) from error
+        raise _broken(field)
+
+
+def inspect(data: bytes | memoryview, field: str, formats: Sequence[str] = FORMATS) -> PictureFile:
+    """Reads the structure of a file and decodes nothing.
+
+    Args:
+        data: the whole file.
+        field: what errors call it.
+        formats: those that are taken, of :data:`FORMATS`.
+
+    Raises:
+        ContractError: another format, a kind that is not taken, more than one picture, or a file
+            that ends too early.
+
+    Example:
+        >>> inspect(b"GIF89a", "image")
+        Traceback (most recent call last):
+        ...
+        segs_client.refusals.ContractError: image: not a readable picture; allowed: a PNG, JPEG ...
+    """
+    view = memoryview(data).cast("B")
+    for name, starts, read in _READERS:
+        if name in formats and starts(bytes(view[:12])):
+            try:
+                return read(view, field)
+            except (struct.error, IndexError) as error:
+                raise _broken(field) from error
+    raise invalid(field, "not a readable picture", allowed=_allowed(formats))
+
+
+def _allowed(formats: Sequence[str]) -> str:
+    return ALLOWED if tuple(formats) == FORMATS else f"a {' or '.join(formats)} file"
+
+
+def _broken(field: str) -> ContractError:
+    return invalid(field, "truncated or broken", allowed="a whole file")
+
+
+def _several(field: str, value: str) -> ContractError:
+    return invalid(field, "more than one picture", value=value, allowed="a file of one picture")
+
+
+def _parts(field: str) -> ContractError:
+    return invalid(field, "too many chunks", allowed=f"up to {MAX_PARTS}")
+
+
+def _png(data: memoryview, field: str) -> PictureFile:
+    length, kind = struct.unpack_from(">I4s", data, 8)
+    if kind != b"IHDR" or length != 13:
+        raise _broken(field)
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    mode = _PNG_MODES.get((depth, colour))
+    if mode is None or not width or not height:
+        raise _broken(field)
+    spans = [(0, 33)]
+    at = 33
+    for _ in range(MAX_PARTS):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data) or kind == b"IHDR":
+            raise _broken(field)
+        if kind == b"acTL" and struct.unpack_from(">I", data, at + 8)[0] > 1:
+            raise _several(field, "an animated PNG")
+        if kind in _PNG_KEPT:
+            _keep(spans, at, end)
+        if kind == b"IEND":
+            return PictureFile("PNG", height, width, mode, data, tuple(spans))
+        at = end
+    raise _parts(field)
+
+
+def _jpeg(data: memoryview, field: str) -> PictureFile:
+    spans = [(0, 2)]
+    at, scans = 2, 0
+    frame: tuple[int, int, str] | None = None
+    for _ in range(MAX_PARTS):
+        start = _marker(data, at, field)
+        kind = data[start + 1]
+        if kind == _JPEG_END:
+            if frame is None or not scans:
+                raise _broken(field)
+            _keep(spans, start, start + 2)
+            return PictureFile("JPEG", *frame, data, tuple(spans))
+        end = start + 2 + struct.unpack_from(">H", data, start + 2)[0]
+        if end > len(data) or end < start + 4:
+            raise _broken(field)
+        if kind == _JPEG_SCAN:
+            scans += 1
+            found = _JPEG_AFTER_SCAN.search(data, end)
+            if frame is None or found is None:
+                raise _broken(field)
+            if scans > MAX_SCANS:
+                raise invalid(field, "too many scans", allowed=f"a JPEG of up to {MAX_SCANS}")
+            end = found.start()
+        elif kind in _JPEG_FRAMES and frame is None:
+            frame = _jpeg_frame(data, start, field)
+        elif kind == 0xE2 and bytes(data[start + 4 : start + 8]) == b"MPF\0":
+            raise _several(field, "an MPO file")
+        elif kind in _JPEG_FRAMES or kind not in (*_JPEG_KEPT, *_JPEG_LEFT_OUT):
+            raise invalid(
+                field, "not a kind of JPEG that is read", allowed="baseline or progressive, 8 bit"
+            )
+        if kind not in _JPEG_LEFT_OUT:
+            _keep(spans, start, end)
+        at = end
+    raise _parts(field)
+
+
+def _marker(data: memoryview, at: int, field: str) -> int:
+    """Where the marker at ``at`` begins, behind bytes that fill."""
+    found = _JPEG_MARKER.search(data, at, at + _JPEG_FILL)
+    if found is None or bytes(data[at : found.start()]).strip(b"\xff"):
+        raise _broken(field)
+    return found.start()
+
+
+def _jpeg_frame(data: memoryview, start: int, field: str) -> tuple[int, int, str]:
+    precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
+    mode = _JPEG_MODES.get(components)
+    if precision != 8 or mode is None or not height or not width:
+        raise _broken(field)
+    return height, width, mode
+
+
+def _webp(data: memoryview, field: str) -> PictureFile:
+    end_of_file = 8 + struct.unpack_from("<I", data, 4)[0]
+    if end_of_file > len(data):
+        raise _broken(field)
+    size: tuple[int, int] | None = None
+    at = 12
+    for _ in range(MAX_PARTS):
+        if at + 8 > end_of_file:
+            break
+        kind, length = struct.unpack_from("<4sI", data, at)
+        end = at + 8 + length
+        if end > end_of_file:
+            raise _broken(field)
+        if kind in (b"ANIM", b"ANMF"):
+            raise _several(field, "an animated WebP")
+        if size is None:
+            size = _webp_size(data, kind, at + 8)
+        at = end + length % 2
+    else:
+        raise _parts(field)
+    if size is None:
+        raise _broken(field)
+    return PictureFile("WEBP", *size, "", data, ((0, end_of_file),))
+
+
+def _webp_size(data: memoryview, kind: bytes, at: int) -> tuple[int, int] | None:
+    """(height, width) as a chunk tells it; the first that does decides the canvas."""
+    if kind == b"VP8X":
+        wide, high = (int.from_bytes(data[at + skip : at + skip + 3], "little") for skip in (4, 7))
+        return high + 1, wide + 1
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, at + 1)[0]
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        wide, high = struct.unpack_from("<HH", data, at + 6)
+        return high & 0x3FFF, wide & 0x3FFF
+    return None
+
+
+def _keep(spans: list[_Span], start: int, end: int) -> None:
+    """Appends a span, joined to the last one where it goes on from there."""
+    if spans[-1][1] == start:
+        spans[-1] = spans[-1][0], end
+    else:
+        spans.append((start, end))
+
+
+_READERS: tuple[
+    tuple[str, Callable[[bytes], bool], Callable[[memoryview, str], PictureFile]], ...
+] = (
+    ("PNG", lambda head: head.startswith(_PNG_SIGNATURE), _png),
+    ("JPEG", lambda head: head.startswith(b"\xff\xd8\xff"), _jpeg),
+    ("WEBP", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
+)
