@@ -49,6 +49,7 @@ from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid,
 from segs_client.wire import Box, Buffer, Model, PipelineName, Side
 
 __all__ = [
+    "API_KEY_HEADER",
     "CONTRACT_VERSION",
     "MAX_REQUEST_BYTES",
     "MODEL_NAME",
@@ -84,6 +85,7 @@ __all__ = [
 
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
+API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, of a server that wants keys
 MAX_REQUEST_BYTES = 16 * 2**20  # of JSON text; pictures and masks travel in their own tensors
 
 SegStatus = Literal[
