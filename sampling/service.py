@@ -23,12 +23,12 @@ from preprocessing.plan import (
     DeadlineExceededError,
     FailedSeg,
     Outcome,
-    OverloadedError,
     Piece,
     Plan,
     PlannedPrompt,
     PlannedSeg,
     SampledSeg,
+    UnavailableError,
 )
 from sampling import detail, vae
 from sampling.admission import Admission
@@ -50,7 +50,7 @@ from segs_client.contract import SegError
 
 T = TypeVar("T")
 _Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
-_REQUEST_WIDE = (DeadlineExceededError, OverloadedError)
+_REQUEST_WIDE = (DeadlineExceededError, UnavailableError)
 """What is the whole request's, and ends it; all else is one SEG's."""
 
 

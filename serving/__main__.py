@@ -1,4 +1,4 @@
-"""Command line: ``python -m serving serve``, ``healthcheck`` and ``canary``."""
+"""Command line: ``python -m serving serve``, ``healthcheck``, ``canary`` and ``new-key``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sampling.options import ServiceOptions
+from serving.api_keys import key_line, new_key
 from serving.canary import run_canary
 from serving.errors import ServingError
 from serving.health import check_health
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
             supervise(_server_options(options), options.ready_file)
         elif options.command == "healthcheck":
             check_health(options.url, options.timeout)
+        elif options.command == "new-key":
+            _write_key(options.name)
         else:
             taken_s = run_canary(options.url, options.pipeline, options.timeout)
             log.info("pipeline %s answered in %.2f s", options.pipeline, taken_s)
@@ -37,6 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     return 0
+
+
+def _write_key(name: str) -> None:
+    """The key on the first line, its line for the file of keys on the second."""
+    key = new_key()
+    line = key_line(name, key)
+    sys.stdout.write(f"{key}\n{line}\n")
+    log.info("the first line is the key, shown only now; the second is for the file of keys")
 
 
 def _server_options(options: argparse.Namespace) -> ServerOptions:
@@ -156,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     health = commands.add_parser("healthcheck", help="ask a server's --health-port: 0 if ready")
     health.add_argument("--url", default="http://127.0.0.1:8003", help="of the health port")
     health.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
-    for command in (serve, canary, health):
+    key = commands.add_parser("new-key", help="make an API key, and its line for --api-keys")
+    key.add_argument("name", help="whose key it is, as the log will say")
+    for command in (serve, canary, health, key):
         command.add_argument(
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
         )

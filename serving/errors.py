@@ -17,6 +17,10 @@ class EngineError(ServingError):
     """A compiled engine does not run with this TensorRT or on this GPU."""
 
 
+class KeyFileError(ServingError):
+    """The file of API keys is missing, malformed or open to others."""
+
+
 class InstallationError(ServingError):
     """tritonserver, its stub for this Python, or a shared library is missing."""
 

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import triton_python_backend_utils as pb_utils
 
+from segs_client.contract import ContractError
 from serving.heart import start_beating
+from serving.inside import check_inside, count_warm_up
 from serving.stub_logging import configure_logging
 from serving.tensor_rules import InputRules, TensorError
 
@@ -48,6 +50,7 @@ class NetworkModel(ABC):
         folder = Path(args["model_repository"]) / args["model_version"]
         self._session = self.open(folder, config, args)
         self._rules = InputRules.from_config(config)
+        self._warm_ups = count_warm_up(config)
         self._outputs = [output["name"] for output in config["output"]]
         missing = set(self._outputs) - set(self._session.output_names)
         missing |= self._rules.names ^ set(self._session.input_names)
@@ -72,6 +75,7 @@ class NetworkModel(ABC):
 
     def _answer(self, request: Any) -> Any:
         try:
+            self._admit(request)
             inputs = {tensor.name(): self.read(tensor) for tensor in request.inputs()}
             self._rules.check(inputs)
             results = self._session.run(inputs)
@@ -79,6 +83,8 @@ class NetworkModel(ABC):
             return pb_utils.InferenceResponse(
                 [self.write(name, results[name]) for name in self._outputs if name in asked]
             )
+        except ContractError as error:
+            return _refusal(error.detail.to_status_message(), pb_utils.TritonError.INVALID_ARG)
         except TensorError as error:
             return _refusal(f"{self._name}: {error}", pb_utils.TritonError.INVALID_ARG)
         except Exception:
@@ -86,6 +92,12 @@ class NetworkModel(ABC):
             log.exception("%s failed, error id %s", self._name, error_id)
             text = f"{self._name}: internal error {error_id}"
             return _refusal(text, pb_utils.TritonError.INTERNAL)
+
+    def _admit(self, request: Any) -> None:
+        if self._warm_ups > 0:  # the first requests are Triton's own
+            self._warm_ups -= 1
+        else:
+            check_inside(request.parameters())
 
 
 def _refusal(message: str, code: Any) -> Any:

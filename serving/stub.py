@@ -27,6 +27,8 @@ Tensor = NDArray[Any] | bytes
 _CODES = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
+    # Not one that callers try again.
+    "UNAUTHENTICATED": "INVALID_ARG",
     # Triton has no such code; clients go by the detail in the message.
     "DEADLINE_EXCEEDED": "CANCELLED",
     "CANCELLED": "CANCELLED",

@@ -12,6 +12,7 @@ Example::
 
 from typing import TYPE_CHECKING, Any
 
+from segs_client.access import Tls
 from segs_client.compare import compare_image
 from segs_client.contract import (
     DetailRequest,
@@ -28,6 +29,7 @@ from segs_client.errors import (
     SegsError,
     ServerError,
     ServerUnavailable,
+    Unauthenticated,
 )
 from segs_client.messages import DetailResult
 from segs_client.pasting import paste
@@ -54,6 +56,8 @@ __all__ = [
     "SegsError",
     "ServerError",
     "ServerUnavailable",
+    "Tls",
+    "Unauthenticated",
     "compare_image",
     "crop_region",
     "paste",

@@ -11,7 +11,8 @@ import grpc
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from segs_client import transport
+from segs_client import access, transport
+from segs_client.access import Tls
 from segs_client.contract import MODEL_NAME
 from segs_client.errors import InvalidRequest, SegsError, ServerUnavailable, from_transport
 from segs_client.messages import DetailResult, build
@@ -30,6 +31,13 @@ class Client:
         url: host and port of Triton's gRPC.
         pipeline: the compiled checkpoint used where a call names none.
         timeout_s: seconds after which a call is given up, where it names no other.
+        api_key: sent with every call, for a server that wants one.
+        tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
+            given are looked for in the environment, see :mod:`segs_client.access`.
+
+    Raises:
+        InvalidRequest: an argument is malformed.
+        OSError: a certificate cannot be read.
 
     Example:
         >>> with Client("127.0.0.1:8001", pipeline="base") as client:  # doctest: +SKIP
@@ -43,12 +51,17 @@ class Client:
         *,
         pipeline: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        api_key: str | None = None,
+        tls: Tls | bool | None = None,
     ) -> None:
         transport.check_timeout(timeout_s)
         self.url = url
         self.pipeline = pipeline
         self.timeout_s = timeout_s
-        self._triton = InferenceServerClient(url, channel_args=transport.CHANNEL_ARGS)
+        self._headers = access.headers(api_key)
+        self._triton = InferenceServerClient(
+            url, channel_args=transport.CHANNEL_ARGS, **access.connection(tls)
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -92,6 +105,7 @@ class Client:
 
         Raises:
             InvalidRequest: the request breaks the contract.
+            Unauthenticated: the server wants an API key, or another one.
             ServerUnavailable: not reachable, not ready or overloaded; try again later.
             DeadlineExceeded: the time-out passed.
             Cancelled: the call was cancelled.
@@ -112,7 +126,7 @@ class Client:
             built, request_id, self.timeout_s if timeout_s is None else timeout_s
         )
         try:
-            answer = self._triton.infer(**arguments)
+            answer = self._triton.infer(**arguments, headers=self._headers)
             return transport.read_answer(built, answer)
         except (InferenceServerException, grpc.RpcError) as error:
             raise from_transport(error, request_id=request_id) from error

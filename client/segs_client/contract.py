@@ -50,6 +50,7 @@ from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid,
 from segs_client.wire import Box, Buffer, Model, PipelineName, Side
 
 __all__ = [
+    "API_KEY_HEADER",
     "CONTRACT_VERSION",
     "MODEL_NAME",
     "Box",
@@ -85,6 +86,7 @@ __all__ = [
 
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
+API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, of a server that wants keys
 
 SegStatus = Literal[
     "enhanced",

@@ -4,6 +4,7 @@
 
     SegsError
     ├── InvalidRequest      the request breaks the contract; also a ValueError
+    ├── Unauthenticated     the server wants an API key, and another one
     ├── ServerUnavailable   not reachable, not ready or overloaded: try again
     ├── DeadlineExceeded    the time-out passed before the answer
     ├── Cancelled           the call was cancelled
@@ -63,6 +64,12 @@ class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happ
         self.allowed = allowed
 
 
+class Unauthenticated(SegsError):  # noqa: N818
+    """The server wants an API key and was given none, or one that it does not know."""
+
+    code: ErrorCode = "UNAUTHENTICATED"
+
+
 class ServerUnavailable(SegsError):  # noqa: N818
     """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
 
@@ -96,6 +103,7 @@ class ServerError(SegsError):
 
 
 _CLASSES: dict[ErrorCode, type[SegsError]] = {
+    "UNAUTHENTICATED": Unauthenticated,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
     "INTERNAL": ServerError,
@@ -103,6 +111,8 @@ _CLASSES: dict[ErrorCode, type[SegsError]] = {
 _CODES: dict[str, ErrorCode] = {
     "INVALID_ARGUMENT": "INVALID_ARGUMENT",
     "OUT_OF_RANGE": "INVALID_ARGUMENT",
+    "UNAUTHENTICATED": "UNAUTHENTICATED",
+    "PERMISSION_DENIED": "UNAUTHENTICATED",
     "UNAVAILABLE": "UNAVAILABLE",
     "RESOURCE_EXHAUSTED": "UNAVAILABLE",
     "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",

@@ -18,7 +18,14 @@ from pydantic_core import PydanticCustomError
 
 from segs_client.ranges import allowed_values, node_at
 
-ErrorCode = Literal["INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"]
+ErrorCode = Literal[
+    "INVALID_ARGUMENT",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "CANCELLED",
+    "INTERNAL",
+]
 
 VALUE_CHARS = 80
 MESSAGE_CHARS = 1000

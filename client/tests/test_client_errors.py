@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
@@ -16,6 +16,8 @@ from segs_client.contract import ErrorCode, ErrorDetail
     ("status", "kind", "code"),
     [
         ("StatusCode.INVALID_ARGUMENT", errors.InvalidRequest, "INVALID_ARGUMENT"),
+        ("StatusCode.UNAUTHENTICATED", errors.Unauthenticated, "UNAUTHENTICATED"),
+        ("StatusCode.PERMISSION_DENIED", errors.Unauthenticated, "UNAUTHENTICATED"),
         ("StatusCode.UNAVAILABLE", errors.ServerUnavailable, "UNAVAILABLE"),
         ("StatusCode.RESOURCE_EXHAUSTED", errors.ServerUnavailable, "UNAVAILABLE"),
         ("StatusCode.DEADLINE_EXCEEDED", errors.DeadlineExceeded, "DEADLINE_EXCEEDED"),
@@ -34,9 +36,7 @@ def test_status_decides_without_detail(status: str | None, kind: type[Any], code
     assert isinstance(error, errors.SegsError)
 
 
-@pytest.mark.parametrize(
-    "code", ["INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"]
-)
+@pytest.mark.parametrize("code", get_args(ErrorCode))
 def test_detail_wins_over_status(code: ErrorCode) -> None:
     detail = ErrorDetail(code=code, message="said", field="f", value="v", allowed="a")
     text = "in ensemble 'segs_detailer', " + detail.to_status_message()

@@ -252,9 +252,13 @@ def fake_response(output_tensors: list[FakeTensor], error: FakeError | None = No
     return SimpleNamespace(outputs=named, error=error)
 
 
-def fake_request(inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+def fake_request(inputs: Mapping[str, Any], outputs: Sequence[str], parameters: str = "") -> Any:
     tensors = [FakeTensor(name, value) for name, value in inputs.items()]
-    return SimpleNamespace(inputs=lambda: tensors, requested_output_names=lambda: [*outputs])
+    return SimpleNamespace(
+        inputs=lambda: tensors,
+        requested_output_names=lambda: [*outputs],
+        parameters=lambda: parameters,
+    )
 
 
 @pytest.fixture
@@ -313,6 +317,22 @@ def test_the_backend_answers_and_refuses(torch_repository: Path, backend: Module
     assert "shape [1, 3, 5, 4], [1..4, 4, n, n], none 0, is required" in messages[0]
     assert "data type float64, float32 is required" in messages[1]
     assert messages[2] == "sd15_vae_decoder: inputs []: ['latent_sample'] are required"
+
+
+def test_the_backend_takes_calls_from_within_alone_where_keys_are_asked_for(
+    torch_repository: Path, backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGS_INSIDE", "token")
+    model = backend.TritonPythonModel()
+    model.initialize(arguments(torch_repository / "sd15_vae_decoder"))
+    inputs = {"latent_sample": torch.zeros(1, 4, 4, 4)}
+    warm_up = outside = fake_request(inputs, ["sample"])
+    within = fake_request(inputs, ["sample"], '{"inside": "token"}')
+    warmed, refused, answered = model.execute([warm_up, outside, within])
+    assert warmed.error is None
+    assert answered.error is None
+    assert refused.error.code == "INVALID_ARG"
+    assert '"code":"UNAUTHENTICATED"' in str(refused.error)
 
 
 def test_the_backend_hides_its_own_faults(

@@ -1,0 +1,95 @@
+"""How a client shows who it is and knows its server: API key and TLS.
+
+Whatever is not given is looked for in the environment: ``SEGS_API_KEY``; ``SEGS_TLS`` (0 or 1);
+``SEGS_TLS_CA``, ``SEGS_TLS_CERT`` and ``SEGS_TLS_KEY``, each of which implies TLS.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segs_client.contract import API_KEY_HEADER
+from segs_client.errors import InvalidRequest
+
+API_KEY_VARIABLE = "SEGS_API_KEY"
+TLS_VARIABLE = "SEGS_TLS"
+TLS_FILE_VARIABLES = {"ca": "SEGS_TLS_CA", "cert": "SEGS_TLS_CERT", "key": "SEGS_TLS_KEY"}
+"""Field of :class:`Tls` → environment variable."""
+
+_KEY = re.compile(r"[\x21-\x7e]{1,1024}")
+_SWITCH = {"": False, "0": False, "1": True}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files (PEM) of an encrypted connection.
+
+    Args:
+        ca: certificates that the server's is checked with; None: the well-known ones.
+        cert: the client's own, for a server that asks for one.
+        key: its private key.
+
+    Raises:
+        InvalidRequest: one of ``cert`` and ``key`` alone.
+    """
+
+    ca: Path | str | None = None
+    cert: Path | str | None = None
+    key: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise _invalid("tls", "a certificate and its key belong together", "both or none")
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    """Metadata of every call.
+
+    Args:
+        api_key: None: the environment's, if there is one.
+
+    Raises:
+        InvalidRequest: no header can hold it.
+    """
+    key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
+    if not key:
+        return {}
+    if not _KEY.fullmatch(key):
+        # Its value is not shown: most likely it is a good key and a line break.
+        raise _invalid("api_key", "malformed", "1 … 1024 visible ASCII characters")
+    return {API_KEY_HEADER: key}
+
+
+def connection(tls: Tls | bool | None) -> dict[str, Any]:
+    """Keyword arguments of tritonclient's ``InferenceServerClient``.
+
+    Args:
+        tls: False: plain; True: encrypted; None: as the environment says.
+
+    Raises:
+        InvalidRequest: the environment contradicts itself.
+    """
+    if tls is False:
+        return {}
+    if not isinstance(tls, Tls):
+        files = {name: os.environ.get(each) or None for name, each in TLS_FILE_VARIABLES.items()}
+        if tls is None and not any(files.values()) and not _switched_on():
+            return {}
+        tls = Tls(**files)
+    named = {"root_certificates": tls.ca, "certificate_chain": tls.cert, "private_key": tls.key}
+    return {"ssl": True, **{name: str(path) for name, path in named.items() if path is not None}}
+
+
+def _switched_on() -> bool:
+    value = os.environ.get(TLS_VARIABLE, "")
+    if value not in _SWITCH:
+        raise _invalid(TLS_VARIABLE, f"unknown value {value!r}", "0 or 1")
+    return _SWITCH[value]
+
+
+def _invalid(field: str, message: str, allowed: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}; allowed: {allowed}", field=field, allowed=allowed)
