@@ -12,6 +12,8 @@ MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
 REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
 """Environment variable of the Python models: folders of pipelines, joined by ``os.pathsep``."""
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
+SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
+"""Environment variable of the Python models, set where Triton does not refuse such shapes."""
 SERVICE_VARIABLE = "SEGS_SERVICE"
 """Environment variable of the step engine: fields of ServiceOptions, as JSON."""
 

@@ -17,6 +17,7 @@ from serving.options import (
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
     SERVICE_VARIABLE,
+    SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
 
@@ -85,6 +86,8 @@ def server_environment(
     environment[LOG_LEVEL_VARIABLE] = options.log_level
     environment[SERVICE_VARIABLE] = json.dumps(asdict(options.service))
     environment[STATE_VARIABLE] = str(state)
+    if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
+        environment[SURVIVE_WRAPPED_VARIABLE] = "1"
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.

@@ -7,7 +7,10 @@ import sys
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from grpc import RpcError, insecure_channel
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import InferenceServerException
 
 from serving.server import EmbeddedServer
@@ -37,6 +40,21 @@ def test_refuses_a_wrong_shape_and_answers_on(
         _double(server, shape)
     assert "INVALID_ARGUMENT" in str(refused.value.status())
     assert "model.py" not in str(refused.value)
+    assert _double(server, (1, 3)).shape == (1, 3)
+    server.check()
+
+
+@pytest.mark.parametrize("shape", [(1, 2**62), (1, 2**62 + 3), (1, 2**63 - 1), (1, -2), (2, -4)])
+def test_survives_a_shape_whose_bytes_wrap(server: EmbeddedServer, shape: tuple[int, int]) -> None:
+    """Triton 2.51 takes such a shape where the wrapped product is as long as what was sent."""
+    request = service_pb2.ModelInferRequest(model_name="double")
+    request.inputs.add(name="x", datatype="FP32", shape=shape)
+    request.raw_input_contents.append(bytes(shape[0] * shape[1] * 4 % 2**64 % 2**20))
+    with (
+        pytest.raises(RpcError, match="INVALID_ARGUMENT"),
+        insecure_channel(server.grpc_url) as channel,
+    ):
+        GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
     assert _double(server, (1, 3)).shape == (1, 3)
     server.check()
 
