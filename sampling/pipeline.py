@@ -32,11 +32,13 @@ class Pipeline:
         """``folder``: where the descriptor lies; its paths are relative to it."""
         schedule = DiscreteSchedule.of(descriptor.schedule)
         networks = descriptor.networks
+        # Two encoders' hidden states are joined: neither's own width is told.
+        width = descriptor.context_dim if len(descriptor.text_encoders) == 1 else None
         return cls(
             descriptor,
             schedule,
             tuple(
-                TextEncoder.load(networks[spec.role].model, spec, folder)
+                TextEncoder.load(networks[spec.role].model, spec, folder, width)
                 for spec in descriptor.text_encoders
             ),
             UNet(

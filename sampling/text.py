@@ -22,11 +22,15 @@ class TextEncoder:
     model: str
     spec: TextEncoderSpec
     tokenizer: Tokenizer
+    width: int | None = None
+    """Of its hidden states, where it is known."""
 
     @classmethod
-    def load(cls, model: str, spec: TextEncoderSpec, folder: Path) -> TextEncoder:
+    def load(
+        cls, model: str, spec: TextEncoderSpec, folder: Path, width: int | None
+    ) -> TextEncoder:
         """``folder``: where the descriptor lies; the tokenizer's path is relative to it."""
-        return cls(model, spec, Tokenizer.from_file(str(folder / spec.tokenizer)))
+        return cls(model, spec, Tokenizer.from_file(str(folder / spec.tokenizer)), width)
 
     @property
     def layout(self) -> ChunkLayout:
@@ -65,7 +69,7 @@ class TextEncoder:
         if weighted:
             rows.append(self.layout.chunk(()).ids)
         input_ids = torch.tensor(rows, dtype=torch.int32)
-        wanted: dict[str, RowShape] = {"hidden_state": (input_ids.shape[1], None)}
+        wanted: dict[str, RowShape] = {"hidden_state": (input_ids.shape[1], self.width)}
         if self.spec.pooled:
             wanted["pooled"] = (None,)
         outputs = yield Call(self.model, {"input_ids": input_ids}, wanted)

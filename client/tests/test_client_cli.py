@@ -138,6 +138,27 @@ def test_wrong_usage_exits_with_2(photo: Path, arguments: list[str]) -> None:
     assert caught.value.code == 2
 
 
+def test_segs_that_failed_exit_with_3(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail_second(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
+        answer = invert(request, context)
+        report = json.loads(answer["report"])
+        error = {"code": "INTERNAL", "message": "internal error; incident 12", "incident": "12"}
+        report["request_id"] = "r9"
+        report["segs"][1].update(status="failed", label="hat", error=error)
+        return {**answer, "report": json.dumps(report).encode()}
+
+    with serving(FakeTriton(fail_second)) as url:
+        boxes = ["--box", "4,4,20,24", "--box", "30,8,50,40"]
+        assert run(photo, *boxes, "--url", url) == cli.PARTLY_DONE
+    assert (photo.parent / "out.png").exists()
+    told = capsys.readouterr()
+    assert told.err == (
+        "segs-detail: SEG 1 (hat), pass 0, failed and is as it came: internal error; "
+        "incident 12 (request r9)\n"
+    )
+    assert [line.split()[2] for line in told.out.splitlines()] == ["status", "enhanced", "failed"]
+
+
 def test_missing_picture_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "none.png", "--box", "1,2,3,4") == cli.WRONG_INPUT
     assert "none.png" in capsys.readouterr().err

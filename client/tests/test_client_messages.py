@@ -219,6 +219,15 @@ def test_parse_without_a_picture() -> None:
     assert result.segs.size == (20, 30)
 
 
+def test_failed_segs_are_named() -> None:
+    built = build(PIXELS, BOX, pipeline="base")
+    assert answer(built, PIXELS.tobytes()).failed == ()
+    error = {"code": "INTERNAL", "message": "internal error", "incident": "12"}
+    result = answer(built, PIXELS.tobytes(), seg={"status": "failed", "error": error})
+    (failed,) = result.failed
+    assert (failed.index, failed.error.incident) == (0, "12")
+
+
 def test_boxes_come_back_as_segs_with_filled_masks() -> None:
     result = answer(build(PIXELS, BOX, pipeline="base"), PIXELS.tobytes())
     (seg,) = result.segs

@@ -101,3 +101,22 @@ def test_who_is_cancelled_as_it_gets_its_place_gives_it_on() -> None:
         assert crowd.inside == ["l3"]
 
     asyncio.run(main())
+
+
+def test_a_place_is_not_given_to_who_was_cancelled_in_the_same_moment() -> None:
+    async def main() -> None:
+        crowd, requester = Crowd(2), Requester()
+        for name in ("1", "2", "3", "4"):
+            await crowd.come(name, requester)
+        crowd.let_go("1")
+        crowd.tasks["3"].cancel()
+        await crowd.tasks["1"]
+        await settle()
+        assert crowd.tasks["3"].cancelled()
+        assert crowd.inside == ["2", "4"]
+        for name in ("2", "4"):
+            await crowd.go(name)
+        assert crowd.slots.live == 0
+        assert not crowd.slots.held
+
+    asyncio.run(main())
