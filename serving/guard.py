@@ -1,10 +1,11 @@
 """The process between a server and whoever started it: ends it, whatever happens, without traces.
 
-Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once; end
-of file, or the end of the starter, stops too. Then kills what is left of the process tree and
-removes the server's shared memory and temporary folder. So a starter killed with SIGKILL leaves
-nothing behind. (The kernel's parent-death signal alone would not do: it goes by the thread that
-started a process, and it removes no files.)
+Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once, and so
+does end of file, or the end of the starter: a server that stops without having been drained tells
+requests under way that it failed, a broken connection tells them to come again. Then kills what is
+left of the process tree and removes the server's shared memory and temporary folder. So a starter
+killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alone would not do: it
+goes by the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
 environment. Writes the server's process id to ``pid_fd``.
@@ -27,6 +28,8 @@ from typing import TypedDict
 
 import psutil
 
+from serving.installation import STUB_NAME
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SHARED_MEMORY = Path("/dev/shm")
@@ -44,9 +47,11 @@ class Orders(TypedDict):
 
 
 def remove_leftovers(shm_prefix: str, workspace: Path) -> None:
-    """Removes the shared memory named ``shm_prefix…`` and the folder; missing ones are fine."""
+    """Kills the models' processes that are left and removes the shared memory named
+    ``shm_prefix…`` and the folder; missing ones are fine."""
     if not shm_prefix:
         raise ValueError("shm_prefix: must not be empty")
+    _kill_orphans(workspace)
     for path in _SHARED_MEMORY.glob(f"{shm_prefix}*"):
         path.unlink(missing_ok=True)
     shutil.rmtree(workspace, ignore_errors=True)
@@ -86,6 +91,17 @@ def _kill_children() -> None:
         time.sleep(0.02)
 
 
+def _kill_orphans(workspace: Path) -> None:
+    """Kills what runs out of the folder: models outlive a server that was killed with its guard."""
+    stub = str(workspace / "backends" / "python" / STUB_NAME)
+    orphans = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"]]
+    orphans = [each for each in orphans if each.info["cmdline"][0] == stub]
+    for process in orphans:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(orphans, timeout=2)
+
+
 def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: float) -> None:
     """Returns when the server has ended, or must be killed."""
     server_fd = os.pidfd_open(server.pid)
@@ -101,10 +117,8 @@ def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: fl
         if not ready or server_fd in ready:
             return
         order = os.read(order_fd, 64) if order_fd in ready else b""
-        if b"kill" in order:
+        if not order or b"kill" in order:
             return
-        if not order:  # end of file, or the starter's end: both would be readable for ever
-            watched -= set(ready)
         if deadline is None:
             deadline = time.monotonic() + stop_timeout_s
             server.terminate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,19 @@ CONTROLNET = "controlnet"
 """The ControlNet of ``sd15``, and its folder."""
 
 
-@pytest.fixture(scope="session")
-def repository() -> Path:
-    """A folder with all :data:`PIPELINES`; kept between runs, built again when out of date."""
+def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
+    """A folder with these pipelines; kept between runs, built again when out of date."""
     folder = Path(__file__).parent.parent / "build" / "tests"
-    for name in PIPELINES:
+    for name in names:
         controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET} if name == "sd15" else {}
         build(CHECKPOINTS / name, name, folder, controlnets=controlnets)
     return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """A folder with all :data:`PIPELINES`."""
+    return build_pipelines()
 
 
 @pytest.fixture(scope="session")

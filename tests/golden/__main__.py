@@ -55,7 +55,7 @@ def _run(
 def _runner(through: str, repository: Path, stack: contextlib.ExitStack) -> Runner:
     if through == "engine":
         return EngineRunner(repository)
-    runner = ServerRunner(stack.enter_context(EmbeddedServer([repository])))
+    runner = ServerRunner(stack.enter_context(EmbeddedServer([repository])).grpc_url)
     stack.callback(runner.close)
     return runner
 

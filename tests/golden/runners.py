@@ -9,7 +9,6 @@ from preprocessing.prepare import Inputs
 from segs_client import Client
 from segs_client.messages import DetailResult, build, parse
 from serving.local import LocalDetailer
-from serving.server import EmbeddedServer
 from tests.golden.cases import Case
 
 
@@ -47,8 +46,8 @@ class EngineRunner:
 class ServerRunner:
     """A real tritonserver, asked by the client."""
 
-    def __init__(self, server: EmbeddedServer) -> None:
-        self._client = Client(server.grpc_url)
+    def __init__(self, url: str) -> None:
+        self._client = Client(url)
 
     def run(self, case: Case) -> DetailResult:
         return self._client.detail(case.image, case.segs, pipeline=case.checkpoint, **case.options)

@@ -23,7 +23,7 @@ def engine_runner(repository: Path) -> Runner:
 
 @pytest.fixture(scope="module")
 def server_runner(server: EmbeddedServer) -> Iterator[Runner]:
-    runner = ServerRunner(server)
+    runner = ServerRunner(server.grpc_url)
     yield runner
     runner.close()
 

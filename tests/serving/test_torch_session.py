@@ -394,7 +394,7 @@ def test_golden_cases_on_a_gpu(tmp_path: Path, name: str) -> None:
 def test_a_server_of_torch_networks(torch_repository: Path) -> None:
     """The real server with this backend: golden cases by gRPC, with a ControlNet's ensemble."""
     with EmbeddedServer([torch_repository]) as running:
-        runner = ServerRunner(running)
+        runner = ServerRunner(running.grpc_url)
         for name in ("feature-base", "feature-cnet"):
             case = read(GOLDEN / f"{name}.npz")
             verdict = judge(case, runner.run(case))

@@ -1,0 +1,112 @@
+"""A pipeline whose UNet misbehaves when it is told to; otherwise it is the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving.options import REPOSITORY_ROOT
+from tests.faults.supervised import PIPELINE
+
+UNET = f"{PIPELINE}_unet"
+_ORDER = "order"
+
+_MODEL = """
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+_spec = importlib.util.spec_from_file_location("onnx_backend", BACKEND)
+_backend = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_backend)
+ORDER = Path(__file__).parent / "order"
+
+
+class TritonPythonModel(_backend.TritonPythonModel):
+    def execute(self, requests):
+        order = ORDER.read_text() if ORDER.exists() else ""
+        if order == "once-exit":
+            ORDER.unlink()
+            os._exit(1)
+        if order == "exit":
+            os._exit(1)
+        if order == "raise":
+            raise RuntimeError(f"a secret in {__file__}")
+        if order == "hang":
+            time.sleep(600)
+        if order == "slow":
+            time.sleep(0.3)
+        responses = super().execute(requests)
+        if order == "no-output":
+            return [pb_utils.InferenceResponse([]) for _ in requests]
+        if order in ("nan-row", "nan", "shape"):
+            return [self._spoil(response, order) for response in responses]
+        return responses
+
+    def _spoil(self, response, order):
+        value = response.output_tensors()[0].as_numpy().copy()
+        if order == "shape":
+            value = np.ascontiguousarray(value[:, :2])
+        elif order == "nan":
+            value[:] = np.nan
+        else:
+            value[0] = np.nan
+        return pb_utils.InferenceResponse([pb_utils.Tensor("out_sample", value)])
+
+    def initialize(self, args):
+        if ORDER.exists() and ORDER.read_text() == "broken":
+            raise RuntimeError("cannot start")
+        super().initialize(args)
+"""
+
+
+class FaultyPipeline:
+    """A copy of the pipeline with such a UNet, in a folder of its own."""
+
+    def __init__(self, pipeline: Path, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for path in pipeline.iterdir():
+            if path.name == UNET:
+                shutil.copytree(path, folder / UNET)
+            elif path.is_dir():
+                (folder / path.name).symlink_to(path.resolve())
+        self._version = folder / UNET / "1"
+        backend = REPOSITORY_ROOT / "backends" / "onnxruntime" / "model.py"
+        source = _MODEL.replace("BACKEND", repr(str(backend)), 1)
+        (self._version / "model.py").write_text(source)
+        config = folder / UNET / "config.pbtxt"
+        config.write_text(config.read_text().replace('"onnxruntime"', '"python"'))
+        descriptor = f"{PIPELINE}.pipeline.json"
+        content = json.loads((pipeline / descriptor).read_text())
+        _pin(content["networks"]["unet"]["files"], folder)
+        (folder / descriptor).write_text(json.dumps(content))
+
+    @contextmanager
+    def told(self, order: str) -> Iterator[None]:
+        """The UNet does this for as long as the block runs, unless it is a thing to do once."""
+        self.tell(order)
+        try:
+            yield
+        finally:
+            self.tell("")
+
+    def tell(self, order: str) -> None:
+        """What every call is to end in from now on; the empty string for its result."""
+        temporary = self._version / f".{_ORDER}"
+        temporary.write_text(order)
+        temporary.replace(self._version / _ORDER)
+
+
+def _pin(files: dict[str, Any], folder: Path) -> None:
+    for name in files:
+        files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()

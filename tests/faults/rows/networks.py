@@ -1,0 +1,192 @@
+"""Networks that do not do what they should: the UNet is a Python model that can be told to."""
+
+from __future__ import annotations
+
+import time
+
+from segs_client import SegsError
+from tests.faults.bench import Bench
+from tests.faults.faulty import UNET, FaultyPipeline
+from tests.faults.row import PromiseBroken, Rows, require
+from tests.faults.supervised import Setup, Supervised
+from tests.faults.traffic import LONG, Ask, Outcome, Traffic, require_all_answered
+
+ROWS = Rows()
+
+_INTERNAL = "The requests that it meets get INTERNAL with an id; no path, no trace"
+_SECRETS = (".py", "/", "Traceback", "secret", "segs-")
+"""What an error must not show."""
+
+
+def _server(bench: Bench) -> tuple[FaultyPipeline, Supervised]:
+    pipeline = bench.faulty()
+    return pipeline, bench.shared("faulty", Setup(pipeline.folder))
+
+
+def _sampling(bench: Bench) -> tuple[FaultyPipeline, Supervised, Traffic]:
+    """In the middle of requests."""
+    pipeline, server = _server(bench)
+    bench.learn(server, LONG)
+    traffic = bench.traffic(server, LONG)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        state = server.engine()
+        if state is not None and state.requests >= 3:
+            return pipeline, server, traffic
+        time.sleep(0.05)
+    raise PromiseBroken("requests never came to be sampled")
+
+
+def _meet(bench: Bench, order: str) -> tuple[Supervised, list[Outcome]]:
+    """The order comes in the middle of requests, and goes when all have ended."""
+    pipeline, server, traffic = _sampling(bench)
+    with pipeline.told(order):
+        outcomes = traffic.outcomes()
+    return server, outcomes
+
+
+def _require_internal(outcomes: list[Outcome]) -> None:
+    """Those that failed were told so as they should be."""
+    for outcome in outcomes:
+        require(outcome.ending in ("right", "failed"), f"{outcome.ending}: {outcome.text}")
+        if outcome.ending == "failed":
+            require(outcome.text.startswith("INTERNAL: "), outcome.text)
+            require("incident" in outcome.text, f"no id: {outcome.text}")
+            shown = [secret for secret in _SECRETS if secret in outcome.text]
+            require(not shown, f"{outcome.text!r} shows {shown}")
+
+
+def _fails(bench: Bench, order: str) -> str:
+    _, outcomes = _meet(bench, order)
+    _require_internal(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.ending == "failed"]
+    require(bool(failed), "no request met it")
+    return f"{len(failed)} × {failed[0].text!r}"
+
+
+@ROWS.add("network-raises", "The UNet raises in the middle of 4 requests", _INTERNAL, short=True)
+def _raises(bench: Bench) -> str:
+    return _fails(bench, "raise")
+
+
+@ROWS.add("network-nan", "The UNet answers NaN", _INTERNAL)
+def _nan(bench: Bench) -> str:
+    return _fails(bench, "nan")
+
+
+@ROWS.add("network-shape", "The UNet's output has 2 channels for 4", _INTERNAL, short=True)
+def _shape(bench: Bench) -> str:
+    return _fails(bench, "shape")
+
+
+@ROWS.add("network-no-output", "The UNet's answer has no output", _INTERNAL)
+def _no_output(bench: Bench) -> str:
+    return _fails(bench, "no-output")
+
+
+@ROWS.add(
+    "network-nan-row",
+    "The first row of each of the UNet's batches is NaN, of 4 requests that share them",
+    "Whose row it is fails with INTERNAL; the others get their right pictures",
+    short=True,
+)
+def _nan_row(bench: Bench) -> str:
+    _, outcomes = _meet_for(bench, "nan-row", 0.2)
+    _require_internal(outcomes)
+    failed = sum(outcome.ending == "failed" for outcome in outcomes)
+    require(1 <= failed < len(outcomes), f"{failed} of {len(outcomes)} failed")
+    return f"{failed} INTERNAL, {len(outcomes) - failed} right pictures"
+
+
+def _meet_for(bench: Bench, order: str, seconds: float) -> tuple[Supervised, list[Outcome]]:
+    """The order is there for a while only."""
+    pipeline, server, traffic = _sampling(bench)
+    with pipeline.told(order):
+        time.sleep(seconds)
+    return server, traffic.outcomes()
+
+
+@ROWS.add(
+    "network-slow",
+    "The UNet takes 0.3 s more for each batch",
+    "Slow is not broken: right pictures, nothing is restarted",
+)
+def _slow(bench: Bench) -> str:
+    server, outcomes = _meet_for(bench, "slow", 6.0)
+    seen = require_all_answered(outcomes, retries=False)
+    slowest_s = max(outcome.seconds for outcome in outcomes)
+    require(server.health()[1]["restarts"] == 0, "the server was started again")
+    return f"{seen}, the slowest after {slowest_s:.1f} s"
+
+
+@ROWS.add(
+    "network-hangs",
+    "A call of the UNet does not end",
+    "Seen within 10 s and mended; no request fails",
+)
+def _hangs(bench: Bench) -> str:
+    pipeline, server, traffic = _sampling(bench)
+    hanging = server.one(UNET)
+    with pipeline.told("hang"):
+        time.sleep(1.0)
+    begun = time.monotonic()
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    server.wait_back(hanging)
+    return f"{seen}; {time.monotonic() - begun:.1f} s later"
+
+
+@ROWS.add(
+    "network-dies-once",
+    "The UNet's process exits in the middle of a batch",
+    "No request fails: the batch is run again",
+)
+def _dies_once(bench: Bench) -> str:
+    pipeline, server, traffic = _sampling(bench)
+    dying = server.one(UNET)
+    pipeline.tell("once-exit")
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    return f"{seen}; back after {server.wait_back(dying):.1f} s more"
+
+
+@ROWS.add(
+    "poisonous-request",
+    "A request at whose batches the UNet's process exits each time",
+    "It gets a typed error, not an endless loop; afterwards the server is well",
+)
+def _dies_always(bench: Bench) -> str:
+    pipeline, server = _server(bench)
+    ask = Ask(31, 20, timeout_s=40.0)
+    begun = time.monotonic()
+    with pipeline.told("exit"):
+        try:
+            ask.send(server.url)
+            require(False, "it got a picture")
+        except SegsError as error:
+            seen = f"{error.code} after {time.monotonic() - begun:.1f} s"
+            require(error.code in ("UNAVAILABLE", "INTERNAL"), seen)
+    return f"{seen}; back after {server.wait_back():.1f} s"
+
+
+@ROWS.add(
+    "crash-loop",
+    "The UNet's process dies, and can then not be started for 20 s",
+    "Starts are tried again after pauses that grow; probes are told 503 and why; then it is back",
+)
+def _crash_loop(bench: Bench) -> str:
+    pipeline, server = _server(bench)
+    with pipeline.told("broken"):
+        server.one(UNET).kill()
+        deadline = time.monotonic() + 20
+        reasons = set()
+        while time.monotonic() < deadline:
+            status, told = server.health()
+            require(server.alive, "the supervisor gave up")
+            if status == 503:
+                reasons.add(str(told["reason"]))
+            time.sleep(0.2)
+        status, told = server.health()
+    require(status == 503, f"health says {status}")
+    require(bool(told["last_failure"]), "health does not say why")
+    tries = told["restarts"]
+    require(tries <= 6, f"{tries} starts in 20 s")
+    return f"{tries} starts in 20 s, 503 throughout; back {server.wait_back():.1f} s after the cure"

@@ -1,0 +1,181 @@
+"""Processes that are killed or stopped while at least three requests are under way."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+
+from tests.faults.bench import Bench, require_no_leftovers
+from tests.faults.row import Check, Rows, require
+from tests.faults.supervised import Supervised
+from tests.faults.traffic import LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
+
+ROWS = Rows()
+
+Moment = Literal["sampling", "computing", "called"]
+"""When the signal comes: while the step engine samples; once the process has computed for the
+requests; or, for a network that is called briefly, while a call is at it."""
+_LEAST = 3
+_SHORT = {"prepare-stopped", "sample-killed", "unet-killed", "unet-stopped", "tritonserver-killed"}
+_REPEATED = "No request fails: what was there is done again. The process is back within 10 s"
+_RETRYABLE = "Its requests get UNAVAILABLE within their deadline, to come again; back within 30 s"
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A process that is hit, and the requests that are under way then."""
+
+    role: str
+    name: str
+    asks: Sequence[Ask]
+    moment: Moment
+    loses: bool = False
+    """Whether its end may cost the requests."""
+    back_s: float = 10.0
+    """From the fault until it is there again, and the canary answered."""
+
+
+_STAGES = (
+    Victim("prepare", "prepare", LARGE, "computing"),
+    Victim("sample", "sample", LONG, "sampling"),
+    Victim("composite", "composite", LARGE, "computing"),
+    Victim("sd15_text_encoder", "text-encoder", SHORT, "called"),
+    Victim("sd15_unet", "unet", LONG, "sampling"),
+    Victim("sd15_vae_encoder", "vae-encoder", SHORT, "called"),
+    Victim("sd15_vae_decoder", "vae-decoder", SHORT, "called"),
+    Victim("sd15_controlnet_controlnet", "controlnet", LONG, "sampling"),
+)
+_WHOLE = (
+    Victim("segs_detailer", "door", LONG, "sampling", loses=True, back_s=30.0),
+    Victim("tritonserver", "tritonserver", LONG, "sampling", loses=True, back_s=30.0),
+)
+
+
+def _wait_at_work(server: Supervised, traffic: Traffic, victim: Victim) -> psutil.Process:
+    """The process to hit, when the moment has come."""
+    processes = server.processes()
+    require(victim.role in processes, f"no process {victim.role}")
+    candidates = processes[victim.role]
+    used_s = {process: process.cpu_times().user for process in candidates}
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        state = server.engine()
+        if victim.moment == "computing":
+            for process in candidates:
+                if process.cpu_times().user - used_s[process] > 0.02:
+                    return process
+        elif state is not None and state.requests >= _LEAST and state.flights:
+            if victim.moment == "sampling":
+                return candidates[0]
+            if any(flight.network == victim.role for flight in state.flights):
+                return candidates[0]
+        time.sleep(0.01)
+    require(False, f"requests never came to {victim.role}")
+    raise AssertionError
+
+
+def _hit(bench: Bench, victim: Victim, number: signal.Signals) -> str:
+    server = bench.shared()
+    bench.learn(server, victim.asks)
+    if victim.moment == "called":
+        # Its calls take milliseconds; so one is made to last until it is seen there.
+        server.one(victim.role).suspend()
+    traffic = bench.traffic(server, victim.asks)
+    process = _wait_at_work(server, traffic, victim)
+    require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
+    process.send_signal(number)
+    with ThreadPoolExecutor(1) as pool:
+        back = pool.submit(server.wait_back, process)
+        seen = require_all_answered(traffic.outcomes(), retries=victim.loses)
+        back_s = back.result()
+    require(back_s <= victim.back_s, f"{seen}; back after {back_s:.1f} s")
+    return f"{seen}; back after {back_s:.1f} s"
+
+
+def _hitting(victim: Victim, number: signal.Signals) -> Check:
+    return lambda bench: _hit(bench, victim, number)
+
+
+for _victim in (*_STAGES, *_WHOLE):
+    for _number, _word in ((signal.SIGKILL, "killed"), (signal.SIGSTOP, "stopped")):
+        ROWS.add(
+            f"{_victim.name}-{_word}",
+            f"{_number.name} to {_victim.role} with {len(_victim.asks)} requests under way",
+            _RETRYABLE if _victim.loses else _REPEATED,
+            short=f"{_victim.name}-{_word}" in _SHORT,
+        )(_hitting(_victim, _number))
+
+
+def _sampling(bench: Bench) -> tuple[Supervised, Traffic]:
+    """A server in the middle of requests."""
+    server = bench.shared()
+    bench.learn(server, LONG)
+    traffic = bench.traffic(server, LONG)
+    _wait_at_work(server, traffic, Victim("sample", "sample", LONG, "sampling"))
+    require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
+    return server, traffic
+
+
+@ROWS.add(
+    "guard-killed",
+    "SIGKILL to the guard, the process between supervisor and tritonserver",
+    _RETRYABLE + "; no orphan stays",
+)
+def _guard_killed(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    guard = server.one("guard")
+    guard.kill()
+    with ThreadPoolExecutor(1) as pool:
+        back = pool.submit(server.wait_back, guard)
+        seen = require_all_answered(traffic.outcomes(), retries=True)
+        return f"{seen}; back after {back.result():.1f} s"
+
+
+@ROWS.add("guard-stopped", "SIGSTOP to the guard", "Nobody notices: it only waits")
+def _guard_stopped(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    guard = server.one("guard")
+    guard.suspend()
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    require(server.is_ready(), "not ready")
+    guard.resume()
+    return f"{seen}; ready throughout"
+
+
+@ROWS.add(
+    "supervisor-killed",
+    "SIGKILL to `python -m serving serve`",
+    "Requests get UNAVAILABLE; all ends within 15 s and leaves nothing; the same command starts "
+    "again on the same ports",
+    short=True,
+)
+def _supervisor_killed(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    assert server.process is not None
+    begun = time.monotonic()
+    server.process.kill()
+    seen = require_all_answered(traffic.outcomes(), retries=True)
+    server.process.wait()
+    require_no_leftovers(server, 15.0)
+    return f"{seen}; nothing left after {time.monotonic() - begun:.1f} s"
+
+
+@ROWS.add(
+    "supervisor-stopped",
+    "SIGSTOP to `python -m serving serve`",
+    "Requests go on; probes get no answer until it goes on",
+)
+def _supervisor_stopped(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    server.one("supervisor").suspend()
+    status, _ = server.health(timeout_s=2)
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    server.one("supervisor").resume()
+    require(status == 0, f"the probe was told {status}")
+    return f"{seen}; the probe timed out, and was told 200 again {server.wait_back():.1f} s later"

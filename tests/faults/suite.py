@@ -1,0 +1,57 @@
+"""All rows, and how one is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.faults.bench import Bench
+from tests.faults.row import NotPossible, Row
+from tests.faults.rows import networks, processes
+
+ROWS: tuple[Row, ...] = (*processes.ROWS.rows, *networks.ROWS.rows)
+"""In the order in which they are run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one row; ``kept`` None where the fault cannot be made here."""
+
+    row: Row
+    seen: str
+    kept: bool | None
+    seconds: float
+
+
+def run_row(row: Row, bench: Bench) -> Result:
+    """Makes the fault, then looks whether the server is well again."""
+    begun = time.monotonic()
+    kept: bool | None = True
+    try:
+        seen = row.check(bench)
+        bench.settle()
+    except NotPossible as error:
+        seen, kept = str(error), None
+    except Exception as error:  # the suite's own mistakes too: the other rows go on
+        seen, kept = f"{type(error).__name__}: {error}", False
+    if not kept:
+        bench.discard()
+    return Result(row, seen, kept, time.monotonic() - begun)
+
+
+def find_rows(names: Iterable[str], *, short: bool = False) -> list[Row]:
+    """Those whose names begin with one of ``names``; all if there is none.
+
+    Raises:
+        LookupError: a name fits no row.
+    """
+    wanted = tuple(names)
+    for name in wanted:
+        if not any(row.name.startswith(name) for row in ROWS):
+            raise LookupError(f"no row {name!r}; --list shows them")
+    return [
+        row
+        for row in ROWS
+        if (row.short or not short) and (not wanted or row.name.startswith(wanted))
+    ]

@@ -1,0 +1,269 @@
+"""``python -m serving serve`` in a process of its own, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving.canary import run_canary
+from serving.errors import CanaryError
+from serving.heart import STATE_VARIABLE, EngineState, read_state
+from serving.installation import STUB_NAME
+from serving.options import REPOSITORY_ROOT
+from serving.ports import claim_port
+from tests.faults.row import PromiseBroken
+
+PIPELINE = "sd15"
+START_S = 60.0
+"""Within this a server has to start; these machines are small and shared."""
+STOP_S = 20.0
+_PORTS = ("grpc", "http", "health", "grpc-health")
+_SHARED_MEMORY = Path("/dev/shm")
+_SHM_PREFIX = re.compile(r"\bsegs[0-9a-f]+-")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a server is started."""
+
+    repository: Path
+    options: Sequence[str] = ()
+    """Further ones of the command line; the last of two that are the same counts."""
+    prefix: Sequence[str] = ()
+    """What the command is run by, such as ``unshare -m``."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Supervised:
+    """One supervised server on ports of its own, which it keeps when it is started again.
+
+    Args:
+        folder: for its log and its temporary files; nothing else is in there.
+    """
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        self.setup = setup
+        self.ports = {name: claim_port("127.0.0.1", 0, f"--{name}-port") for name in _PORTS}
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.log_path = folder / "log"
+        self._ready_file = folder / "ready.json"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._shm_prefixes: set[str] = set()
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Starts it and waits for nothing."""
+        command = [*self.setup.prefix, sys.executable, "-m", "serving", "serve"]
+        for name, port in self.ports.items():
+            command += [f"--{name}-port", str(port)]
+        command += ["--repository", str(self.setup.repository)]
+        command += ["--ready-file", str(self._ready_file), *self.setup.options]
+        environment = {**os.environ, "TMPDIR": str(self.temporary), **self.setup.environment}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=REPOSITORY_ROOT, stderr=log, env=environment
+            )
+        return self.process
+
+    def start(self) -> None:
+        """Starts it and waits until it is ready.
+
+        Raises:
+            PromiseBroken: it is not.
+        """
+        process = self.spawn()
+        deadline = time.monotonic() + START_S
+        while not self._ready_file.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise PromiseBroken(f"the server did not start: {self.log_tail()}")
+            time.sleep(0.05)
+        self.processes()
+
+    def stop(self) -> int | None:
+        """Asks it to stop, kills what does not; its exit status, None if it had to be killed."""
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        tree = [process.pid, *(each.pid for each in _descendants(process.pid))]
+        for pid in tree:
+            _signal(pid, signal.SIGCONT)
+        process.terminate()
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            for pid in tree:
+                _signal(pid, signal.SIGKILL)
+            process.wait()
+            return None
+        finally:
+            self._ready_file.unlink(missing_ok=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the supervisor runs."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        if self.process is None:
+            raise PromiseBroken("the server has ended")
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        """Of gRPC."""
+        return f"127.0.0.1:{self.ports['grpc']}"
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    def log_tail(self, lines: int = 12) -> str:
+        """The end of what it has written."""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def health(self, path: str = "ready", timeout_s: float = 5.0) -> tuple[int, dict[str, Any]]:
+        """HTTP status and content of ``/health/ready``; status 0 if there is no answer."""
+        url = f"http://127.0.0.1:{self.ports['health']}/health/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError as error:
+            return 0, {"reason": str(error)}
+
+    def is_ready(self) -> bool:
+        """Whether probes are told so."""
+        return self.health()[0] == 200
+
+    def canary(self, timeout_s: float = 10.0) -> float:
+        """Seconds until a tiny picture came.
+
+        Raises:
+            CanaryError: it did not.
+        """
+        return run_canary(self.url, PIPELINE, timeout_s)
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """The living processes by role: ``supervisor``, ``guard``, ``tritonserver``, and the
+        Python models by their names."""
+        found: dict[str, list[psutil.Process]] = {"supervisor": [psutil.Process(self.pid)]}
+        for process in _descendants(self.pid):
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    command = process.cmdline()
+                    found.setdefault(_role(command), []).append(process)
+                    self._shm_prefixes.update(_SHM_PREFIX.findall(" ".join(command)))
+        return found
+
+    def one(self, role: str) -> psutil.Process:
+        """The first process of this role.
+
+        Raises:
+            PromiseBroken: there is none.
+        """
+        found = self.processes().get(role)
+        if not found:
+            raise PromiseBroken(f"no process {role}")
+        return found[0]
+
+    def state_folder(self) -> Path | None:
+        """Where the models of the server that runs now leave their signs of life."""
+        for processes in self.processes().values():
+            for process in processes:
+                with contextlib.suppress(psutil.Error):
+                    if STATE_VARIABLE in (environment := process.environ()):
+                        return Path(environment[STATE_VARIABLE])
+        return None
+
+    def engine(self) -> EngineState | None:
+        """What the step engine said last of what it is doing."""
+        folder = self.state_folder()
+        return None if folder is None else read_state(folder)
+
+    def wait_back(self, gone: psutil.Process | None = None, limit_s: float = START_S) -> float:
+        """Seconds until the process is gone, probes are told that all is well, and the canary is
+        answered.
+
+        Raises:
+            PromiseBroken: not within the limit.
+        """
+        begun = time.monotonic()
+        seen = ""
+        while (waited_s := time.monotonic() - begun) < limit_s:
+            self.processes()
+            status, told = self.health()
+            seen = f"health {status}: {told.get('reason')}"
+            if gone is not None and _lives(gone):
+                seen = f"process {gone.pid} lives"
+            elif status == 200:
+                try:
+                    self.canary(3.0)
+                    return waited_s
+                except CanaryError as error:
+                    seen = str(error)
+            time.sleep(0.1)
+        raise PromiseBroken(f"not back within {limit_s:g} s: {seen}\n{self.log_tail()}")
+
+    def leftovers(self) -> set[str]:
+        """What servers have left behind: folders but the living server's, shared memory that no
+        living process names, and processes outside the tree."""
+        state = self.state_folder() if self.alive else None
+        kept = set() if state is None else {state.parent}
+        left = {str(path) for path in self.temporary.iterdir() if path not in kept}
+        own = {self.pid, *(each.pid for each in _descendants(self.pid))} if self.alive else set()
+        commands = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = " ".join(process.cmdline())
+                commands.append(command)
+                if str(self.temporary) in command and process.pid not in own:
+                    left.add(f"{process.pid} {command[:200]}")
+        everything = " ".join(commands)
+        for prefix in self._shm_prefixes:
+            if prefix not in everything:
+                left.update(str(path) for path in _SHARED_MEMORY.glob(f"{prefix}*"))
+        return left
+
+
+def _role(command: Sequence[str]) -> str:
+    name = Path(command[0]).name if command else ""
+    if name == STUB_NAME and len(command) > 2:
+        return re.sub(r"(_\d+){2}$", "", command[-2])
+    return "guard" if "serving.guard" in command else name
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

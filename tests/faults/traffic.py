@@ -1,0 +1,149 @@
+"""Requests under way while a fault is made, and what came of each."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segs_client import Client, Segs, SegsError
+from tests.conftest import CONTROLNET
+from tests.faults.row import require
+from tests.faults.supervised import PIPELINE
+
+Pixels = NDArray[np.uint8]
+Ending = Literal["right", "wrong", "retryable", "failed", "late"]
+
+_BOX = (8, 8, 56, 56)
+_MOST_DIFFERENCE = 2
+"""Grey levels between a request's picture alone and among others."""
+_GRACE_S = 2.0
+"""That a client on a busy machine may see its own deadline late."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request whose picture is known; no two of a test are the same."""
+
+    number: int
+    steps: int = 100
+    side_px: int = 64
+    controlled: bool = False
+    timeout_s: float = 60.0
+
+    def send(self, url: str) -> Pixels:
+        """The picture that comes back.
+
+        Raises:
+            SegsError: none does.
+        """
+        options: dict[str, Any] = {}
+        if self.controlled:
+            options["controlnets"] = [{"name": CONTROLNET, "preprocessor": "canny"}]
+        picture = picture_of(self.number, self.side_px)
+        segs = Segs.from_boxes([_BOX], size=(self.side_px, self.side_px))
+        with Client(url, pipeline=PIPELINE, timeout_s=self.timeout_s) as client:
+            result = client.detail(
+                picture,
+                segs,
+                prompt=f"a face, {self.number}",
+                seed=self.number,
+                steps=self.steps,
+                guide_size=64,
+                max_size=64,
+                **options,
+            )
+        return np.asarray(result.image)
+
+
+LONG = (Ask(1), Ask(2), Ask(3), Ask(4, controlled=True))
+"""Some seconds in the step engine."""
+SHORT = (Ask(11, 20), Ask(12, 20), Ask(13, 20), Ask(14, 20))
+"""Soon at the VAE's decoder."""
+LARGE = (Ask(21, 1, 2048), Ask(22, 1, 2048), Ask(23, 1, 2048), Ask(24, 1, 2048))
+"""Long in ``prepare`` and ``composite``."""
+
+
+def picture_of(number: int, side_px: int) -> Pixels:
+    """Noise [side_px, side_px, 3]."""
+    shape = (side_px, side_px, 3)
+    return np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one request ended."""
+
+    ending: Ending
+    seconds: float
+    text: str = ""
+
+
+class Traffic:
+    """Requests at once, from threads.
+
+    Args:
+        right: the picture of each.
+    """
+
+    def __init__(self, url: str, asks: Sequence[Ask], right: Sequence[Pixels]) -> None:
+        self._pool = ThreadPoolExecutor(len(asks))
+        self._futures: list[Future[Outcome]] = [
+            self._pool.submit(_ask, url, ask, expected)
+            for ask, expected in zip(asks, right, strict=True)
+        ]
+
+    @property
+    def under_way(self) -> int:
+        """How many are not answered."""
+        return sum(not future.done() for future in self._futures)
+
+    def outcomes(self) -> list[Outcome]:
+        """Waits for all."""
+        with self._pool:
+            return [future.result() for future in self._futures]
+
+
+def _ask(url: str, ask: Ask, right: Pixels) -> Outcome:
+    begun = time.monotonic()
+    ending: Ending
+    text = ""
+    try:
+        picture = ask.send(url)
+        ending = "right" if _same(picture, right) else "wrong"
+    except SegsError as error:
+        ending = "retryable" if error.retryable else "failed"
+        text = f"{error.code}: {error}"
+    seconds = time.monotonic() - begun
+    if seconds > ask.timeout_s + _GRACE_S:
+        ending, text = "late", f"{ending} after {seconds:.1f} s {text}"
+    return Outcome(ending, seconds, text)
+
+
+def _same(picture: Pixels, right: Pixels) -> bool:
+    if picture.shape != right.shape:
+        return False
+    return int(np.abs(picture.astype(np.int16) - right).max()) <= _MOST_DIFFERENCE
+
+
+def require_all_answered(outcomes: Sequence[Outcome], *, retries: bool) -> str:
+    """How many got their picture and how many are to ask again, in words.
+
+    Args:
+        retries: whether the fault may cost requests, which then are told to come again.
+
+    Raises:
+        PromiseBroken: a request was told something else, too late, or got another picture.
+    """
+    allowed = {"right", "retryable"} if retries else {"right"}
+    broken = [f"{each.ending}: {each.text}" for each in outcomes if each.ending not in allowed]
+    require(not broken, "; ".join(broken))
+    counts = Counter(each.ending for each in outcomes)
+    told = {"right pictures": counts["right"], "UNAVAILABLE": counts["retryable"]}
+    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
