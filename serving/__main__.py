@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 from sampling.options import ServiceOptions
+from segs_client import access
+from segs_client.errors import InvalidRequest
 from serving.api_keys import key_line, new_key
 from serving.canary import run_canary
-from serving.errors import ServingError
+from serving.connection import Connection
+from serving.errors import ServingError, TlsError
 from serving.health import check_health
-from serving.options import MODEL_REPOSITORY, ServerOptions
+from serving.options import MODEL_REPOSITORY, RESTRICTED, ServerOptions, TlsFiles
 from serving.supervise import supervise
 
 log = logging.getLogger("serving")
@@ -34,9 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "new-key":
             _write_key(options.name)
         else:
-            taken_s = run_canary(options.url, options.pipeline, options.timeout)
+            server = Connection(options.url, access.headers(None), access.connection(None))
+            taken_s = run_canary(server, options.pipeline, options.timeout)
             log.info("pipeline %s answered in %.2f s", options.pipeline, taken_s)
-    except ServingError as error:
+    except (ServingError, InvalidRequest) as error:
         log.error("%s", error)
         return 1
     return 0
@@ -68,6 +72,11 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         stop_timeout_s=options.stop_timeout,
         drain_timeout_s=options.drain_timeout,
         canary=not options.no_canary,
+        api_keys=options.api_keys,
+        tls=_tls(options),
+        open_protocols=tuple(options.open_protocols),
+        allow_old_server=options.allow_old_server,
+        verify=not options.no_verify,
         service=ServiceOptions(
             max_live_segs=options.max_live_segs,
             max_requests=options.max_requests,
@@ -76,6 +85,15 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
             text_cache_bytes=options.text_cache << 20,
         ),
     )
+
+
+def _tls(options: argparse.Namespace) -> TlsFiles | None:
+    cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise TlsError("TLS takes --tls-cert and --tls-key; --tls-client-ca comes beside them")
+    return TlsFiles(cert, key, client_ca)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default %(default)g)",
     )
     add("--no-canary", action="store_true", help="be ready without having answered a request")
+    _add_access(serve.add_argument_group("who may call, and what"))
     _add_service(serve.add_argument_group("how much work is let in"))
 
     canary = commands.add_parser("canary", help="ask a running server for one tiny picture")
@@ -174,6 +193,53 @@ def _parser() -> argparse.ArgumentParser:
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
         )
     return parser
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    """More in docs/hardening.md."""
+    add = group.add_argument
+    add(
+        "--api-keys",
+        type=Path,
+        metavar="FILE",
+        help="take requests with a key of this file only; see new-key",
+    )
+    add("--tls-cert", type=Path, metavar="FILE", help="gRPC with TLS: certificate chain (PEM)")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    add(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="mutual TLS: take clients with a certificate that one of these (PEM) signed only",
+    )
+    add(
+        "--open-protocols",
+        type=_protocols,
+        default=(),
+        metavar="NAMES",
+        help="open these of Triton's protocols to everybody, for load tests for instance: "
+        + ",".join(RESTRICTED),
+    )
+    add(
+        "--allow-old-server",
+        action="store_true",
+        help="listen beyond this machine with a tritonserver that lacks known security fixes",
+    )
+    add(
+        "--no-verify",
+        action="store_true",
+        help="start without comparing the pipelines' files with their SHA-256",
+    )
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = set(names) - set(RESTRICTED)
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(sorted(unknown))}: known are {', '.join(RESTRICTED)}"
+        )
+    return names
 
 
 def _add_service(group: argparse._ArgumentGroup) -> None:

@@ -16,6 +16,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME
+from serving.connection import Connection
 from serving.errors import CanaryError
 
 _SIDE_PX = 64
@@ -35,7 +36,7 @@ def canary_request(pipeline: str) -> dict[str, Any]:
 
 
 def run_canary(
-    url: str,
+    server: Connection,
     pipeline: str,
     timeout_s: float,
     stop_asked: threading.Event | None = None,
@@ -58,13 +59,14 @@ def run_canary(
     image.set_data_from_numpy(pixels)
     answers: SimpleQueue[Exception | None] = SimpleQueue()
     begun = time.monotonic()
-    with grpc.InferenceServerClient(url) as client:
+    with server.open() as client:
         call = client.async_infer(
             MODEL_NAME,
             [request, image],
             callback=lambda result, error: answers.put(error),
             request_id=f"canary-{pipeline}",
             client_timeout=timeout_s,
+            headers=dict(server.headers),
         )
         while stop_asked is None or not stop_asked.is_set():
             try:

@@ -21,6 +21,14 @@ class KeyFileError(ServingError):
     """The file of API keys is missing, malformed or open to others."""
 
 
+class TlsError(ServingError):
+    """A certificate or a key is missing, malformed, or does not fit the others."""
+
+
+class ExposureError(ServingError):
+    """The server would be open to others in a way that nobody should be offered."""
+
+
 class InstallationError(ServingError):
     """tritonserver, its stub for this Python, or a shared library is missing."""
 

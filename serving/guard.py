@@ -8,7 +8,8 @@ killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alo
 goes by the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
-environment. Writes the server's process id to ``pid_fd``.
+environment. Reads the command's secrets, a JSON object, from ``secrets_fd``, as any user of the
+machine can read arguments. Writes the server's process id to ``pid_fd``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import select
 import shutil
@@ -23,12 +25,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import psutil
 
+from serving.hidden_arguments import HidingError, fill, start_hidden
 from serving.installation import STUB_NAME
+from serving.stub_logging import configure_logging
+
+log = logging.getLogger("serving.guard")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,11 +46,13 @@ class Orders(TypedDict):
     """What to run and what to remove afterwards."""
 
     command: list[str]
+    """Of the server, with ``{name}`` for each secret."""
     shm_prefix: str
     workspace: str
     stop_timeout_s: float
     starter_pid: int
     pid_fd: int
+    secrets_fd: int
 
 
 def remove_leftovers(shm_prefix: str, workspace: Path) -> None:
@@ -73,6 +82,16 @@ def _prctl(option: int, value: int) -> None:
 
 def _die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _start(command: Sequence[str], secrets: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Safe here, where ``preexec_fn`` is not in general: this process has one thread."""
+    try:
+        return start_hidden(command, secrets, before_exec=_die_with_parent)
+    except HidingError as error:
+        log.warning("all users of this machine can read the server's admin key: %s", error)
+        words = [fill(word, secrets) for word in command]
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
 
 
 def _kill_children() -> None:
@@ -126,17 +145,14 @@ def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: fl
 
 def main() -> int:
     """Runs the server until it ends; its exit status is ours."""
+    configure_logging()
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     begun_s = time.time()
     try:
-        # Safe here: this process has one thread.
-        server = subprocess.Popen(
-            orders["command"],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
-        )
+        with os.fdopen(orders["secrets_fd"]) as pipe:
+            server = _start(orders["command"], json.load(pipe))
         os.write(orders["pid_fd"], f"{server.pid}\n".encode())
         os.close(orders["pid_fd"])
         _watch(server, orders["starter_pid"], orders["stop_timeout_s"])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from serving.errors import InstallationError
@@ -22,6 +23,8 @@ LIBPYTHON = f"libpython{PYTHON_MINOR}.so.1.0"
 STUB_NAME = "triton_python_backend_stub"
 PYTHON_BACKEND = "libtriton_python.so"
 
+_WHEELS = {"0.7.0": "2.51.0"}
+"""nvidia-pytriton → the tritonserver in it."""
 _DEBIAN_PACKAGES = {
     "libz.so.1": "zlib1g",
     "libstdc++.so.6": "libstdc++6",
@@ -42,6 +45,8 @@ class Installation:
     stub: Path | None = None
     """The Python backend's, for the running Python; None where it lies in ``backends/python``, as
     in NVIDIA's image."""
+    version: str | None = None
+    """Of tritonserver, such as 2.51.0; None where it does not say."""
 
 
 def find_installation(tritonserver: Path | None = None) -> Installation:
@@ -64,7 +69,15 @@ def find_installation(tritonserver: Path | None = None) -> Installation:
     backends = root / "backends"
     if not (backends / "python").is_dir():
         raise InstallationError(f"{binary}: no Python backend in {backends}")
-    return Installation(binary, _libpython_dirs(), backends)
+    return Installation(binary, _libpython_dirs(), backends, version=_version(root))
+
+
+def _version(root: Path) -> str | None:
+    """What NVIDIA's images say in a file."""
+    try:
+        return (root / "TRITON_VERSION").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
 
 
 def _bundled_binary() -> Path:
@@ -91,7 +104,15 @@ def _of_wheel(root: Path) -> Installation:
         library_dirs=(*_libpython_dirs(), root.parent.parent / "nvidia_pytriton.libs"),
         backends=root / "backends",
         stub=stub,
+        version=_WHEELS.get(_wheel_version()),
     )
+
+
+def _wheel_version() -> str:
+    try:
+        return version("nvidia-pytriton")
+    except PackageNotFoundError:
+        return ""
 
 
 def _libpython_dirs() -> tuple[Path, ...]:

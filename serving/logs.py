@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -28,6 +29,8 @@ _FAILURES = (
     re.compile(r"ensemble '(?P<model>[^']+)' (?P<reason>depends on .*)", re.DOTALL),
 )
 
+HIDDEN = "(hidden)"
+"""Stands for a secret."""
 PYTHON_FORMAT = "%(levelname)s %(name)s %(message)s"
 """Format of the Python models' log lines, so that their level is seen here."""
 
@@ -93,12 +96,22 @@ class LogReader:
 
     Until ``started`` is set, all but warnings and the Python models' own log lines is forwarded as
     DEBUG: what fails at start says so many times over, and :meth:`failures` sums it up.
+
+    Args:
+        secrets: are replaced wherever they turn up.
     """
 
-    def __init__(self, stream: IO[str], log: logging.Logger, copy: Path | None) -> None:
+    def __init__(
+        self,
+        stream: IO[str],
+        log: logging.Logger,
+        copy: Path | None,
+        secrets: Iterable[str] = (),
+    ) -> None:
         self._stream = stream
         self._log = log
         self._copy = copy
+        self._secrets = tuple(secrets)
         self.started = threading.Event()
         self._tail: deque[str] = deque(maxlen=500)
         self._failures: dict[str, str] = {}
@@ -128,8 +141,10 @@ class LogReader:
         try:
             for raw in self._stream:
                 line = raw.rstrip("\n")
+                for secret in self._secrets:
+                    line = line.replace(secret, HIDDEN)
                 if copy is not None:
-                    copy.write(raw)
+                    copy.write(f"{line}\n")
                     copy.flush()
                 self._take(line)
         finally:

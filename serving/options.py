@@ -11,11 +11,35 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
 REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
 """Environment variable of the Python models: folders of pipelines, joined by ``os.pathsep``."""
+RESTRICTED = (
+    "shared-memory",
+    "model-repository",
+    "model-config",
+    "statistics",
+    "trace",
+    "logging",
+)
+"""Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
 SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
 """Environment variable of the Python models, set where Triton does not refuse such shapes."""
 SERVICE_VARIABLE = "SEGS_SERVICE"
 """Environment variable of the step engine: fields of ServiceOptions, as JSON."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Files (PEM) of a server's TLS.
+
+    Args:
+        cert: the server's certificate, then those between it and its authority.
+        key: its private key, without a password.
+        client_ca: certificates that clients' are checked with; None: clients show none.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,16 @@ class ServerOptions:
     drain_timeout_s: float = 30.0
     """For requests under way to end before a server under supervision is asked to stop."""
     canary: bool = True
+    api_keys: Path | None = None
+    """File of the keys that clients have to show; None: everybody may call."""
+    tls: TlsFiles | None = None
+    """Of gRPC; None: it is not encrypted."""
+    open_protocols: tuple[str, ...] = ()
+    """Those of :data:`RESTRICTED` that are open to everybody who reaches the port."""
+    allow_old_server: bool = False
+    """Beyond loopback also with a tritonserver that lacks known security fixes."""
+    verify: bool = True
+    """Compare the pipelines' files with the SHA-256 in their descriptors before the start."""
     service: ServiceOptions = field(default_factory=ServiceOptions)
 
     def __post_init__(self) -> None:
@@ -54,3 +88,6 @@ class ServerOptions:
                 "stop_timeout_s >= 1, start_timeout_s > 0 and model_threads >= 1 are required, got "
                 f"{self.stop_timeout_s}, {self.start_timeout_s}, {self.model_threads}"
             )
+        unknown = set(self.open_protocols) - set(RESTRICTED)
+        if unknown:
+            raise ValueError(f"open_protocols {sorted(unknown)}: known are {', '.join(RESTRICTED)}")

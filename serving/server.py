@@ -14,17 +14,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME
 from serving.canary import run_canary
-from serving.engines import check_engines
+from serving.connection import Connection
+from serving.credentials import ADMIN_KEY, Credentials
 from serving.errors import ModelsDownError, ServingError, StartError
 from serving.guard import Orders, remove_leftovers
 from serving.heart import (
@@ -39,13 +39,13 @@ from serving.heart import (
     read_door,
     read_state,
 )
-from serving.installation import check_libraries, find_installation
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
 from serving.ports import claim_port, join_address
+from serving.preflight import preflight
 from serving.process import MemoryUse, is_stopped, memory_use, model_processes
 from serving.reloading import load_again
-from serving.repositories import check_repositories, has_detailer
+from serving.repositories import has_detailer
 from serving.workspace import (
     build_backends,
     build_python,
@@ -86,8 +86,9 @@ class EmbeddedServer:
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._models: frozenset[str] = frozenset()
-        self._admin_key = secrets.token_hex(16)
         self._loaded_s = 0.0
+        self.credentials = Credentials()
+        self._tls: Mapping[str, Any] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> EmbeddedServer:
@@ -112,6 +113,11 @@ class EmbeddedServer:
         """The file with the server's output, if one was asked for."""
         return self.options.log_path
 
+    @property
+    def connection(self) -> Connection:
+        """How calls from this machine get in, past TLS and API keys."""
+        return Connection(self.grpc_url, self.credentials.canary_headers(), self._tls)
+
     def address(self, protocol: str) -> str:
         """``host:port`` of ``grpc``, ``http`` or ``metrics`` for a client on this machine."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -129,10 +135,7 @@ class EmbeddedServer:
         with self._lock:
             if self._guard is not None:
                 raise StartError("this server was started before")
-            self.pipelines = check_repositories(options.repositories, options.model_repository)
-            installation = find_installation(options.tritonserver)
-            check_libraries(installation)
-            check_engines(options.repositories, installation)
+            self.pipelines, installation = preflight(options)
             self._claim_ports()
             self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
             self._state = self._workspace / "state"
@@ -143,11 +146,12 @@ class EmbeddedServer:
                     backends=build_backends(installation, self._workspace),
                     shm_prefix=self._shm_prefix,
                     ports=self.ports,
-                    admin_key=self._admin_key,
+                    tls=self._open_tls(),
                 )
                 python_bin = build_python(self._workspace)
                 self._state.mkdir()
                 environment = server_environment(options, installation, python_bin, self._state)
+                environment.update(self.credentials.environment(options.api_keys))
                 self._spawn(command, environment)
             except BaseException:
                 shutil.rmtree(self._workspace, ignore_errors=True)
@@ -170,8 +174,22 @@ class EmbeddedServer:
             if port is not None:
                 self.ports[protocol] = claim_port(options.host, port, f"--{protocol}-port")
 
+    def _open_tls(self) -> Sequence[str]:
+        """Returns tritonserver's arguments."""
+        if self.options.tls is None:
+            return ()
+        # Imported here: only those who encrypt need the library that it takes.
+        from serving.tls import open_tls
+
+        opened = open_tls(self.options.tls, self._workspace)
+        self._tls = opened.connection
+        return opened.arguments
+
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
         read_fd, write_fd = os.pipe()
+        secrets_fd, tell_fd = os.pipe()
+        with os.fdopen(tell_fd, "w") as tell:
+            json.dump({ADMIN_KEY: self.credentials.admin_key}, tell)
         orders = Orders(
             command=command,
             shm_prefix=self._shm_prefix,
@@ -179,6 +197,7 @@ class EmbeddedServer:
             stop_timeout_s=self.options.stop_timeout_s,
             starter_pid=os.getpid(),
             pid_fd=write_fd,
+            secrets_fd=secrets_fd,
         )
         try:
             self._guard = subprocess.Popen(
@@ -191,13 +210,16 @@ class EmbeddedServer:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                pass_fds=(write_fd,),
+                pass_fds=(write_fd, secrets_fd),
                 start_new_session=True,
             )
         finally:
             os.close(write_fd)
+            os.close(secrets_fd)
         assert self._guard.stdout is not None
-        self._log = LogReader(self._guard.stdout, server_log, self.options.log_path)
+        self._log = LogReader(
+            self._guard.stdout, server_log, self.options.log_path, self.credentials
+        )
         with os.fdopen(read_fd) as pipe:
             self.pid = int(pipe.readline() or 0)
 
@@ -205,7 +227,7 @@ class EmbeddedServer:
         assert self._guard is not None
         assert self._log is not None
         deadline = time.monotonic() + self.options.start_timeout_s
-        with grpc.InferenceServerClient(self.grpc_url) as client:
+        with self.connection.open() as client:
             while True:
                 if self._guard.poll() is not None:
                     raise StartError(self._why_ended())
@@ -241,7 +263,9 @@ class EmbeddedServer:
         if not (self.options.canary and has_detailer(self.options.model_repository)):
             return
         for pipeline in self.pipelines:
-            taken_s = run_canary(self.grpc_url, pipeline, self.options.start_timeout_s, stop_asked)
+            taken_s = run_canary(
+                self.connection, pipeline, self.options.start_timeout_s, stop_asked
+            )
             log.info("pipeline %s answered in %.2f s", pipeline, taken_s)
 
     def tail(self, lines: int = 50) -> str:
@@ -305,7 +329,8 @@ class EmbeddedServer:
         if ENGINE_MODEL in down.models:
             forget_engine(self._state)
         timeout_s = self.options.start_timeout_s
-        load_again(self.grpc_url, sorted(down.models), self._admin_key, timeout_s)
+        admin = self.credentials.admin_headers()
+        load_again(self.connection, sorted(down.models), admin, timeout_s)
         self._loaded_s = time.time()
         self._models = frozenset(model_processes(guard.pid))
 

@@ -65,7 +65,7 @@ class Singer:
                 continue
             try:
                 taken_s = run_canary(
-                    self._server.grpc_url,
+                    self._server.connection,
                     pipeline,
                     self._limit_s(),
                     self._over,

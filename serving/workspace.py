@@ -6,24 +6,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from segs_client.contract import API_KEY_HEADER
+from serving.credentials import ADMIN_HEADER, ADMIN_KEY
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
 from serving.options import (
     LOG_LEVEL_VARIABLE,
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
+    RESTRICTED,
     SERVICE_VARIABLE,
     SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
 
-ADMIN_HEADER = "admin-key"
-"""Of calls that change the server."""
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
+_KEY_PATTERN = f"(?i){API_KEY_HEADER}"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -102,14 +104,14 @@ def server_command(
     backends: Path,
     shm_prefix: str,
     ports: Mapping[str, int],
-    admin_key: str,
+    tls: Sequence[str] = (),
 ) -> list[str]:
-    """tritonserver's command line; ``ports`` has grpc, and http and metrics if they are open.
-
-    Calls that change the server (shared memory, model control, logging, tracing) ask for
-    ``admin_key``, which only the supervisor has: it has models loaded again whose process died.
+    """tritonserver's command line, with ``{admin_key}`` for what calls of the restricted protocols
+    ask for. ``ports`` has grpc, and http and metrics if they are open; ``tls`` are the arguments
+    for that.
     """
-    restricted = f"shared-memory,model-repository,logging,trace:{ADMIN_HEADER}={admin_key}"
+    names = [name for name in RESTRICTED if name not in options.open_protocols]
+    restricted = f"{','.join(names)}:{ADMIN_HEADER}={{{ADMIN_KEY}}}"
     command = [
         str(installation.binary),
         "--disable-auto-complete-config",
@@ -122,7 +124,8 @@ def server_command(
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--grpc-address={options.host}",
         f"--grpc-port={ports['grpc']}",
-        f"--grpc-restricted-protocol={restricted}",
+        *([f"--grpc-restricted-protocol={restricted}"] if names else []),
+        *tls,
         f"--allow-http={str('http' in ports).lower()}",
         f"--allow-metrics={str('metrics' in ports).lower()}",
     ]
@@ -132,8 +135,10 @@ def server_command(
         command += [
             f"--http-address={options.host}",
             f"--http-port={ports['http']}",
-            f"--http-restricted-api={restricted}",
+            *([f"--http-restricted-api={restricted}"] if names else []),
         ]
+    if options.api_keys is not None:
+        command += [f"--{each}-header-forward-pattern={_KEY_PATTERN}" for each in ("grpc", "http")]
     if "metrics" in ports:
         command += [f"--metrics-address={options.host}", f"--metrics-port={ports['metrics']}"]
     return command

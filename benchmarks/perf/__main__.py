@@ -120,7 +120,8 @@ def _server(url: str | None, log_path: Path) -> Iterator[str]:
     repository = PROJECT / "build" / "benchmarks"
     build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", TINY, repository)
     log.info("starting tritonserver with the tiny pipeline")
-    with EmbeddedServer([repository], log_path=log_path) as server:
+    measured = ("statistics", "model-config")  # perf_analyzer asks for both
+    with EmbeddedServer([repository], log_path=log_path, open_protocols=measured) as server:
         yield server.grpc_url
 
 

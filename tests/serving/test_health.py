@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from sampling.flight import Flight
 from serving import heart, singer
 from serving.__main__ import main
+from serving.connection import Connection
 from serving.errors import CanaryError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
 from serving.heart import EngineState, find_hanging, find_silent
@@ -182,7 +183,7 @@ def read(url: str) -> dict[str, Any]:
 class ToldServer:
     """A server whose engine says what a test wants."""
 
-    grpc_url = "nowhere"
+    connection = Connection("nowhere")
     pipelines = ("a", "b")
 
     def __init__(self) -> None:
@@ -212,7 +213,7 @@ def test_the_canary_goes_round(
 ) -> None:
     asked: list[tuple[str, float]] = []
 
-    def answer(url: str, pipeline: str, limit_s: float, *_: Any, **__: Any) -> float:
+    def answer(server: Connection, pipeline: str, limit_s: float, *_: Any, **__: Any) -> float:
         asked.append((pipeline, limit_s))
         told.state = EngineState(requests=len(asked) // 2, answered=0)
         return 0.1

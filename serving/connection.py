@@ -1,0 +1,28 @@
+"""How this machine's own calls, the supervisor's among them, reach a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tritonclient.grpc as grpc
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Address and access of one server.
+
+    Args:
+        url: ``host:port`` of gRPC.
+        headers: metadata of inference calls, such as an API key.
+        options: further keyword arguments of tritonclient's ``InferenceServerClient``.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def open(self) -> grpc.InferenceServerClient:
+        """A client, to be closed."""
+        return grpc.InferenceServerClient(self.url, **self.options)

@@ -1,0 +1,52 @@
+"""The secrets of one start of a server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from segs_client.contract import API_KEY_HEADER
+from serving.api_keys import API_KEYS_VARIABLE, CANARY_VARIABLE, hash_key, new_key
+from serving.inside import INSIDE_VARIABLE
+
+ADMIN_KEY = "admin_key"
+"""Stands, as ``{admin_key}``, in the server's command until that is run."""
+_TRITON_PREFIX = "triton-grpc-protocol-"
+ADMIN_HEADER = "admin-key"
+"""Of calls that change the server."""
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """Made at random for each start. They are never in a command line, a log or a file."""
+
+    admin_key: str = field(default_factory=secrets.token_hex)
+    """Of Triton's calls that change the server."""
+    canary_key: str = field(default_factory=new_key)
+    """The API key that the canary sings with, where keys are asked for."""
+    inside: str = field(default_factory=secrets.token_hex)
+    """The token of calls between our models, there."""
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them, as what must not be shown."""
+        return (getattr(self, each.name) for each in fields(self))
+
+    def admin_headers(self) -> dict[str, str]:
+        """gRPC metadata of calls that change the server."""
+        return {f"{_TRITON_PREFIX}{ADMIN_HEADER}": self.admin_key}
+
+    def canary_headers(self) -> dict[str, str]:
+        """gRPC metadata of the canary's calls."""
+        return {API_KEY_HEADER: self.canary_key}
+
+    def environment(self, api_keys: Path | None) -> dict[str, str]:
+        """What the Python models have to know; nothing where keys are not asked for."""
+        if api_keys is None:
+            return {}
+        return {
+            API_KEYS_VARIABLE: str(api_keys.resolve()),
+            CANARY_VARIABLE: hash_key(self.canary_key),
+            INSIDE_VARIABLE: self.inside,
+        }
