@@ -13,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from preprocessing.plan import LostError
 from sampling.program import Tensors
 from serving import stub
+from serving.inside import inside_parameters
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class TritonNetworks:
                 pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
                 for name, tensor in inputs.items()
             ],
+            parameters=inside_parameters(),
         )
         response = await request.async_exec()
         if response.has_error():

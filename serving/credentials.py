@@ -46,7 +46,7 @@ class Credentials:
         if api_keys is None:
             return {}
         return {
-            API_KEYS_VARIABLE: str(api_keys.resolve()),
+            API_KEYS_VARIABLE: str(api_keys.absolute()),
             CANARY_VARIABLE: hash_key(self.canary_key),
             INSIDE_VARIABLE: self.inside,
         }

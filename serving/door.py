@@ -10,7 +10,7 @@ Importable in a stub only.
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import math
 import time
 import uuid
@@ -29,7 +29,11 @@ from preprocessing.plan import (
 )
 from segs_client.contract import ErrorDetail
 from serving import heart, stub
+from serving.api_keys import CANARY, ApiKeys
 from serving.heart import ENGINE_MODEL
+from serving.inside import inside_parameters, read_parameters
+
+log = logging.getLogger(__name__)
 
 STAGES = "segs_detailer_stages"
 TOKEN = "token"
@@ -56,9 +60,11 @@ class Door:
 
     Args:
         max_requests: how many the engine takes at once.
+        keys: of those who may come in; None: everybody may.
     """
 
     max_requests: int
+    keys: ApiKeys | None = None
     pending: int = 0
     """Requests inside."""
     lost: int = 0
@@ -75,6 +81,7 @@ class Door:
         """The response to a request; never raises."""
         request_id = request.request_id() or uuid.uuid4().hex
         try:
+            self._ask_who(request, request_id)
             if self.pending >= self.max_requests + _MORE_THAN_REQUESTS:
                 raise OverloadedError(1.0)
             self.pending += 1
@@ -84,6 +91,12 @@ class Door:
                 self.pending -= 1
         except Exception as error:
             return stub.refusal(error, request_id)
+
+    def _ask_who(self, request: Any, request_id: str) -> None:
+        if self.keys is not None:
+            name = self.keys.check(request.parameters())
+            level = logging.DEBUG if name == CANARY else logging.INFO
+            log.log(level, "request %r: key %r", request_id, name)
 
     def lose(self) -> None:
         """A call will never end: its thread is left to itself, and new ones serve the others."""
@@ -146,7 +159,7 @@ class _Passage:
                 inputs=self._request.inputs(),
                 request_id=self._id,
                 timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
-                parameters={TOKEN: token},
+                parameters={TOKEN: token, **inside_parameters()},
             ).async_exec()
         )
         while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:
@@ -194,7 +207,7 @@ async def _drop(call: asyncio.Future[Any], token: str) -> None:
                 pb_utils.Tensor("crops", nothing),
                 pb_utils.Tensor("seg_masks", nothing),
             ],
-            parameters={DROP: token},
+            parameters={DROP: token, **inside_parameters()},
         )
         await order.async_exec()
         if (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
@@ -203,5 +216,5 @@ async def _drop(call: asyncio.Future[Any], token: str) -> None:
 
 def parameter(request: Any, name: str) -> str | None:
     """A text parameter of a request; None where it has none of that name."""
-    value = json.loads(request.parameters() or "{}").get(name)
+    value = read_parameters(request.parameters()).get(name)
     return value if isinstance(value, str) else None

@@ -7,6 +7,7 @@ from typing import Any
 from preprocessing.composite import composite
 from preprocessing.plan import Outcome, Plan
 from serving import heart, stub
+from serving.inside import check_inside
 from serving.stub_logging import configure_logging
 
 
@@ -20,6 +21,7 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
+            check_inside(request.parameters())
             composed = composite(
                 Plan.model_validate_json(stub.text(request, "plan")),
                 Outcome.model_validate_json(stub.text(request, "outcome")),

@@ -8,6 +8,7 @@ from typing import Any
 from pipelines import load_all
 from preprocessing.prepare import Inputs, prepare
 from serving import heart, stub
+from serving.inside import check_inside
 from serving.stub_logging import configure_logging
 
 
@@ -24,6 +25,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         timeout_us = request.timeout()
         try:
+            check_inside(request.parameters())
             inputs = Inputs(
                 stub.text(request, "request"),
                 stub.required(request, "image"),

@@ -20,9 +20,11 @@ from preprocessing.images import Pixels
 from preprocessing.plan import CancelledByClientError, Plan
 from sampling.pipeline import load_pipelines, network_table
 from sampling.service import DetailService
+from segs_client.contract import ContractError
 from serving import heart, stub
 from serving.bls import TritonNetworks
 from serving.door import DROP, TOKEN, parameter
+from serving.inside import check_inside
 from serving.stub_logging import configure_logging
 
 log = logging.getLogger(__name__)
@@ -46,20 +48,31 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            if (dropped := parameter(request, DROP)) is not None:
-                self._loop.call_soon_threadsafe(self._drop, dropped)
-                nothing = stub.answer(outcome=b"", sampled=np.empty(0, np.uint8))
-                sender.send(nothing, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                continue
-            work = self._answer(
-                sender,
-                request.request_id(),
-                parameter(request, TOKEN) or uuid.uuid4().hex,
-                stub.text(request, "plan"),
-                stub.required(request, "crops"),
-                stub.required(request, "seg_masks"),
-            )
-            asyncio.run_coroutine_threadsafe(work, self._loop)
+            try:
+                check_inside(request.parameters())
+            except ContractError as error:
+                self._send(sender, stub.refusal(error, request.request_id()))
+            else:
+                self._take(request, sender)
+
+    def _take(self, request: Any, sender: Any) -> None:
+        if (dropped := parameter(request, DROP)) is not None:
+            self._loop.call_soon_threadsafe(self._drop, dropped)
+            self._send(sender, stub.answer(outcome=b"", sampled=np.empty(0, np.uint8)))
+            return
+        work = self._answer(
+            sender,
+            request.request_id(),
+            parameter(request, TOKEN) or uuid.uuid4().hex,
+            stub.text(request, "plan"),
+            stub.required(request, "crops"),
+            stub.required(request, "seg_masks"),
+        )
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    @staticmethod
+    def _send(sender: Any, response: Any) -> None:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
         self._loop.call_soon_threadsafe(self._serving.cancel)
@@ -128,4 +141,4 @@ class TritonPythonModel:
             response = stub.refusal(error, request_id)
         finally:
             self._calls.pop(token, None)
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._send(sender, response)

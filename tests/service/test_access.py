@@ -1,0 +1,163 @@
+"""API keys on the real server: who gets in, and that nobody gets in behind the door."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from pipelines import load_all
+from segs_client import Client, Tls, Unauthenticated
+from segs_client.contract import ErrorDetail
+from serving.api_keys import key_line
+from serving.canary import canary_request
+from serving.options import TlsFiles
+from serving.server import EmbeddedServer
+from tests.certificates import Authority
+
+pytestmark = pytest.mark.server
+
+KEY = "segs_the-right-key"
+PICTURE = np.full((64, 64, 3), 128, np.uint8)
+OPTIONS: dict[str, Any] = {"pipeline": "sd15", "steps": 1, "guide_size": 64, "max_size": 64}
+BOXES = [(16, 16, 48, 48)]
+MODELS = ("prepare", "sample", "composite", "segs_detailer_stages", "sd15_unet", "sd15_vae_decoder")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("access")
+
+
+@pytest.fixture(scope="module")
+def keys(folder: Path) -> Path:
+    path = folder / "keys"
+    path.write_text(key_line("shop", KEY))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tls(folder: Path) -> Tls:
+    """A client's; what the server has lies beside it."""
+    authority = Authority(folder)
+    server = authority.sign("server", "server", host="127.0.0.1")
+    client = authority.sign("client", "client")
+    assert (server.cert, server.key) == (folder / "server.pem", folder / "server.key")
+    return Tls(authority.cert, client.cert, client.key)
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, folder: Path, keys: Path, tls: Tls) -> Iterator[EmbeddedServer]:
+    """With keys, mutual TLS and HTTP; its start has sung a canary for each pipeline."""
+    files = TlsFiles(folder / "server.pem", folder / "server.key", Path(str(tls.ca)))
+    with EmbeddedServer([repository], api_keys=keys, tls=files, http_port=0) as running:
+        yield running
+
+
+def test_a_key_lets_in(server: EmbeddedServer, tls: Tls) -> None:
+    with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
+        result = client.detail(PICTURE, BOXES, request_id="known", **OPTIONS)
+    assert result.report.segs[0].status == "enhanced"
+    assert "request 'known': key 'shop'" in server.tail(500)
+    assert KEY not in server.tail(500)
+
+
+@pytest.mark.parametrize(("key", "message"), [(None, "is required"), ("wrong", "unknown API key")])
+def test_others_stay_out(server: EmbeddedServer, tls: Tls, key: str | None, message: str) -> None:
+    with (
+        Client(server.grpc_url, tls=tls, api_key=key) as client,
+        pytest.raises(Unauthenticated, match=message) as caught,
+    ):
+        client.detail(PICTURE, BOXES, request_id="r1", **OPTIONS)
+    assert caught.value.request_id == "r1"
+    assert not caught.value.retryable
+
+
+def test_keys_change_while_it_runs(server: EmbeddedServer, tls: Tls, keys: Path) -> None:
+    before = keys.read_text()
+    with Client(server.grpc_url, tls=tls, api_key="segs_newer") as client:
+        with pytest.raises(Unauthenticated):
+            client.detail(PICTURE, BOXES, **OPTIONS)
+        keys.write_text(f"{before}\n{key_line('newer', 'segs_newer')}\n")
+        client.detail(PICTURE, BOXES, **OPTIONS)
+        keys.write_text(before)
+        with pytest.raises(Unauthenticated):
+            client.detail(PICTURE, BOXES, **OPTIONS)
+
+
+def inputs_of(client: grpc.InferenceServerClient, model: str) -> list[grpc.InferInput]:
+    """Small inputs of the types and ranks that a model takes."""
+    inputs = []
+    for tensor in client.get_model_metadata(model).inputs:
+        shape = [1 if size == -1 else size for size in tensor.shape]
+        kind = {"BYTES": np.object_, "UINT8": np.uint8, "INT64": np.int64}
+        array = np.zeros(shape, kind.get(tensor.datatype, np.float32))
+        if tensor.datatype == "BYTES":
+            array[...] = b"{}"
+        entry = grpc.InferInput(tensor.name, shape, tensor.datatype)
+        entry.set_data_from_numpy(array)
+        inputs.append(entry)
+    return inputs
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nobody_gets_in_behind_the_door(server: EmbeddedServer, model: str) -> None:
+    headers = {"x-api-key": KEY}
+    with server.connection.open() as client:
+        inputs = inputs_of(client, model)
+        for parameters in ({}, {"inside": "guess"}, {"token": "1", "drop": "1"}):
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer(model, inputs, headers=headers, parameters=parameters)
+            detail = ErrorDetail.from_status_message(caught.value.message())
+            assert detail is not None and detail.code == "UNAUTHENTICATED"
+
+
+def test_a_controlnet_is_called_through_its_ensemble(
+    server: EmbeddedServer, tls: Tls, repository: Path
+) -> None:
+    name, *_ = load_all([repository])["sd15"][0].controlnets
+    with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
+        controlnets = [{"name": name, "image": PICTURE}]
+        result = client.detail(PICTURE, BOXES, controlnets=controlnets, **OPTIONS)
+    assert result.report.segs[0].status == "enhanced"
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "X-Api-Key", None])
+def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
+    body = {
+        "inputs": [
+            {
+                "name": "request",
+                "datatype": "BYTES",
+                "shape": [1],
+                "data": [json.dumps(canary_request("sd15"))],
+            },
+            {
+                "name": "image",
+                "datatype": "UINT8",
+                "shape": [PICTURE.size],
+                "data": PICTURE.ravel().tolist(),
+            },
+        ]
+    }
+    request = urllib.request.Request(
+        f"http://{server.address('http')}/v2/models/segs_detailer/infer", json.dumps(body).encode()
+    )
+    if header is not None:
+        request.add_header(header, KEY)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200
+    else:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)
+        detail = ErrorDetail.from_status_message(json.load(caught.value)["error"])
+        assert detail is not None and detail.code == "UNAUTHENTICATED"
