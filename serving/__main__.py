@@ -11,7 +11,7 @@ from sampling.options import ServiceOptions
 from segs_client import access
 from segs_client.errors import InvalidRequest
 from serving.api_keys import key_line, new_key
-from serving.canary import run_canary
+from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import ServingError, TlsError
 from serving.health import check_health
@@ -38,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
             _write_key(options.name)
         else:
             server = Connection(options.url, access.headers(None), access.connection(None))
-            taken_s = run_canary(server, options.pipeline, options.timeout)
-            log.info("pipeline %s answered in %.2f s", options.pipeline, taken_s)
+            song = Song(options.pipeline, options.controlnet)
+            taken_s = run_canary(server, song, options.timeout)
+            log.info("%s answered in %.2f s", song, taken_s)
     except (ServingError, InvalidRequest) as error:
         log.error("%s", error)
         return 1
@@ -181,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     canary = commands.add_parser("canary", help="ask a running server for one tiny picture")
     canary.add_argument("pipeline", help="name of the pipeline")
+    canary.add_argument("--controlnet", metavar="NAME", help="also go through this ControlNet")
     canary.add_argument("--url", default="127.0.0.1:8001", help="host:port of gRPC")
     canary.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     health = commands.add_parser("healthcheck", help="ask a server's --health-port: 0 if ready")

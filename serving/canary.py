@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pipelines import PipelineDescriptor
 from segs_client.contract import MODEL_NAME
 from serving.connection import Connection
 from serving.errors import CanaryError
@@ -22,10 +25,32 @@ from serving.errors import CanaryError
 _SIDE_PX = 64
 
 
-def canary_request(pipeline: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Song:
+    """What one canary goes through: a pipeline's networks, with one of its ControlNets or none."""
+
+    pipeline: str
+    controlnet: str | None = None
+
+    def __str__(self) -> str:
+        controlnet = f" with ControlNet {self.controlnet!r}" if self.controlnet else ""
+        return f"pipeline {self.pipeline!r}{controlnet}"
+
+
+def songs(pipelines: Iterable[PipelineDescriptor]) -> tuple[Song, ...]:
+    """Those that go through every model of these pipelines."""
+    return tuple(
+        Song(each.name, controlnet)
+        for each in pipelines
+        for controlnet in (None, *each.controlnets)
+    )
+
+
+def canary_request(song: Song) -> dict[str, Any]:
     """The request's JSON: one step on one small SEG, and no picture back."""
     return {
-        "pipeline": pipeline,
+        "pipeline": song.pipeline,
+        "controlnets": [] if song.controlnet is None else [{"name": song.controlnet}],
         "steps": 1,
         "guide_size": _SIDE_PX,
         "max_size": _SIDE_PX,
@@ -37,13 +62,13 @@ def canary_request(pipeline: str) -> dict[str, Any]:
 
 def run_canary(
     server: Connection,
-    pipeline: str,
+    song: Song,
     timeout_s: float,
     stop_asked: threading.Event | None = None,
     *,
     refused_is_fine: bool = False,
 ) -> float:
-    """Sends the canary for one pipeline and returns how long the answer took, in seconds.
+    """Sends one canary and returns how long the answer took, in seconds.
 
     Args:
         refused_is_fine: a server with too much to do, which says so, is alive.
@@ -52,7 +77,7 @@ def run_canary(
         CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
     """
     request = grpc.InferInput("request", [1], "BYTES")
-    text = json.dumps(canary_request(pipeline)).encode()
+    text = json.dumps(canary_request(song)).encode()
     request.set_data_from_numpy(np.array([text], dtype=np.object_))
     pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
     image = grpc.InferInput("image", list(pixels.shape), "UINT8")
@@ -64,7 +89,7 @@ def run_canary(
             MODEL_NAME,
             [request, image],
             callback=lambda result, error: answers.put(error),
-            request_id=f"canary-{pipeline}",
+            request_id=f"canary-{song.pipeline}",
             client_timeout=timeout_s,
             headers=dict(server.headers),
         )
@@ -73,14 +98,14 @@ def run_canary(
                 error = answers.get(timeout=0.05)
             except Empty:
                 if time.monotonic() - begun > timeout_s + 1:
-                    late = f"pipeline {pipeline!r}: no answer in {timeout_s:g} s"
+                    late = f"{song}: no answer in {timeout_s:g} s"
                     raise CanaryError(late) from None
                 continue
             if error is not None and not (refused_is_fine and _is_overload(error)):
-                raise CanaryError(f"pipeline {pipeline!r}: {error}")
+                raise CanaryError(f"{song}: {error}")
             return time.monotonic() - begun
         call.cancel()
-    raise CanaryError(f"pipeline {pipeline!r}: stopped while waiting for the answer")
+    raise CanaryError(f"{song}: stopped while waiting for the answer")
 
 
 def _is_overload(error: Exception) -> bool:

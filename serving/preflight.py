@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pipelines import PipelineDescriptor
 from serving.api_keys import read_keys
 from serving.engines import check_engines
 from serving.exposure import check_exposure
@@ -10,10 +13,10 @@ from serving.options import ServerOptions
 from serving.repositories import check_repositories
 
 
-def preflight(options: ServerOptions) -> tuple[tuple[str, ...], Installation]:
+def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor], Installation]:
     """Checks repositories, installation, engines, and what the server will be open to.
 
-    Returns the pipelines' names, and the tritonserver to run.
+    Returns the pipelines by name, and the tritonserver to run.
 
     Raises:
         ServingError: what is missing or broken, and what to do about it.

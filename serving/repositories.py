@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineError, load_all
+from pipelines.descriptor import (
+    DESCRIPTOR_SUFFIX,
+    PipelineDescriptor,
+    PipelineError,
+    load_all,
+)
 from segs_client.contract import MODEL_NAME
 from serving.errors import RepositoryError
 
 
-def check_repositories(repositories: Sequence[Path], model_repository: Path) -> tuple[str, ...]:
+def check_repositories(
+    repositories: Sequence[Path], model_repository: Path
+) -> Mapping[str, PipelineDescriptor]:
     """Reads the descriptors and looks for what would stop Triton.
 
-    Returns the pipelines' names.
+    Returns the pipelines, by name.
 
     Raises:
         RepositoryError: a folder is missing, has no pipeline or a broken one, or holds a folder
@@ -41,7 +48,7 @@ def check_repositories(repositories: Sequence[Path], model_repository: Path) -> 
                 raise RepositoryError(
                     f"{folder}: pipeline {name!r} lacks its model folder {model!r}; build it again"
                 )
-    return tuple(pipelines)
+    return {name: descriptor for name, (descriptor, _) in pipelines.items()}
 
 
 def _check_models(folder: Path) -> None:

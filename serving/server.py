@@ -22,7 +22,7 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME
-from serving.canary import run_canary
+from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
 from serving.credentials import ADMIN_KEY, Credentials
 from serving.errors import ModelsDownError, ServingError, StartError
@@ -77,6 +77,8 @@ class EmbeddedServer:
         folders = tuple(Path(folder) for folder in repositories)
         self.options = ServerOptions(**{"grpc_port": 0, **options, "repositories": folders})
         self.pipelines: tuple[str, ...] = ()
+        self.songs: tuple[Song, ...] = ()
+        """The canaries that it has to answer."""
         self.ports: dict[str, int] = {}
         self.pid = 0
         """Process id of tritonserver itself."""
@@ -135,7 +137,10 @@ class EmbeddedServer:
         with self._lock:
             if self._guard is not None:
                 raise StartError("this server was started before")
-            self.pipelines, installation = preflight(options)
+            pipelines, installation = preflight(options)
+            self.pipelines = tuple(pipelines)
+            if options.canary and has_detailer(options.model_repository):
+                self.songs = songs(pipelines.values())
             self._claim_ports()
             self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
             self._state = self._workspace / "state"
@@ -255,18 +260,14 @@ class EmbeddedServer:
         )
 
     def sing(self, stop_asked: threading.Event) -> None:
-        """Sends a canary to each pipeline.
+        """Sends all canaries, one after another.
 
         Raises:
             CanaryError: one was not answered.
         """
-        if not (self.options.canary and has_detailer(self.options.model_repository)):
-            return
-        for pipeline in self.pipelines:
-            taken_s = run_canary(
-                self.connection, pipeline, self.options.start_timeout_s, stop_asked
-            )
-            log.info("pipeline %s answered in %.2f s", pipeline, taken_s)
+        for song in self.songs:
+            taken_s = run_canary(self.connection, song, self.options.start_timeout_s, stop_asked)
+            log.info("%s answered in %.2f s", song, taken_s)
 
     def tail(self, lines: int = 50) -> str:
         """The last lines of the server's output."""

@@ -10,7 +10,6 @@ import time
 from serving.canary import run_canary
 from serving.errors import CanaryError, ServingError
 from serving.health import Health
-from serving.repositories import has_detailer
 from serving.server import EmbeddedServer
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,9 @@ _FAILURES = 2
 
 
 class Singer:
-    """Asks for a tiny picture, of each pipeline in turn, from a thread of its own; a context
-    manager. Readiness follows: the first failure takes it away, the next answer gives it back."""
+    """Asks for a tiny picture, of each pipeline and ControlNet in turn, from a thread of its own; a
+    context manager. Readiness follows: the first failure takes it away, the next answer gives it
+    back."""
 
     def __init__(self, server: EmbeddedServer, health: Health) -> None:
         self._server = server
@@ -37,8 +37,7 @@ class Singer:
         self._thread = threading.Thread(target=self._run, name="canary", daemon=True)
 
     def __enter__(self) -> Singer:
-        options = self._server.options
-        if options.canary and has_detailer(options.model_repository) and self._server.pipelines:
+        if self._server.songs:
             self._thread.start()
         return self
 
@@ -57,7 +56,7 @@ class Singer:
 
     def _run(self) -> None:
         answered, failures = self._answered(), 0
-        for pipeline in itertools.cycle(self._server.pipelines):
+        for song in itertools.cycle(self._server.songs):
             if self._over.wait(INTERVAL_S):
                 return
             before, answered = answered, self._answered()
@@ -66,7 +65,7 @@ class Singer:
             try:
                 taken_s = run_canary(
                     self._server.connection,
-                    pipeline,
+                    song,
                     self._limit_s(),
                     self._over,
                     refused_is_fine=True,

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from serving.canary import run_canary
+from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
 from serving.heart import STATE_VARIABLE, EngineState, read_state
@@ -160,7 +160,7 @@ class Supervised:
         Raises:
             CanaryError: it did not.
         """
-        return run_canary(Connection(self.url), PIPELINE, timeout_s)
+        return run_canary(Connection(self.url), Song(PIPELINE), timeout_s)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The living processes by role: ``supervisor``, ``guard``, ``tritonserver``, and the

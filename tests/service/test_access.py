@@ -18,7 +18,7 @@ from pipelines import load_all
 from segs_client import Client, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.api_keys import key_line
-from serving.canary import canary_request
+from serving.canary import Song, canary_request
 from serving.options import TlsFiles
 from serving.server import EmbeddedServer
 from tests.certificates import Authority
@@ -139,7 +139,7 @@ def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
                 "name": "request",
                 "datatype": "BYTES",
                 "shape": [1],
-                "data": [json.dumps(canary_request("sd15"))],
+                "data": [json.dumps(canary_request(Song("sd15")))],
             },
             {
                 "name": "image",

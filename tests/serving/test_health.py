@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from sampling.flight import Flight
 from serving import heart, singer
 from serving.__main__ import main
+from serving.canary import Song
 from serving.connection import Connection
 from serving.errors import CanaryError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
@@ -184,11 +185,10 @@ class ToldServer:
     """A server whose engine says what a test wants."""
 
     connection = Connection("nowhere")
-    pipelines = ("a", "b")
+    songs = (Song("a"), Song("b", "edges"))
 
     def __init__(self) -> None:
         self.state = EngineState(requests=0, answered=0)
-        self.options = EmbeddedServer().options
 
     def engine_state(self) -> EngineState:
         return self.state
@@ -211,16 +211,16 @@ def sing(told: ToldServer, health: Health, until: Any) -> Singer:
 def test_the_canary_goes_round(
     told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, float]] = []
+    asked: list[tuple[Song, float]] = []
 
-    def answer(server: Connection, pipeline: str, limit_s: float, *_: Any, **__: Any) -> float:
-        asked.append((pipeline, limit_s))
+    def answer(server: Connection, song: Song, limit_s: float, *_: Any, **__: Any) -> float:
+        asked.append((song, limit_s))
         told.state = EngineState(requests=len(asked) // 2, answered=0)
         return 0.1
 
     monkeypatch.setattr(singer, "run_canary", answer)
     sing(told, health, lambda: len(asked) >= 3).check()
-    assert asked[:3] == [("a", 10.0), ("b", 10.0), ("a", 600.0)]
+    assert asked[:3] == [(Song("a"), 10.0), (Song("b", "edges"), 10.0), (Song("a"), 600.0)]
     assert health.state()["canary"]["seconds"] == 0.1
 
 
