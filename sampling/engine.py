@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from preprocessing.plan import DeadlineExceededError, StoppingError, UnavailableError
 from sampling.costs import CostModel
 from sampling.faults import AnswerError
 from sampling.flight import Flight
@@ -248,8 +248,6 @@ class StepEngine:
     async def _run_batch(self, batch: list[WaitingCall]) -> None:
         try:
             await self._answer(batch)
-        except asyncio.CancelledError:  # by serve's end, or by the network
-            self._give_up(batch, AnswerError(f"{batch[0].call.network}: the call was cancelled"))
         except Exception as error:
             self._give_up(batch, error)
         finally:
@@ -259,27 +257,38 @@ class StepEngine:
 
     async def _answer(self, batch: list[WaitingCall]) -> None:
         """Runs a batch and sends every program its rows."""
-        calls = [waiting.call for waiting in batch]
         start_s = time.perf_counter()
-        try:
-            inputs = self._stacker.stack(batch[0].group, calls)
-            parts = list(hand_out(calls, await self._run_rows(calls[0], inputs)))
-        except Exception as error:
-            self._charge(batch, start_s)
-            self._queue_apart(batch, error)
-            return
+        parts = await self._ask(batch)
         seconds = self._charge(batch, start_s)
+        if isinstance(parts, Exception):
+            self._queue_apart(batch, parts)
+            return
         self._learn(batch, seconds)
         for waiting, part in zip(batch, parts, strict=True):
             self._advance(waiting.live, part)
 
+    async def _ask(self, batch: list[WaitingCall]) -> list[Part] | Exception:
+        """Each call's rows of the network's answer, or what went wrong."""
+        calls = [waiting.call for waiting in batch]
+        try:
+            inputs = self._stacker.stack(batch[0].group, calls)
+            return list(hand_out(calls, await self._run_rows(calls[0], inputs)))
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            return AnswerError(f"{calls[0].network}: the call was cancelled")
+        except Exception as error:
+            return error
+
     def _queue_apart(self, batch: list[WaitingCall], error: Exception) -> None:
         """What a failed batch leaves: each call comes again in a group of its own, so that one
-        request's fault is its own; a call that was by itself has failed."""
-        if len(batch) == 1:
-            batch[0].live.fail(error)
-            return
+        request's fault is its own; a call that was by itself has failed, and so have all where the
+        network is gone."""
+        final = len(batch) == 1 or isinstance(error, UnavailableError)
         for waiting in batch:
+            if final:
+                waiting.live.fail(error)
+                continue
             self._queue(replace(waiting, group=(*waiting.group, waiting.arrival)))
 
     def _give_up(self, calls: Iterable[WaitingCall], error: Exception) -> None:

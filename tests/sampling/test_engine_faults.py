@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from preprocessing.plan import DeadlineExceededError, LostError, StoppingError
 from sampling import engine as engine_module
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError
@@ -114,6 +114,25 @@ def test_a_call_that_its_network_cancelled_has_failed() -> None:
     failed, good = on_engine(work, Cancelling())
     assert isinstance(failed, AnswerError)
     assert good == 2.0
+
+
+def test_a_network_that_is_gone_is_not_asked_again_for_each() -> None:
+    class Gone(CountingNetworks):
+        async def run(self, network: str, inputs: Tensors) -> Tensors:
+            outputs = await super().run(network, inputs)
+            if network == "other":
+                raise LostError
+            return outputs
+
+    async def work(engine: StepEngine) -> list[float | BaseException]:
+        lost = (steps(1, network="other") for _ in range(3))
+        return await outcomes(engine, *lost, steps(2))
+
+    networks = Gone()
+    *lost, good = on_engine(work, networks)
+    assert [type(each) for each in lost] == [LostError] * 3
+    assert good == 2.0
+    assert networks.batches.count(("other", 3)) == len(networks.batches) - 2 == 1
 
 
 def no_rows() -> Program[float]:
