@@ -24,7 +24,7 @@ from segs_client.messages import BuiltRequest, build
 from tests.service import test_refusals as refusals
 
 PIPELINE = "sd15"
-ANSWER_S = 60.0
+ANSWER_S = 180.0
 """For any answer, however busy the machine."""
 _MIX = {
     "picture": 17,
