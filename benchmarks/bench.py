@@ -17,7 +17,7 @@ from benchmarks.gpu_curve import FLAT_ROWS, curves
 from benchmarks.watch import Watched, watch
 from benchmarks.workload import Kind, Request, request
 from pipelines import load_all
-from sampling.options import ServiceOptions
+from preprocessing.limits import DEFAULT, Limits
 from serving.local import LocalDetailer
 from serving.server import EmbeddedServer
 
@@ -75,7 +75,7 @@ class Bench:
 
 @contextlib.contextmanager
 def running(
-    repository: Path, pipeline: str, local: LocalDetailer, service: ServiceOptions
+    repository: Path, pipeline: str, local: LocalDetailer, limits: Limits
 ) -> Iterator[Bench]:
     """A server of a repository, with the log that :func:`benchmarks.watch.watch` reads."""
     with tempfile.TemporaryDirectory(prefix="segs-bench-") as folder:
@@ -83,28 +83,27 @@ def running(
             [repository],
             log_level="DEBUG",
             log_path=Path(folder) / "server.log",
-            service=service,
+            limits=limits,
         )
         with server:
             yield Bench(server, local, repository, pipeline)
 
 
 @contextlib.contextmanager
-def chosen(arguments: argparse.Namespace, service: ServiceOptions | None = None) -> Iterator[Bench]:
+def chosen(arguments: argparse.Namespace, limits: Limits = DEFAULT) -> Iterator[Bench]:
     """The server that the command line asks for; see :func:`add_arguments`."""
-    service = service or ServiceOptions()
     if arguments.gpu:
         using = curves(arguments.scale, arguments.flat_rows)
         with tempfile.TemporaryDirectory(prefix="segs-standin-") as folder:
             repository = Path(folder)
             standin.write_standin(repository, standin.tiny_repository(), using)
             local = standin.local_standin(repository, using)
-            with running(repository, standin.NAME, local, service) as bench:
+            with running(repository, standin.NAME, local, limits) as bench:
                 yield bench
         return
     repository = arguments.repository or standin.tiny_repository()
     local = LocalDetailer([repository])
-    with running(repository, arguments.pipeline, local, service) as bench:
+    with running(repository, arguments.pipeline, local, limits) as bench:
         yield bench
 
 

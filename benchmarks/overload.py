@@ -22,7 +22,7 @@ from benchmarks.bench import Bench, chosen, markdown, median, parser_of
 from benchmarks.clients import Answer, Crowd, closed_loop, open_loop
 from benchmarks.machine import describe
 from benchmarks.workload import Kind, Request
-from sampling.options import ServiceOptions
+from preprocessing.limits import Limits
 from serving.server import EmbeddedServer
 
 KINDS = (
@@ -35,7 +35,7 @@ KINDS = (
 MOST_SLOWDOWN = 3.0
 MOST_REFUSAL_S = 0.050
 MOST_GROWTH = 1.10
-OPTIONS = ServiceOptions(max_slowdown=1.8)
+OPTIONS = Limits(max_slowdown=1.8)
 """The estimate's own error, and what preparing and composing take, fit between this and 3."""
 _ALONE = 5
 _CLIENTS = 8
@@ -184,13 +184,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--capacity-rounds", type=int, default=5, help="requests of each client")
     parser.add_argument("--max-slowdown", type=float, default=OPTIONS.max_slowdown)
     arguments = parser.parse_args(argv)
-    options = ServiceOptions(max_slowdown=arguments.max_slowdown)
+    options = Limits(max_slowdown=arguments.max_slowdown)
     with chosen(arguments, options) as bench:
         start_s = time.perf_counter()
         stream = measure(bench, arguments.requests, arguments.load, arguments.capacity_rounds)
         name, seconds = bench.pipeline, time.perf_counter() - start_s
     sys.stdout.write(
-        f"{describe()}; {name}; {options}; {seconds:.0f} s in all\n\n"
+        f"{describe()}; {name}; max_slowdown {options.max_slowdown}; {seconds:.0f} s in all\n\n"
         f"{table(stream)}\n\n{summary(stream)}"
     )
     failures = stream.failures()

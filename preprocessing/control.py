@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -77,26 +77,37 @@ def preprocessors() -> dict[str, Preprocessor]:
     return {**found, **_OWN}
 
 
+def check_control(control: ControlNet, known: Collection[str], field: str) -> None:
+    """
+    Args:
+        known: names of the pipeline's ControlNets.
+        field: what errors call it.
+
+    Raises:
+        ContractError: an unknown ControlNet or preprocessor.
+    """
+    if control.name not in known:
+        allowed = ", ".join(known) or "none: the pipeline was built without ControlNets"
+        raise invalid(f"{field}.name", "unknown ControlNet", value=control.name, allowed=allowed)
+    if control.preprocessor not in preprocessors():
+        allowed = ", ".join(sorted(preprocessors()))
+        raise invalid(
+            f"{field}.preprocessor", "unknown", value=control.preprocessor, allowed=allowed
+        )
+
+
 class ControlReader:
-    """Makes the hints of one request's SEGS.
+    """Makes the hints of one request's SEGS, whose chains :func:`check_control` has passed.
 
     Args:
         tensor: the request's ``control_images``.
         size: (height, width) of the picture.
-        known: the pipeline's ControlNets.
         crops: gets the hints.
     """
 
-    def __init__(
-        self,
-        tensor: Pixels | None,
-        size: tuple[int, int],
-        known: Sequence[str],
-        crops: Packer,
-    ) -> None:
+    def __init__(self, tensor: Pixels | None, size: tuple[int, int], crops: Packer) -> None:
         self._tensor = tensor
         self._size = size
-        self._known = known
         self._crops = crops
         self._pictures: dict[Buffer, Pixels] = {}
 
@@ -110,11 +121,11 @@ class ControlReader:
             field: what errors call the chain.
 
         Raises:
-            ContractError: an unknown ControlNet or preprocessor, or a broken control image.
+            ContractError: a broken control image.
         """
         return tuple(
             PlannedControl(
-                name=self._checked(control.name, f"{field}.{index}.name"),
+                name=control.name,
                 strength=control.strength,
                 start_percent=control.start_percent,
                 end_percent=control.end_percent,
@@ -123,29 +134,15 @@ class ControlReader:
             for index, control in enumerate(chain)
         )
 
-    def _checked(self, name: str, field: str) -> str:
-        if name not in self._known:
-            allowed = ", ".join(self._known) or "none: the pipeline was built without ControlNets"
-            raise invalid(field, "unknown ControlNet", value=name, allowed=allowed)
-        return name
-
     def _hint(
         self, control: ControlNet, crop_region: Box, crop: Pixels, place: Piece, field: str
     ) -> Piece:
-        known = preprocessors()
-        if control.preprocessor not in known:
-            raise invalid(
-                f"{field}.preprocessor",
-                "unknown",
-                value=control.preprocessor,
-                allowed=", ".join(sorted(known)),
-            )
         if control.image is None and control.preprocessor == "none":
             return place
         if control.image is not None:
             x1, y1, x2, y2 = crop_region
             crop = self._picture(control.image, f"{field}.image")[y1:y2, x1:x2]
-        return self._crops.add(known[control.preprocessor](np.ascontiguousarray(crop)))
+        return self._crops.add(preprocessors()[control.preprocessor](np.ascontiguousarray(crop)))
 
     def _picture(self, place: Buffer, field: str) -> Pixels:
         if place not in self._pictures:

@@ -7,58 +7,76 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing.limits import MAX_IMAGE_PIXELS, MAX_SIDE_PX
+from preprocessing.limits import DEFAULT, Limits
 from segs_client.arrays import decode
+from segs_client.boxes import Size
 from segs_client.contract import Buffer, ImageInput, invalid
-from segs_client.picture_files import inspect
+from segs_client.picture_files import PictureFile, inspect
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
 
 
-def decode_file(data: bytes | memoryview, field: str) -> Pixels:
-    """Decodes a PNG, JPEG or WebP file; its header is checked before its pixels are touched.
+@dataclass(frozen=True)
+class Picture:
+    """A picture whose header is checked and whose pixels are not decoded yet."""
 
-    Transparency is dropped, grey becomes RGB, 16 bits become 8, EXIF rotation is left alone (as
-    ComfyUI's inputs are plain arrays, boxes refer to the stored pixels).
+    size: Size
+    _file: PictureFile | None
+    _data: Pixels
+    _field: str
+
+    def pixels(self) -> Pixels:
+        """uint8 ``[H, W, 3]``. Transparency is dropped, grey becomes RGB, 16 bits become 8, EXIF
+        rotation is left alone (as ComfyUI's inputs are plain arrays, boxes refer to the stored
+        pixels).
+
+        Raises:
+            ContractError: truncated or broken.
+        """
+        if self._file is None:
+            return self._data.reshape(*self.size, 3)
+        picture = self._file.decode(self._field)
+        if picture.mode.startswith("I;16"):  # Pillow would clip its values, not scale them
+            grey = (np.asarray(picture) >> 8).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.asarray(picture.convert("RGB"))
+
+
+def open_picture(
+    data: Pixels, form: ImageInput, limits: Limits = DEFAULT, field: str = "image"
+) -> Picture:
+    """Checks the request's ``image`` tensor, a file or raw pixels, without decoding it.
 
     Raises:
-        ContractError: not such a file, more than one picture, truncated, or too large.
+        ContractError: not such a file, more than one picture, too large, or not as long as its
+            shape says.
     """
-    file = inspect(data, field)
-    check_size(file.height, file.width, field)
-    picture = file.decode(field)
-    if picture.mode.startswith("I;16"):  # Pillow would clip its values, not scale them
-        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.asarray(picture.convert("RGB"))
-
-
-def check_size(height: int, width: int, field: str) -> None:
-    """Refuses pictures beyond the limits."""
-    if max(height, width) > MAX_SIDE_PX or height * width > MAX_IMAGE_PIXELS:
-        raise invalid(field, "too large", value=f"{width}×{height}", allowed=_size_limits())
-
-
-def _size_limits() -> str:
-    return f"sides up to {MAX_SIDE_PX} px and up to {MAX_IMAGE_PIXELS} pixels"
-
-
-def decode_input(data: Pixels, form: ImageInput) -> Pixels:
-    """The request's ``image`` tensor as pixels."""
     if form.shape is None:
-        return decode_file(data.data, "image")
+        file = inspect(data.data, field)
+        check_size(file.height, file.width, field, limits)
+        return Picture((file.height, file.width), file, data, field)
     height, width, _ = form.shape
-    check_size(height, width, "image.shape")
+    check_size(height, width, f"{field}.shape", limits)
     expected = math.prod(form.shape)
     if data.size != expected:
-        raise invalid("image", f"{data.size} bytes", allowed=f"{expected} bytes for its shape")
-    return data.reshape(form.shape)
+        raise invalid(field, f"{data.size} bytes", allowed=f"{expected} bytes for its shape")
+    return Picture((height, width), None, data, field)
+
+
+def check_size(height: int, width: int, field: str, limits: Limits) -> None:
+    """Refuses pictures beyond the limits."""
+    side, pixels = limits.max_picture_side_px, limits.max_picture_pixels
+    if max(height, width) > side or height * width > pixels:
+        allowed = f"sides up to {side} px and up to {pixels} pixels"
+        raise invalid(field, "too large", value=f"{width}×{height}", allowed=allowed)
 
 
 def encode(pixels: Pixels, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int) -> Pixels:

@@ -1,19 +1,166 @@
-"""The limits that input is checked against before any work is done for it."""
+"""How much is let in: every limit of a server, in one place. docs/limits.md is made from here.
 
-MAX_IMAGE_PIXELS = 64_000_000
-"""Most pixels of a picture."""
+Imports no array library, so that a command line can offer them. Beyond these are the contract's
+own bounds, which no server can widen.
+"""
 
-MAX_SIDE_PX = 16_384
-"""Longest side of a picture."""
+from __future__ import annotations
 
-MAX_SAMPLED_PIXELS = 2048 * 2048
-"""Most pixels that one SEG may be sampled at."""
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-MAX_REQUEST_SAMPLED_PIXELS = 256_000_000
-"""Most pixels that all SEGs of a request may be sampled at together."""
+from segs_client.json_text import JsonLimits
+from segs_client.refusals import closest_name
 
-MAX_SEGS = 1024
-"""Most SEGs in a request."""
+REFUSED = "refused"
+"""INVALID_ARGUMENT with field, value and what is allowed; the same request never goes."""
+LATER = "later"
+"""UNAVAILABLE with retry_after_s; nothing of the request was begun."""
+WAITS = "waits"
 
 MIN_SAMPLED_SIDE_PX = 8
 """Shortest side that the VAE can encode."""
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+def _limit(default: Any, bounds: str, beyond: str, least: float = 1, most: float = 1 << 53) -> Any:
+    """A field: what it bounds, what happens beyond it, and what may be chosen."""
+    told = {"bounds": bounds, "beyond": beyond, "least": least, "most": most}
+    return field(default=default, metadata=told)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server lets in and holds. An operator may change any of them.
+
+    Raises:
+        ValueError: a limit outside its own bounds, or of another type.
+    """
+
+    max_json_bytes: int = _limit(JsonLimits().max_bytes, "JSON of a request", REFUSED)
+    max_json_containers: int = _limit(
+        JsonLimits().max_containers, "lists and objects in it", REFUSED
+    )
+    max_json_names: int = _limit(JsonLimits().max_names, "colons in it, as of names", REFUSED)
+    max_json_values: int = _limit(JsonLimits().max_values, "commas in it", REFUSED)
+    max_tensor_bytes: int = _limit(
+        512 * _MIB,
+        "each of the tensors image, masks, seg_images and control_images, as it comes",
+        REFUSED,
+        most=2 * _GIB,
+    )
+
+    max_picture_pixels: int = _limit(
+        64_000_000,
+        "pixels of the picture, of a control image, of a mask of a prompt",
+        REFUSED,
+        most=178_000_000,
+    )
+    max_picture_side_px: int = _limit(16_384, "longest side of such", REFUSED, most=65_535)
+
+    max_segs: int = _limit(1024, "SEGs of a request", REFUSED, most=4096)
+    max_seg_passes: int = _limit(4096, "SEGs times batch_size", REFUSED)
+    max_seg_pixels: int = _limit(2048 * 2048, "pixels that a SEG is sampled at", REFUSED)
+    max_request_pixels: int = _limit(
+        256_000_000, "the same of all SEGs of a request, in all passes", REFUSED
+    )
+    max_work: float = _limit(
+        100_000.0,
+        "work of a request in megapixel-steps: sampled pixels / 10⁶ × steps × cycle × batch_size, "
+        "times half the number of a SEG's conditionings and, with c ControlNets, times 1 + c",
+        REFUSED,
+    )
+
+    max_prompt_chars: int = _limit(
+        10_000, "characters of a prompt, wildcards resolved", REFUSED, most=100_000
+    )
+    max_request_prompt_chars: int = _limit(
+        1_000_000,
+        "characters of all different prompts of a request, wildcards not resolved",
+        REFUSED,
+    )
+    max_prompt_chunks: int = _limit(
+        32, "chunks of 75 tokens of a prompt, rows of a text encoder's batch", REFUSED
+    )
+    max_prompt_weight: float = _limit(1000.0, "weight of a token, up or down", REFUSED)
+
+    max_request_memory_bytes: int = _limit(
+        4 * _GIB, "arrays of a request, by their declared shapes, before any is made", REFUSED
+    )
+    max_memory_bytes: int = _limit(8 * _GIB, "the same of all requests that are sampled", LATER)
+    max_message_bytes: int = _limit(
+        4 * _GIB, "tensors, as they come, of all requests inside, those that wait too", LATER
+    )
+    max_requests: int = _limit(512, "requests that are sampled", LATER, most=100_000)
+    max_queue_s: float = _limit(600.0, "their estimated device seconds", LATER, least=1e-3)
+    max_slowdown: float | None = _limit(
+        None,
+        "how many times longer than alone a request may take because of others, by estimate; "
+        "null: any",
+        LATER,
+    )
+    max_live_segs: int = _limit(
+        64, "SEGs under way; beyond them each request still has one", WAITS, most=100_000
+    )
+    text_cache_bytes: int = _limit(256 * _MIB, "encoded prompts kept", "the oldest go", least=0)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None and each.default is None:
+                continue
+            whole = each.type == "int"
+            least, most = each.metadata["least"], each.metadata["most"]
+            kind = int if whole else (int, float)
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+                number = "a whole number" if whole else "a number"
+                raise ValueError(f"{each.name}: {number}, {least:g} … {most:g}, got {value!r}")
+        if self.max_memory_bytes < self.max_request_memory_bytes:
+            raise ValueError(
+                "max_memory_bytes: at least max_request_memory_bytes, "
+                f"{self.max_request_memory_bytes}, got {self.max_memory_bytes}"
+            )
+
+    @classmethod
+    def from_mapping(cls, chosen: Mapping[str, object]) -> Limits:
+        """The defaults but for those that ``chosen`` names.
+
+        Raises:
+            ValueError: an unknown name, or a value that is not allowed.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in chosen:
+            if name not in known:
+                closest = closest_name(name, known)
+                raise ValueError(f"{name}: no such limit; closest is {closest}, see docs/limits.md")
+        values: dict[str, Any] = dict(chosen)
+        return cls(**values)
+
+    @staticmethod
+    def read(text: str | bytes) -> dict[str, object]:
+        """The mapping that some JSON holds.
+
+        Raises:
+            ValueError: not such JSON.
+        """
+        chosen = json.loads(text)
+        if not isinstance(chosen, dict):
+            raise ValueError("one JSON object is expected, name → value")
+        return chosen
+
+    @property
+    def json(self) -> JsonLimits:
+        """Those of a request's JSON."""
+        return JsonLimits(
+            self.max_json_bytes,
+            self.max_json_containers,
+            self.max_json_names,
+            self.max_json_values,
+        )
+
+
+DEFAULT = Limits()

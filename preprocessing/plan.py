@@ -114,6 +114,7 @@ class Plan(_Model):
     image_size: Annotated[tuple[int, int], Field(description="height, width")]
     segs: tuple[PlannedSeg, ...]
     prepare_s: float
+    memory_bytes: Annotated[int, Field(description="of all its arrays, by declared shapes")]
 
 
 class SampledSeg(_Model):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
-from pipelines.descriptor import EMBEDDING
-from preprocessing import limits
-from preprocessing.images import Pixels, decode_input
-from preprocessing.plan import Plan, PlannedPrompt
+from preprocessing.images import Pixels, open_picture
+from preprocessing.limits import DEFAULT, Limits
+from preprocessing.plan import Plan
+from preprocessing.prompts import PromptBook
 from preprocessing.seg_reader import SegReader
+from preprocessing.survey import Survey
 from segs_client.contract import invalid, parse_request
 
 
@@ -45,10 +46,13 @@ def prepare(
     inputs: Inputs,
     *,
     pipelines: Mapping[str, PipelineDescriptor],
+    limits: Limits = DEFAULT,
     request_id: str = "",
     deadline_s: float | None = None,
 ) -> Prepared:
     """Validates a request and brings every crop to its sampled size.
+
+    Whatever can be told from its JSON and from headers is told before anything is decoded.
 
     Args:
         pipelines: those that may be asked for, by name.
@@ -58,38 +62,36 @@ def prepare(
         ContractError: whatever is wrong with the input, naming the field.
     """
     start_s = time.perf_counter()
-    request = parse_request(inputs.request)
+    _check_tensors(inputs, limits)
+    request = parse_request(inputs.request, limits.json)
     pipeline = _named(request.pipeline, pipelines, "pipeline")
     refiner = None
     if request.refiner is not None:
         refiner = _named(request.refiner.pipeline, pipelines, "refiner.pipeline")
         _check_refiner(pipeline, refiner)
-    items = request.segs.items
-    if len(items) > limits.MAX_SEGS:
-        raise invalid(
-            "segs.items", "too many", value=len(items), allowed=f"up to {limits.MAX_SEGS}"
-        )
-    pixels = decode_input(inputs.image, request.image)
-    reader = SegReader(
-        request,
-        pixels,
-        pipeline.controlnets,
-        masks=inputs.masks,
-        images=inputs.seg_images,
-        controls=inputs.control_images,
-    )
+    picture = open_picture(inputs.image, request.image, limits)
+    tensors = {
+        "masks": inputs.masks,
+        "images": inputs.seg_images,
+        "controls": inputs.control_images,
+    }
+    survey = Survey(request, picture.size, tuple(pipeline.controlnets), limits, **tensors)
+    surveyed = survey.segs()
+    book = PromptBook(request, limits)
+    book.check(pipeline, refiner)
+    # Only now anything is decoded.
+    pixels = picture.pixels()
+    reader = SegReader(request, pixels, book, **tensors)
+    pairs = enumerate(zip(request.segs.items, surveyed, strict=True))
     plan = Plan(
         request=request,
         request_id=request_id,
         deadline_s=deadline_s,
-        image_size=(pixels.shape[0], pixels.shape[1]),
-        segs=tuple(reader.read(index, item) for index, item in enumerate(items)),
+        image_size=picture.size,
+        segs=tuple(reader.read(index, *pair) for index, pair in pairs),
         prepare_s=time.perf_counter() - start_s,
+        memory_bytes=survey.memory_bytes,
     )
-    for seg in plan.segs:
-        _check_embeddings((*seg.positives, *seg.negatives), pipeline)
-        if refiner is not None:
-            _check_embeddings((*seg.refiner_positives, *seg.refiner_negatives), refiner)
     return Prepared(
         plan,
         pixels.reshape(-1),
@@ -97,6 +99,14 @@ def prepare(
         reader.masks.tensor(),
         reader.given.tensor(),
     )
+
+
+def _check_tensors(inputs: Inputs, limits: Limits) -> None:
+    for name in ("image", "masks", "seg_images", "control_images"):
+        tensor = getattr(inputs, name)
+        if tensor is not None and tensor.size > limits.max_tensor_bytes:
+            allowed = f"up to {limits.max_tensor_bytes} bytes"
+            raise invalid(name, "too long", value=f"{tensor.size} bytes", allowed=allowed)
 
 
 def _named(
@@ -113,12 +123,3 @@ def _check_refiner(base: PipelineDescriptor, refiner: PipelineDescriptor) -> Non
     if form != (refiner.latent_channels, refiner.latent_scale):
         allowed = f"a pipeline with {form[0]} latent channels scaled by {form[1]}"
         raise invalid("refiner.pipeline", "another latent", value=refiner.name, allowed=allowed)
-
-
-def _check_embeddings(prompts: Iterable[PlannedPrompt], pipeline: PipelineDescriptor) -> None:
-    known = {name for encoder in pipeline.text_encoders for name in encoder.embeddings}
-    for prompt in prompts:
-        for name in EMBEDDING.findall(prompt.text):
-            if name not in known:
-                allowed = ", ".join(sorted(known)) or f"none: {pipeline.name} was built without"
-                raise invalid("prompt", "unknown embedding", value=name, allowed=allowed)

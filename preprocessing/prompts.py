@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from segs_client.contract import Box, DetailRequest, SegItem
+from pipelines import PipelineDescriptor
+from pipelines.descriptor import EMBEDDING
+from preprocessing.limits import DEFAULT, Limits
+from segs_client.contract import Box, DetailRequest, SegItem, invalid
 from segs_client.wildcards import resolve
 
 _ORDERS: dict[str, Callable[[Box], float]] = {
@@ -21,32 +25,130 @@ def _area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
+@dataclass(frozen=True)
+class _Said:
+    """A prompt before its wildcards are resolved; ``field`` is what errors call it."""
+
+    text: str
+    field: str
+    seed: int
+
+
 class PromptBook:
-    """Answers for one request which text a SEG is detailed with."""
+    """Answers for one request which text a SEG is detailed with.
 
-    def __init__(self, request: DetailRequest) -> None:
+    Raises (every method):
+        ContractError: a prompt is too long, alone or together with the others, or its wildcards
+            are wrong.
+    """
+
+    def __init__(self, request: DetailRequest, limits: Limits = DEFAULT) -> None:
         self._request = request
+        self._limits = limits
         self._dealt = _deal(request)
-
-    def resolved(self, text: str, seed: int | None = None) -> str:
-        """The text with its wildcards resolved, from the request's seed unless told another."""
-        chosen = self._request.seed if seed is None else seed
-        return resolve(text, chosen, self._request.wildcards)
+        self._resolved: dict[tuple[str, int], str] = {}
 
     def positive(self, index: int, item: SegItem) -> str:
         """What is to be drawn in a SEG."""
-        text = self._request.prompt
+        return self._resolve(self._positive(index, item))
+
+    def negative(self, index: int, item: SegItem) -> str:
+        """What is to be avoided in a SEG."""
+        return self._resolve(self._negative(index, item))
+
+    def more(self, side: str, index: int) -> str:
+        """One of the request's further ``prompts`` or ``negatives``."""
+        return self._resolve(self._more(side, index))
+
+    def refiner(self, name: str, item: SegItem) -> str | None:
+        """What the refiner is told instead of ``prompt`` or ``negative``; None if the same."""
+        said = self._refiner(name, item)
+        return None if said is None else self._resolve(said)
+
+    def check(self, base: PipelineDescriptor, refiner: PipelineDescriptor | None) -> None:
+        """Looks at every prompt that will be asked for: its length, before any wildcard is
+        resolved, and its embeddings, which have to be known."""
+        told, refined = self._all()
+        self._check_lengths([*told, *refined])
+        texts = {self._resolve(said) for said in told}
+        _check_embeddings(texts, base)
+        if refiner is not None:
+            _check_embeddings({self._resolve(said) for said in refined}, refiner)
+
+    def _all(self) -> tuple[list[_Said], list[_Said]]:
+        """What the base and what the refiner is told."""
+        request = self._request
+        told, refined = [], []
+        for side, name in (("prompts", "prompt"), ("negatives", "negative")):
+            more = [self._more(side, index) for index in range(len(getattr(request, side)))]
+            told += more
+            if getattr(request.refiner, name, None) is None:
+                refined += more
+        for index, item in enumerate(request.segs.items):
+            if not item.skip:
+                told += [self._positive(index, item), self._negative(index, item)]
+                refined += [
+                    self._refiner("prompt", item) or told[-2],
+                    self._refiner("negative", item) or told[-1],
+                ]
+        return told, refined
+
+    def _check_lengths(self, everything: Iterable[_Said]) -> None:
+        total, most = 0, self._limits.max_request_prompt_chars
+        for said in {(said.text, said.seed): said for said in everything}.values():
+            _check_chars(said.field, "too long", len(said.text), self._limits.max_prompt_chars)
+            total += len(said.text)
+            _check_chars(said.field, "the prompts are too long together", total, most)
+
+    def _resolve(self, said: _Said) -> str:
+        key = said.text, said.seed
+        if key not in self._resolved:
+            most = self._limits.max_prompt_chars
+            resolved = resolve(*key, self._request.wildcards, most)
+            _check_chars(said.field, "too long with its wildcards", len(resolved), most)
+            self._resolved[key] = resolved
+        return self._resolved[key]
+
+    def _said(self, text: str, field: str, item: SegItem | None = None) -> _Said:
+        own = None if item is None else item.seed
+        return _Said(text, field, self._request.seed if own is None else own)
+
+    def _positive(self, index: int, item: SegItem) -> _Said:
+        text, field = self._request.prompt, "prompt"
         if item.prompt is not None:
             text = _joined(text, item.prompt) if item.prompt_mode == "add" else item.prompt
+            field = f"segs.items.{index}.prompt"
         elif self._request.seg_prompts is not None and index in self._dealt:
             dealt = self._dealt[index]
             text = _joined(text, dealt) if self._request.seg_prompts.mode == "add" else dealt
-        return self.resolved(text, item.seed)
+            field = "seg_prompts.text"
+        return self._said(text, field, item)
 
-    def negative(self, item: SegItem) -> str:
-        """What is to be avoided in a SEG."""
-        own = item.negative
-        return self.resolved(self._request.negative if own is None else own, item.seed)
+    def _negative(self, index: int, item: SegItem) -> _Said:
+        if item.negative is None:
+            return self._said(self._request.negative, "negative", item)
+        return self._said(item.negative, f"segs.items.{index}.negative", item)
+
+    def _more(self, side: str, index: int) -> _Said:
+        return self._said(getattr(self._request, side)[index].text, f"{side}.{index}.text")
+
+    def _refiner(self, name: str, item: SegItem) -> _Said | None:
+        text = None if self._request.refiner is None else getattr(self._request.refiner, name)
+        return None if text is None else self._said(text, f"refiner.{name}", item)
+
+
+def _check_chars(field: str, message: str, count: int, most: int) -> None:
+    if count > most:
+        raise invalid(field, message, value=count, allowed=f"up to {most} characters")
+
+
+def _check_embeddings(texts: Iterable[str], pipeline: PipelineDescriptor) -> None:
+    known = {name for encoder in pipeline.text_encoders for name in encoder.embeddings}
+    for text in texts:
+        for name in EMBEDDING.findall(text):
+            if name not in known:
+                allowed = ", ".join(sorted(known)) or f"none: {pipeline.name} was built without"
+                raise invalid("prompt", "unknown embedding", value=name, allowed=allowed)
 
 
 def _deal(request: DetailRequest) -> dict[int, str]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from preprocessing.limits import MAX_SAMPLED_PIXELS, MAX_SIDE_PX
 from segs_client.boxes import Box, Size
 
 STEP_PX = 64
 """Every side is a multiple of it: latents of multiples of 8, which no network has to pad."""
+
+_LONGEST_PX = 16_384
+"""The contract's most for max_size."""
 
 SIDES_PX = tuple(
     sorted(
@@ -22,7 +24,7 @@ SIDES_PX = tuple(
             STEP_PX * digits << shift
             for digits in range(1, 8)
             for shift in range(9)
-            if STEP_PX * digits << shift <= MAX_SIDE_PX
+            if STEP_PX * digits << shift <= _LONGEST_PX
         }
     )
 )
@@ -44,7 +46,9 @@ class Shape:
     size: Size
 
 
-def common_shape(crop_region: Box, exact: Size, within: Box, max_size: float) -> Shape:
+def common_shape(
+    crop_region: Box, exact: Size, within: Box, max_size: float, max_pixels: int
+) -> Shape:
     """The smallest size of the table that a SEG can be sampled at, and its crop region for it.
 
     The region contains the old one and keeps its centre where ``within`` allows; it is never
@@ -58,17 +62,18 @@ def common_shape(crop_region: Box, exact: Size, within: Box, max_size: float) ->
         max_size: most that a side may be, px; cut to a multiple of 8 it is one more side of the
             table. Where ``exact`` exceeds it, as ``force_inpaint`` allows, sides may go up to the
             next side of the table.
+        max_pixels: most that a SEG may be sampled at.
 
     Example:
-        >>> common_shape((20, 25, 100, 125), (640, 512), (0, 0, 256, 192), max_size=768)
+        >>> common_shape((20, 25, 100, 125), (640, 512), (0, 0, 256, 192), 768, 2**22)
         Shape(crop_region=(20, 25, 100, 125), size=(640, 512))
-        >>> common_shape((20, 25, 98, 125), (640, 499), (0, 0, 256, 192), max_size=768)
+        >>> common_shape((20, 25, 98, 125), (640, 499), (0, 0, 256, 192), 768, 2**22)
         Shape(crop_region=(19, 25, 99, 125), size=(640, 512))
     """
     width, height = _sides(crop_region)
     upscale = max(exact[0] / height, exact[1] / width)  # the exact sides are cut to whole pixels
     least = max(upscale * (1 - TOLERANCE), 1.0)
-    most_pixels = min(MAX_GROWTH * exact[0] * exact[1], MAX_SAMPLED_PIXELS)
+    most_pixels = min(MAX_GROWTH * exact[0] * exact[1], max_pixels)
     longest = int(max_size) // 8 * 8
     if max(exact) > max_size:
         longest = next(side for side in SIDES_PX if side >= max(exact))

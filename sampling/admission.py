@@ -1,9 +1,10 @@
-"""Who is let in: a bounded queue, by estimated work and by how long everybody would take."""
+"""Who is let in: a bounded queue, by estimated work, memory, and how long everybody would take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from preprocessing.limits import Limits
 from preprocessing.plan import OverloadedError, StoppingError
 from sampling.policy import Requester
 from sampling.work import Work
@@ -13,6 +14,7 @@ from sampling.work import Work
 class _Admitted:
     requester: Requester
     work: Work
+    memory_bytes: int
     since_s: float
 
     @property
@@ -26,23 +28,20 @@ class Admission:
     """The requests under way.
 
     Args:
-        max_queue_s: estimated device seconds of all requests together; one that finds nothing
-            else under way is let in whatever it needs.
-        max_slowdown: how many times longer than alone a request may take, by estimate, because of
-            the others; None sets no bound.
-        max_requests: requests at once, whatever they need.
+        limits: ``max_requests``, ``max_queue_s``, ``max_slowdown`` and ``max_memory_bytes`` of it;
+            a request that finds nothing else under way is let in whatever it needs.
     """
 
-    max_queue_s: float
-    max_slowdown: float | None
-    max_requests: int
+    limits: Limits
     refused: int = 0
     """Since the start."""
     closed: bool = False
     """Whether nobody is let in any more."""
     _admitted: dict[Requester, _Admitted] = field(default_factory=dict)
 
-    def admit(self, requester: Requester, work: Work | None, now_s: float) -> None:
+    def admit(
+        self, requester: Requester, work: Work | None, memory_bytes: int, now_s: float
+    ) -> None:
         """Lets a request in; :meth:`leave` has to follow. Work of None is not known and counts as
         none.
 
@@ -53,7 +52,7 @@ class Admission:
         if self.closed:
             self.refused += 1
             raise StoppingError
-        asked = _Admitted(requester, work or Work(0.0, 0.0), now_s)
+        asked = _Admitted(requester, work or Work(0.0, 0.0), memory_bytes, now_s)
         wait_s = self._wait_s(asked, now_s)
         if wait_s is not None:
             self.refused += 1
@@ -78,12 +77,16 @@ class Admission:
         if not self._admitted:
             return None
         shortest_s = min(each.left_s for each in self._admitted.values())
-        if len(self._admitted) >= self.max_requests:
+        held_bytes = sum(each.memory_bytes for each in self._admitted.values())
+        if held_bytes + asked.memory_bytes > self.limits.max_memory_bytes:
             return shortest_s
-        over_s = self.queued_s + asked.work.shared_s - self.max_queue_s
+        if len(self._admitted) >= self.limits.max_requests:
+            return shortest_s
+        over_s = self.queued_s + asked.work.shared_s - self.limits.max_queue_s
         if over_s > 0:
             return min(over_s, self.queued_s)
-        if self.max_slowdown is not None and self._is_too_slow(asked, now_s, self.max_slowdown):
+        slowdown = self.limits.max_slowdown
+        if slowdown is not None and self._is_too_slow(asked, now_s, slowdown):
             return shortest_s
         return None
 

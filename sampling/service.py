@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from preprocessing.images import Pixels
+from preprocessing.limits import DEFAULT, Limits
 from preprocessing.packing import Packer, mask_at, pixels_at
 from preprocessing.plan import (
     DeadlineExceededError,
@@ -38,11 +39,11 @@ from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.faults import IncidentError, NotFiniteError, open_incident, told
 from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
-from sampling.options import ServiceOptions
 from sampling.pipeline import Pipeline, device_of, network_table
 from sampling.policy import PRIORITY_WEIGHTS, Requester
 from sampling.program import Program
 from sampling.slots import Slots
+from sampling.text import check_prompt
 from sampling.text_cache import TextCache
 from sampling.unet import Control
 from sampling.work import Estimator
@@ -86,25 +87,30 @@ class DetailService:
         self,
         networks: Networks,
         pipelines: Mapping[str, Pipeline],
-        options: ServiceOptions | None = None,
+        limits: Limits = DEFAULT,
         device: torch.device | None = None,
     ) -> None:
-        options = options or ServiceOptions()
         self.pipelines = pipelines
+        self.limits = limits
         self.device = device or device_of(pipelines.values())
         networks = OnDevice(networks, self.device)
         self.engine = StepEngine(networks, network_table(pipelines.values()))
-        self.texts = TextCache(self.engine, options.text_cache_bytes)
-        self.slots = Slots(options.max_live_segs)
-        self.admission = Admission(options.max_queue_s, options.max_slowdown, options.max_requests)
+        self.texts = TextCache(self.engine, limits.text_cache_bytes)
+        self.slots = Slots(limits.max_live_segs)
+        self.admission = Admission(limits)
         self._estimator = Estimator(pipelines, self.engine.costs)
         cores = len(os.sched_getaffinity(0))
         self._helpers = ThreadPoolExecutor(max(1, min(4, cores // 2)), "arrays")
+        self._checks = ThreadPoolExecutor(1, "checks")
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Does array work of more than a few milliseconds in another thread, so that the engine
         can go on; few of them, which leave the networks their cores."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
+
+    async def checked(self, work: Callable[[], T]) -> T:
+        """The same for what decides whether a request is begun: it waits for no array work."""
+        return await asyncio.get_running_loop().run_in_executor(self._checks, work)
 
     async def sample(self, plan: Plan, crops: Pixels, masks: Pixels) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
@@ -120,7 +126,9 @@ class DetailService:
         start_s = time.perf_counter()
         weight = PRIORITY_WEIGHTS[plan.request.priority]
         requester = Requester(plan.request_id, plan.deadline_s, weight)
-        self.admission.admit(requester, self._estimator.estimate(plan), start_s)
+        if not self._estimator.knows(plan):
+            await self.checked(lambda: self._estimator.learn(plan))
+        self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
             work = _RequestWork(self, requester, plan, crops, masks).run()
             done, failed = await _in_time(work, plan.deadline_s)
@@ -151,6 +159,14 @@ async def _in_time(work: Coroutine[Any, Any, T], deadline_s: float | None) -> T:
         return await asyncio.wait_for(work, max(0.0, deadline_s - time.time()))
     except asyncio.TimeoutError:
         raise DeadlineExceededError from None
+
+
+def _texts(seg: PlannedSeg) -> Sequence[PlannedPrompt]:
+    return (*seg.positives, *seg.negatives)
+
+
+def _refined(seg: PlannedSeg) -> Sequence[PlannedPrompt]:
+    return (*seg.refiner_positives, *seg.refiner_negatives)
 
 
 class _RequestWork:
@@ -185,8 +201,10 @@ class _RequestWork:
         They are begun by the size of their crops, so that those under way can share batches.
 
         Raises:
+            ContractError: a prompt is too much.
             IncidentError: there were SEGs to be made, and all have failed.
         """
+        await self._check_prompts()
         chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
         chosen.sort(key=lambda one: (one[2].height, one[2].width))
         passes = [
@@ -208,6 +226,22 @@ class _RequestWork:
             sorted(done, key=lambda one: (one.batch_pass, one.seg)),
             tuple(sorted(failed, key=lambda one: (one.batch_pass, one.index))),
         )
+
+    async def _check_prompts(self) -> None:
+        """Looks at the tokens of every prompt that was not encoded lately, before any is."""
+        texts, limits = self._service.texts, self._service.limits
+        asked = [(self._base, {each.text for seg in self._plan.segs for each in _texts(seg)})]
+        if self._refiner is not None:
+            refined = {each.text for seg in self._plan.segs for each in _refined(seg)}
+            asked.append((self._refiner, refined))
+        new = [(of, text) for of, said in asked for text in said if not texts.knows(of, text)]
+
+        def check() -> None:
+            for pipeline, text in new:
+                check_prompt(pipeline.text_encoders, text, limits)
+
+        if new:
+            await self._service.checked(check)
 
     async def _in_place(
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int

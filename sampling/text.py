@@ -10,9 +10,11 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.descriptor import EMBEDDING, TextEncoderSpec
+from preprocessing.limits import Limits
 from sampling.conditioning import Encoded
 from sampling.program import Call, Program, RowShape
-from sampling.prompt import Chunk, ChunkLayout, lay_out
+from sampling.prompt import CHUNK_TOKENS, Chunk, ChunkLayout, lay_out
+from segs_client.contract import invalid
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,26 @@ class TextEncoder:
         context = hidden.reshape(1, -1, hidden.shape[-1])
         # A copy: a view would keep the answer of the whole batch for as long as the prompt.
         return Encoded(context, outputs["pooled"][:1].clone() if self.spec.pooled else None)
+
+
+def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -> None:
+    """Refuses a prompt that is too much work, or whose weights would make infinities.
+
+    Raises:
+        ContractError: what of it is too much.
+    """
+    for encoder in encoders:
+        chunks = encoder.chunks(prompt)
+        if len(chunks) > limits.max_prompt_chunks:
+            allowed = f"up to {limits.max_prompt_chunks} chunks of {CHUNK_TOKENS - 2} tokens"
+            raise invalid(
+                "prompt", "too many tokens", value=f"{len(chunks)} chunks", allowed=allowed
+            )
+        heaviest = max((weight for chunk in chunks for weight in chunk.weights), key=abs)
+        if abs(heaviest) > limits.max_prompt_weight:
+            most = limits.max_prompt_weight
+            allowed = f"-{most:g} … {most:g}"
+            raise invalid("prompt", "a weight is too large", value=heaviest, allowed=allowed)
 
 
 def encode_prompt(encoders: Sequence[TextEncoder], prompt: str) -> Program[Encoded]:

@@ -33,6 +33,11 @@ class TextCache:
     _kept: OrderedDict[_Key, Encoded] = field(default_factory=OrderedDict)
     _under_way: dict[_Key, asyncio.Task[Encoded]] = field(default_factory=dict)
 
+    def knows(self, pipeline: Pipeline, prompt: str) -> bool:
+        """Whether it is kept or under way."""
+        key = pipeline.descriptor.name, prompt
+        return key in self._kept or key in self._under_way
+
     def encode(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
         """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
         others who wait for the same.

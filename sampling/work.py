@@ -22,8 +22,8 @@ from sampling.unet import Control
 from sampling.vae import FACTOR
 from segs_client.contract import DetailRequest
 
-_COUNTED_STEPS = 24
-"""Longer runs are counted for so many steps, and scaled."""
+_COUNTED_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24)
+"""Others are counted for the next of these, or the last one, and scaled."""
 _PIXEL_CHANNELS = 3
 _CONTEXT = Encoded(torch.zeros(1, 1, 1), torch.zeros(1, 1))
 _KNOWN_RECIPES = 1024
@@ -87,30 +87,46 @@ class Estimator:
         grid = encoder.grid(height, width)
         count = 2 * grid.count if also_masked else grid.count
         yield Calls(encoder.network.model, 1, encoder.elements(grid.cells), count)
-        counted = min(seg.steps, _COUNTED_STEPS)
-        scale = request.cycle * seg.steps / counted
-        short = seg.model_copy(update={"steps": counted})
+        short = _shortened(seg)
+        scale = request.cycle * seg.steps / short.steps
         for (network, rows, channels), count in self._recipe(request, short).items():
             yield Calls(network, rows, channels * height * width, count * scale)
         grid = decoder.grid(height, width)
         yield Calls(decoder.network.model, 1, decoder.elements(grid.cells), grid.count)
 
-    def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
-        """How often one cycle of such a SEG calls which network, with how many rows and input
-        channels."""
-        key = (
+    def knows(self, plan: Plan) -> bool:
+        """Whether :meth:`estimate` will be quick; else :meth:`learn` takes up to seconds."""
+        return all(self._key(plan.request, seg) in self._recipes for seg in _counted(plan))
+
+    def learn(self, plan: Plan) -> None:
+        """Counts what it does not know of a plan yet; may run in any thread."""
+        for seg in _counted(plan):
+            self._recipe(plan.request, seg)
+
+    @staticmethod
+    def _key(request: DetailRequest, seg: PlannedSeg) -> Hashable:
+        """What the number of calls depends on: of cfg and denoise only whether they are in use."""
+        needed = seg.negatives if detail.needs_negative(request, seg) else ()
+        return (
             (request.pipeline, request.sampler_name, request.scheduler, request.scheduler_func),
             (request.refiner, request.refiner_ratio, request.inpaint_model),
-            (seg.steps, seg.cfg, seg.denoise),
-            tuple(map(len, (seg.positives, seg.negatives))),
+            (seg.steps, seg.denoise < 1),
+            tuple(map(len, (seg.positives, needed))),
             tuple(map(len, (seg.refiner_positives, seg.refiner_negatives))),
             tuple((each.name, each.start_percent, each.end_percent) for each in seg.controls),
         )
-        if key not in self._recipes:
+
+    def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
+        """How often one cycle of such a SEG calls which network, with how many rows and input
+        channels."""
+        key = self._key(request, seg)
+        known = self._recipes.get(key)
+        if known is None:
             if len(self._recipes) >= _KNOWN_RECIPES:
                 self._recipes.clear()
-            self._recipes[key] = self._count(request.model_copy(update={"cycle": 1}), seg)
-        return self._recipes[key]
+            known = self._count(request.model_copy(update={"cycle": 1}), seg)
+            self._recipes[key] = known
+        return known
 
     def _count(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
         counted: Counter[tuple[str, int, int]] = Counter()
@@ -144,6 +160,16 @@ class Estimator:
         needed = negatives if detail.needs_negative(request, seg) else ()
         side = Conditioning(_CONTEXT)
         return Guidance((side,) * len(positives), (side,) * len(needed))
+
+
+def _counted(plan: Plan) -> Iterator[PlannedSeg]:
+    """The SEGs that are sampled, with as many steps as are counted."""
+    return (_shortened(seg) for seg in plan.segs if seg.crop is not None)
+
+
+def _shortened(seg: PlannedSeg) -> PlannedSeg:
+    steps = next((few for few in _COUNTED_STEPS if few >= seg.steps), _COUNTED_STEPS[-1])
+    return seg.model_copy(update={"steps": steps})
 
 
 def _control(base: Pipeline, planned: PlannedControl) -> Control:

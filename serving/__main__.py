@@ -7,7 +7,6 @@ import logging
 import sys
 from pathlib import Path
 
-from sampling.options import ServiceOptions
 from segs_client import access
 from segs_client.errors import InvalidRequest
 from serving.api_keys import key_line, new_key
@@ -15,6 +14,7 @@ from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import ServingError, TlsError
 from serving.health import check_health
+from serving.limit_flags import add_limits, chosen_limits
 from serving.options import MODEL_REPOSITORY, RESTRICTED, ServerOptions, TlsFiles
 from serving.supervise import supervise
 
@@ -78,13 +78,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         open_protocols=tuple(options.open_protocols),
         allow_old_server=options.allow_old_server,
         verify=not options.no_verify,
-        service=ServiceOptions(
-            max_live_segs=options.max_live_segs,
-            max_requests=options.max_requests,
-            max_queue_s=options.max_queue,
-            max_slowdown=options.max_slowdown,
-            text_cache_bytes=options.text_cache << 20,
-        ),
+        limits=chosen_limits(options),
     )
 
 
@@ -178,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-canary", action="store_true", help="be ready without having answered a request")
     _add_access(serve.add_argument_group("who may call, and what"))
-    _add_service(serve.add_argument_group("how much work is let in"))
+    add_limits(serve)
 
     canary = commands.add_parser("canary", help="ask a running server for one tiny picture")
     canary.add_argument("pipeline", help="name of the pipeline")
@@ -242,46 +236,6 @@ def _protocols(text: str) -> tuple[str, ...]:
             f"{', '.join(sorted(unknown))}: known are {', '.join(RESTRICTED)}"
         )
     return names
-
-
-def _add_service(group: argparse._ArgumentGroup) -> None:
-    """Options of the step engine; a request beyond them is refused, to be tried again later."""
-    default = ServiceOptions()
-    add = group.add_argument
-    add(
-        "--max-live-segs",
-        type=_positive,
-        default=default.max_live_segs,
-        metavar="N",
-        help="SEGs under way at once; the rest of a request's wait (default %(default)s)",
-    )
-    add(
-        "--max-requests",
-        type=_positive,
-        default=default.max_requests,
-        metavar="N",
-        help="requests at once (default %(default)s)",
-    )
-    add(
-        "--max-queue",
-        type=float,
-        default=default.max_queue_s,
-        metavar="SECONDS",
-        help="estimated work of all requests at once (default %(default)g)",
-    )
-    add(
-        "--max-slowdown",
-        type=float,
-        metavar="FACTOR",
-        help="refuse what would take anybody so many times longer than alone (default: no bound)",
-    )
-    add(
-        "--text-cache",
-        type=int,
-        default=default.text_cache_bytes >> 20,
-        metavar="MIB",
-        help="memory for encoded prompts (default %(default)s)",
-    )
 
 
 def _port(text: str) -> int:

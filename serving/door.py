@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from preprocessing.limits import Limits
 from preprocessing.plan import (
     CancelledByClientError,
     DeadlineExceededError,
@@ -50,6 +51,8 @@ _NEW_PROCESS_S = 30.0
 """How long a request waits for a dead process's successor."""
 _TRIES = 2
 """A request that takes a process down with it does so twice, no more."""
+_FULL_S = 1.0
+"""When to try again where there is no room."""
 _MORE_THAN_REQUESTS = 64
 """Beyond what the engine admits: who is on the way to its refusal."""
 
@@ -59,14 +62,16 @@ class Door:
     """To be used from one event loop.
 
     Args:
-        max_requests: how many the engine takes at once.
+        limits: ``max_requests`` and ``max_message_bytes`` of it.
         keys: of those who may come in; None: everybody may.
     """
 
-    max_requests: int
+    limits: Limits
     keys: ApiKeys | None = None
     pending: int = 0
     """Requests inside."""
+    pending_bytes: int = 0
+    """Of their tensors."""
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
     _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
@@ -74,7 +79,7 @@ class Door:
     def open(self) -> None:
         """To be called in the event loop, first."""
         # A call from within the server takes a thread until it is answered.
-        threads = ThreadPoolExecutor(self.max_requests + _MORE_THAN_REQUESTS, "stages")
+        threads = ThreadPoolExecutor(self.limits.max_requests + _MORE_THAN_REQUESTS, "stages")
         asyncio.get_running_loop().set_default_executor(threads)
 
     async def answer(self, request: Any) -> Any:
@@ -82,13 +87,16 @@ class Door:
         request_id = request.request_id() or uuid.uuid4().hex
         try:
             self._ask_who(request, request_id)
-            if self.pending >= self.max_requests + _MORE_THAN_REQUESTS:
-                raise OverloadedError(1.0)
+            size_bytes = stub.size_bytes(request)
+            if not self._has_room(size_bytes):
+                raise OverloadedError(_FULL_S)
             self.pending += 1
+            self.pending_bytes += size_bytes
             try:
                 return await _Passage(self, request, request_id).go()
             finally:
                 self.pending -= 1
+                self.pending_bytes -= size_bytes
         except Exception as error:
             return stub.refusal(error, request_id)
 
@@ -97,6 +105,12 @@ class Door:
             name = self.keys.check(request.parameters())
             level = logging.DEBUG if name == CANARY else logging.INFO
             log.log(level, "request %r: key %r", request_id, name)
+
+    def _has_room(self, size_bytes: int) -> bool:
+        if self.pending >= self.limits.max_requests + _MORE_THAN_REQUESTS:
+            return False
+        held_bytes = self.pending_bytes + size_bytes
+        return not self.pending or held_bytes <= self.limits.max_message_bytes
 
     def lose(self) -> None:
         """A call will never end: its thread is left to itself, and new ones serve the others."""

@@ -41,6 +41,10 @@ class StartError(ServingError):
     """tritonserver ended, or was not ready in time."""
 
 
+class LimitsError(ServingError):
+    """A limit was chosen that there is not, or a value that it may not have."""
+
+
 class CanaryError(ServingError):
     """The server says that it is ready but a small request fails."""
 

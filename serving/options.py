@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from sampling.options import ServiceOptions
+from preprocessing.limits import DEFAULT, Limits
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
@@ -23,8 +23,8 @@ RESTRICTED = (
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
 SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
 """Environment variable of the Python models, set where Triton does not refuse such shapes."""
-SERVICE_VARIABLE = "SEGS_SERVICE"
-"""Environment variable of the step engine: fields of ServiceOptions, as JSON."""
+LIMITS_VARIABLE = "SEGS_LIMITS"
+"""Environment variable of the Python models: fields of Limits, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ServerOptions:
     """Beyond loopback also with a tritonserver that lacks known security fixes."""
     verify: bool = True
     """Compare the pipelines' files with the SHA-256 in their descriptors before the start."""
-    service: ServiceOptions = field(default_factory=ServiceOptions)
+    limits: Limits = DEFAULT
 
     def __post_init__(self) -> None:
         if self.stop_timeout_s < 1 or self.start_timeout_s <= 0 or self.model_threads < 1:

@@ -5,7 +5,6 @@ Importable in a stub only.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from preprocessing.limits import Limits
 from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
 from sampling.faults import IncidentError, open_incident, told
-from sampling.options import ServiceOptions
 from segs_client.contract import ContractError, ErrorDetail
-from serving.options import REPOSITORIES_VARIABLE, SERVICE_VARIABLE
+from serving.options import LIMITS_VARIABLE, REPOSITORIES_VARIABLE
 
 Tensor = NDArray[Any] | bytes
 
@@ -51,13 +50,13 @@ def repositories() -> list[Path]:
     return [Path(part) for part in value.split(os.pathsep) if part]
 
 
-def service_options() -> ServiceOptions:
-    """How much work is let in, as the one who started the server said.
+def limits() -> Limits:
+    """How much is let in, as the one who started the server said.
 
     Raises:
-        ValueError, TypeError: the variable holds something else.
+        ValueError: the variable holds something else.
     """
-    return ServiceOptions(**json.loads(os.environ.get(SERVICE_VARIABLE, "{}")))
+    return Limits.from_mapping(Limits.read(os.environ.get(LIMITS_VARIABLE, "{}")))
 
 
 def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
@@ -73,6 +72,12 @@ def required(request: Any, name: str) -> NDArray[np.uint8]:
     """A flat uint8 input that Triton has made sure of."""
     array = flat(request, name)
     return np.empty(0, dtype=np.uint8) if array is None else array
+
+
+def size_bytes(request: Any) -> int:
+    """Of a request's tensors of numbers; texts are bounded where they are read."""
+    arrays = (tensor.as_numpy() for tensor in request.inputs())
+    return sum(array.nbytes for array in arrays if array.dtype != object)
 
 
 def text(request: Any, name: str) -> bytes:

@@ -15,11 +15,11 @@ from serving.credentials import ADMIN_HEADER, ADMIN_KEY
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
 from serving.options import (
+    LIMITS_VARIABLE,
     LOG_LEVEL_VARIABLE,
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
     RESTRICTED,
-    SERVICE_VARIABLE,
     SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
@@ -86,7 +86,7 @@ def server_environment(
         str(folder.resolve()) for folder in options.repositories
     )
     environment[LOG_LEVEL_VARIABLE] = options.log_level
-    environment[SERVICE_VARIABLE] = json.dumps(asdict(options.service))
+    environment[LIMITS_VARIABLE] = json.dumps(asdict(options.limits))
     environment[STATE_VARIABLE] = str(state)
     if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
         environment[SURVIVE_WRAPPED_VARIABLE] = "1"

@@ -40,18 +40,30 @@ def scaled_to(segs: Segs, size: Size) -> Segs:
 
 def scaled_seg(seg: Seg, from_size: Size, to_size: Size, name: str) -> Seg:
     """One SEG of :func:`scaled_to`; ``name`` is what the ContractError calls it."""
-    bbox = scale_box(seg.bbox, from_size, to_size)
-    region = scale_box(seg.crop_region, from_size, to_size)
-    for field, box in (("bbox", bbox), ("crop_region", region)):
-        if box[2] <= box[0] or box[3] <= box[1]:
-            message = "nothing is left of it at the picture's size"
-            raise invalid(f"{name}.{field}", message, value=list(box))
+    bbox, region = scaled_boxes(seg.bbox, seg.crop_region, from_size, to_size, name)
     height, width = region[3] - region[1], region[2] - region[0]
     image = seg.image
     if image is not None:
         image = from_bytes(resize_lanczos(to_pixels(image), height, width))
     mask = resize_bilinear(seg.mask, height, width)
     return replace(seg, mask=mask, bbox=bbox, crop_region=region, image=image)
+
+
+def scaled_boxes(
+    bbox: Box, crop_region: Box, from_size: Size, to_size: Size, name: str
+) -> tuple[Box, Box]:
+    """A SEG's box and crop region at another size.
+
+    Raises:
+        ContractError: nothing is left of one of them.
+    """
+    bbox, region = (scale_box(box, from_size, to_size) for box in (bbox, crop_region))
+    for field, box in (("bbox", bbox), ("crop_region", region)):
+        if box[2] <= box[0] or box[3] <= box[1]:
+            message = "nothing is left of it at the picture's size"
+            allowed = f"sides of a pixel or more at {to_size[1]}×{to_size[0]}"
+            raise invalid(f"{name}.{field}", message, value=list(box), allowed=allowed)
+    return bbox, region
 
 
 def scale_box(box: Box, from_size: Size, to_size: Size) -> Box:

@@ -13,7 +13,7 @@ from benchmarks.bench import Bench, running
 from benchmarks.gpu_curve import Curve, curves
 from benchmarks.standin import NAME, local_standin, tiny_repository, write_standin
 from benchmarks.workload import Kind
-from sampling.options import ServiceOptions
+from preprocessing.limits import DEFAULT, Limits
 
 pytestmark = pytest.mark.server
 
@@ -21,23 +21,23 @@ ON_GPU = Kind(256, 16)
 ON_CPU = Kind(256, 4)
 
 
-def served(folder: Path, using: dict[str, Curve], options: ServiceOptions) -> Iterator[Bench]:
+def served(folder: Path, using: dict[str, Curve], limits: Limits) -> Iterator[Bench]:
     write_standin(folder, tiny_repository(), using)
-    with running(folder, NAME, local_standin(folder, using), options) as bench:
+    with running(folder, NAME, local_standin(folder, using), limits) as bench:
         yield bench
 
 
 @pytest.fixture(scope="module")
 def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Rows cost nothing until a batch is full."""
-    yield from served(tmp_path_factory.mktemp("gpu"), curves(), ServiceOptions())
+    yield from served(tmp_path_factory.mktemp("gpu"), curves(), DEFAULT)
 
 
 @pytest.fixture(scope="module")
 def cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Every row costs the same."""
     using = curves(scale=0.5, flat_rows=0.25)
-    yield from served(tmp_path_factory.mktemp("cpu"), using, ServiceOptions())
+    yield from served(tmp_path_factory.mktemp("cpu"), using, DEFAULT)
 
 
 def test_eight_requests_share_a_gpu(gpu: Bench) -> None:

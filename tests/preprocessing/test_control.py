@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preprocessing.control import ControlReader, preprocessors
+from preprocessing.control import ControlReader, check_control, preprocessors
 from preprocessing.packing import Packer, pixels_at
 from sampling.control import hint_for
 from segs_client.contract import Buffer, ContractError, ControlNet
@@ -39,7 +39,7 @@ def test_invert_and_gray() -> None:
 def planned(control: ControlNet, tensor: bytes = b"") -> np.ndarray:  # type: ignore[type-arg]
     crops = Packer()
     place = crops.add(CROP)
-    reader = ControlReader(np.frombuffer(tensor, np.uint8), (40, 50), ["edges"], crops)
+    reader = ControlReader(np.frombuffer(tensor, np.uint8), (40, 50), crops)
     (made,) = reader.plan([control], (5, 10, 13, 22), CROP, place, "controlnets")
     return pixels_at(crops.tensor(), made.hint)
 
@@ -69,7 +69,7 @@ def test_a_picture_of_another_size_is_resized_first() -> None:
 )
 def test_unknown_names_are_refused(control: ControlNet, field: str) -> None:
     with pytest.raises(ContractError) as refusal:
-        planned(control)
+        check_control(control, ["edges"], "controlnets.0")
     assert refusal.value.detail.field == field
     assert refusal.value.detail.allowed
 

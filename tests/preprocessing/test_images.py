@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.images import (
-    decode_file,
-    decode_input,
-    encode,
-    read_buffer,
-)
+from preprocessing.images import Pixels, encode, open_picture, read_buffer
 from segs_client.contract import Buffer, ContractError, ImageInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -23,6 +18,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
 def flat(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.frombuffer(data, dtype=np.uint8)
+
+
+def decode_file(data: bytes) -> Pixels:
+    return open_picture(flat(data), ImageInput()).pixels()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -40,13 +39,13 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_lossless_encodings(encoding: str) -> None:
     form = ImageInput(encoding="raw", shape=(7, 5, 3)) if encoding == "raw" else ImageInput()
-    assert np.array_equal(decode_input(encode(PIXELS, encoding, 95), form), PIXELS)  # type: ignore[arg-type]
+    assert np.array_equal(open_picture(encode(PIXELS, encoding, 95), form).pixels(), PIXELS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
 def test_lossy_encodings_keep_the_picture(encoding: str) -> None:
     smooth = np.full((64, 64, 3), 100, dtype=np.uint8)
-    decoded = decode_input(encode(smooth, encoding, 95), ImageInput())  # type: ignore[arg-type]
+    decoded = decode_file(encode(smooth, encoding, 95).tobytes())  # type: ignore[arg-type]
     assert np.abs(decoded.astype(int) - 100).max() <= 2
 
 
@@ -54,13 +53,13 @@ def test_grey_and_transparent_files_become_rgb() -> None:
     for mode in ("L", "RGBA", "P"):
         out = io.BytesIO()
         Image.fromarray(PIXELS).convert(mode).save(out, "png")
-        assert decode_file(out.getvalue(), "image").shape == (7, 5, 3)
+        assert decode_file(out.getvalue()).shape == (7, 5, 3)
 
 
 def test_sixteen_bits_of_grey_become_eight() -> None:
     out = io.BytesIO()
     Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16)).save(out, "png")
-    assert decode_file(out.getvalue(), "image")[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+    assert decode_file(out.getvalue())[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_sixteen_bits_of_grey_become_eight() -> None:
 )
 def test_bad_files_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ContractError, match=message) as refusal:
-        decode_file(data, "image")
+        decode_file(data)
     assert refusal.value.detail.field == "image"
     assert refusal.value.detail.allowed
 
@@ -84,18 +83,18 @@ def test_other_formats_are_refused() -> None:
     out = io.BytesIO()
     Image.fromarray(PIXELS).save(out, "bmp")
     with pytest.raises(ContractError, match="not a readable picture"):
-        decode_file(out.getvalue(), "image")
+        decode_file(out.getvalue())
 
 
 def test_a_truncated_file_is_refused() -> None:
     data = encode(np.tile(PIXELS, (40, 40, 1)), "png", 95).tobytes()
     with pytest.raises(ContractError, match="truncated"):
-        decode_file(data[: len(data) // 2], "image")
+        decode_file(data[: len(data) // 2])
 
 
 def test_raw_pixels_must_fill_their_shape() -> None:
     with pytest.raises(ContractError, match="bytes"):
-        decode_input(PIXELS.reshape(-1)[:-1], ImageInput(encoding="raw", shape=(7, 5, 3)))
+        open_picture(PIXELS.reshape(-1)[:-1], ImageInput(encoding="raw", shape=(7, 5, 3)))
 
 
 def test_buffers_are_read_from_their_place() -> None:

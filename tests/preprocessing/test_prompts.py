@@ -78,4 +78,4 @@ def test_negatives_may_be_own_too() -> None:
         }
     )
     book = PromptBook(request)
-    assert [book.negative(item) for item in request.segs.items] == ["blurry", ""]
+    assert [book.negative(*each) for each in enumerate(request.segs.items)] == ["blurry", ""]

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor
-from preprocessing.limits import MAX_SAMPLED_PIXELS
+from preprocessing.limits import DEFAULT
 from preprocessing.packing import mask_at
 from preprocessing.plan import PlannedSeg
 from preprocessing.prepare import Inputs, Prepared, prepare
@@ -21,6 +21,7 @@ from segs_client.boxes import Box, Size, crop_region
 from segs_client.contract import DetailRequest
 
 RANDOM = np.random.default_rng(3)
+MOST = DEFAULT.max_seg_pixels
 PIXELS = RANDOM.integers(0, 256, (240, 320, 3), dtype=np.uint8)
 BASE = PipelineDescriptor(
     name="base",
@@ -59,7 +60,7 @@ def drawn(seed: int) -> tuple[Box, Size, Size, float]:
 @pytest.mark.parametrize("seed", range(300))
 def test_what_always_holds(seed: int) -> None:
     region, exact, (height, width), max_size = drawn(seed)
-    shape = common_shape(region, exact, (0, 0, width, height), max_size)
+    shape = common_shape(region, exact, (0, 0, width, height), max_size, MOST)
     if shape == Shape(region, exact):
         return
     x1, y1, x2, y2 = shape.crop_region
@@ -69,7 +70,7 @@ def test_what_always_holds(seed: int) -> None:
     assert all(side in SIDES_PX or side == longest for side in shape.size)
     assert max(shape.size) <= max_size or max(exact) > max_size
     pixels = shape.size[0] * shape.size[1]
-    assert pixels <= min(MAX_GROWTH * exact[0] * exact[1], MAX_SAMPLED_PIXELS)
+    assert pixels <= min(MAX_GROWTH * exact[0] * exact[1], MOST)
     scales = shape.size[0] / (y2 - y1), shape.size[1] / (x2 - x1)
     upscale = max(exact[0] / (region[3] - region[1]), exact[1] / (region[2] - region[0]))
     assert min(scales) >= max(1, upscale * (1 - TOLERANCE))
@@ -85,7 +86,7 @@ def test_where_there_is_room_a_size_is_found_from_256_px_on(seed: int) -> None:
     if min(exact) < 256 or upscale <= 1:
         return
     region = (1000, 1000, 1000 + width, 1000 + height)
-    shape = common_shape(region, exact, (0, 0, 3000, 3000), max_size=2048)
+    shape = common_shape(region, exact, (0, 0, 3000, 3000), 2048, MOST)
     assert set(shape.size) <= set(SIDES_PX)
     x1, y1, x2, y2 = shape.crop_region
     assert x2 - x1 <= 1.3 * width
@@ -112,24 +113,24 @@ def test_sides_are_coarse_multiples_of_64() -> None:
 )
 def test_known_regions(region: Box, within: Box, grown: Box, size: Size) -> None:
     exact = int((region[3] - region[1]) * 6.4), int((region[2] - region[0]) * 6.4)
-    shape = common_shape(region, exact, within, 2048)
+    shape = common_shape(region, exact, within, 2048, MOST)
     assert (shape.crop_region, shape.size) == (grown, size)
 
 
 def test_max_size_that_is_no_multiple_of_64_is_a_side_of_its_own() -> None:
-    shape = common_shape((0, 0, 100, 90), (630, 700), (0, 0, 500, 500), max_size=701)
+    shape = common_shape((0, 0, 100, 90), (630, 700), (0, 0, 500, 500), 701, MOST)
     assert shape.size == (640, 696)
 
 
 def test_what_is_sampled_at_its_own_size_beyond_max_size_is_not_made_smaller() -> None:
     region = (0, 0, 900, 800)
-    shape = common_shape(region, (800, 900), (0, 0, 2000, 2000), max_size=768)
+    shape = common_shape(region, (800, 900), (0, 0, 2000, 2000), 768, MOST)
     assert shape == Shape((0, 0, 1024, 896), (896, 1024))
 
 
 def test_too_large_is_left_to_be_refused() -> None:
     exact = (2048, 2049)
-    shape = common_shape((0, 0, 2049, 2048), exact, (0, 0, 4000, 4000), max_size=768)
+    shape = common_shape((0, 0, 2049, 2048), exact, (0, 0, 4000, 4000), 768, MOST)
     assert shape.size == exact
 
 

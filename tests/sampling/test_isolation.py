@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from preprocessing.images import Pixels
+from preprocessing.limits import Limits
 from preprocessing.packing import pixels_at
 from preprocessing.plan import DeadlineExceededError, StoppingError
 from preprocessing.prepare import Prepared
 from sampling.faults import IncidentError
-from sampling.options import ServiceOptions
 from sampling.pipeline import Pipeline, load_pipelines
 from sampling.program import Tensors
 from sampling.service import DetailService, SampledRequest
@@ -310,7 +310,7 @@ def test_a_cancelled_request_leaves_everything_within_a_step(
 ) -> None:
     async def main() -> None:
         networks = Gated(repository, healthy)
-        service = DetailService(networks, pipelines, ServiceOptions(max_live_segs=3))
+        service = DetailService(networks, pipelines, Limits(max_live_segs=3))
         for size in (1, 2):  # as if batches had been measured: everything may share them
             service.engine.costs.observe("sd15_unet", size, 1e-6)
         serving = asyncio.create_task(service.engine.serve())
@@ -349,7 +349,7 @@ def test_a_deadline_ends_a_request_whatever_it_waits_for(
 ) -> None:
     async def main() -> None:
         networks = Gated(repository, healthy)
-        service = DetailService(networks, pipelines, ServiceOptions(max_live_segs=1))
+        service = DetailService(networks, pipelines, Limits(max_live_segs=1))
         serving = asyncio.create_task(service.engine.serve())
         one = request_for(pipelines, "a face", "a hat")
         for limit_s in (0.3, -1.0):
@@ -367,7 +367,7 @@ def test_an_engine_that_ends_answers_every_request(
 ) -> None:
     async def main() -> None:
         networks = Gated(repository, healthy)
-        service = DetailService(networks, pipelines, ServiceOptions(max_live_segs=1))
+        service = DetailService(networks, pipelines, Limits(max_live_segs=1))
         serving = asyncio.create_task(service.engine.serve())
         one = request_for(pipelines, "a face", "a hat")
         under_way = asyncio.create_task(service.sample(one.plan, one.crops, one.masks))

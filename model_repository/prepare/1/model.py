@@ -15,6 +15,7 @@ from serving.stub_logging import configure_logging
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        self._limits = stub.limits()
         found = load_all(stub.repositories())
         self._pipelines = {name: descriptor for name, (descriptor, _) in found.items()}
         heart.start_beating(args["model_instance_name"])
@@ -36,6 +37,7 @@ class TritonPythonModel:
             prepared = prepare(
                 inputs,
                 pipelines=self._pipelines,
+                limits=self._limits,
                 request_id=request.request_id(),
                 deadline_s=time.time() + timeout_us / 1e6 if timeout_us else None,
             )

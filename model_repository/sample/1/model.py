@@ -37,7 +37,7 @@ class TritonPythonModel:
         pipelines = load_pipelines(stub.repositories())
         table = network_table(pipelines.values())
         networks = TritonNetworks({name: list(each.outputs) for name, each in table.items()})
-        self._service = DetailService(networks, pipelines, stub.service_options())
+        self._service = DetailService(networks, pipelines, stub.limits())
         self._answered = 0
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._loop = asyncio.new_event_loop()

@@ -21,7 +21,7 @@ from serving.stub_logging import configure_logging
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
-        self._door = Door(stub.service_options().max_requests, keys_of_environment())
+        self._door = Door(stub.limits(), keys_of_environment())
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, name="door", daemon=True).start()
         heart.start_beating(args["model_instance_name"])

@@ -1,0 +1,253 @@
+"""What a request would take, found from its JSON and headers alone; refused before it is done.
+
+Nothing is decoded, resized or copied here. What passes has boxes inside the picture, bytes where
+its buffers point to, files with the headers announced, known names, and fits the limits; it may
+still fail for what only its pixels tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.control import check_control
+from preprocessing.images import Pixels, check_size
+from preprocessing.limits import Limits
+from preprocessing.shapes import common_shape
+from preprocessing.sizes import sampled_size
+from segs_client import boxes
+from segs_client.arrays import checked_place
+from segs_client.boxes import Size
+from segs_client.contract import (
+    Box,
+    Buffer,
+    ControlNet,
+    DetailRequest,
+    Prompt,
+    SegItem,
+    SegStatus,
+    invalid,
+)
+from segs_client.scaling import scaled_boxes
+
+_NOTHING: Pixels = np.empty(0, dtype=np.uint8)
+_PICTURE_BYTES = 3 + 3 + 12
+"""Of a pixel of the picture: as it came, as it leaves, as float32 while SEGs are pasted."""
+_PIXEL_BYTES, _VALUE_BYTES, _MASK_BYTES = 3, 12, 4
+
+
+@dataclass(frozen=True)
+class SurveyedSeg:
+    """One SEG before its pixels are looked at."""
+
+    region: Box
+    """Its crop region in pixels of ``segs.size``: what its mask and its own crop are of."""
+    bbox: Box
+    """In pixels of the picture, as the rest."""
+    exact_region: Box
+    crop_region: Box
+    """The same, or grown for a common size."""
+    size: Size | SegStatus
+    """(height, width) it is sampled at if its mask is not empty, or why it is not."""
+    chain: tuple[ControlNet, ...]
+    chain_field: str
+
+
+class Survey:
+    """Looks through one request.
+
+    Args:
+        size: (height, width) of the picture.
+        controlnets: names of the pipeline's.
+        masks, images, controls: the request's flat tensors.
+
+    ``memory_bytes``: of all arrays that it would take, once :meth:`segs` has returned.
+    """
+
+    def __init__(
+        self,
+        request: DetailRequest,
+        size: Size,
+        controlnets: Collection[str],
+        limits: Limits,
+        *,
+        masks: Pixels | None,
+        images: Pixels | None,
+        controls: Pixels | None,
+    ) -> None:
+        self._request = request
+        self._size = size
+        self._segs_size = request.segs.size or size
+        self._known = controlnets
+        self._limits = limits
+        self._masks = _NOTHING if masks is None else masks
+        self._images = _NOTHING if images is None else images
+        self._controls = _NOTHING if controls is None else controls
+        self._control_pictures: set[Buffer] = set()
+        self._sampled_pixels = 0
+        self._work = 0.0
+        self.memory_bytes = math.prod(size) * _PICTURE_BYTES
+
+    def segs(self) -> tuple[SurveyedSeg, ...]:
+        """Every SEG.
+
+        Raises:
+            ContractError: the first that is wrong, or what is too much.
+        """
+        request, limits = self._request, self._limits
+        items = request.segs.items
+        _check_most("segs.items", "too many", len(items), limits.max_segs)
+        passes = len(items) * request.batch_size
+        _check_most("batch_size", "too many SEGs in all passes", passes, limits.max_seg_passes)
+        check_size(*self._segs_size, "segs.size", limits)
+        self._prompt_masks(request.prompts, "prompts")
+        self._prompt_masks(request.negatives, "negatives")
+        self._check_chain(request.controlnets, "controlnets")
+        return tuple(self._seg(index, item) for index, item in enumerate(items))
+
+    def _seg(self, index: int, item: SegItem) -> SurveyedSeg:
+        field = f"segs.items.{index}"
+        region = self._region(item, field)
+        self._check_arrays(item, region, field)
+        bbox, exact = item.bbox, region
+        if self._segs_size != self._size:
+            bbox, exact = scaled_boxes(item.bbox, region, self._segs_size, self._size, field)
+        chain, chain_field = self._request.controlnets, "controlnets"
+        if item.controlnets is not None:
+            chain, chain_field = item.controlnets, f"{field}.controlnets"
+            self._check_chain(chain, chain_field)
+        size: Size | SegStatus = "skipped_by_request"
+        if not item.skip:
+            size = sampled_size(bbox, exact, self._request)
+        crop_region = exact
+        if not isinstance(size, str):
+            if self._request.shapes == "throughput":
+                crop_region, size = self._common(item, exact, size)
+            self._count(item, size, len(chain), field)
+            hints = sum(each.image is not None or each.preprocessor != "none" for each in chain)
+            self._take(math.prod(size) * _PIXEL_BYTES * (1 + hints + self._request.batch_size))
+        self._take_region(item, region, crop_region)
+        return SurveyedSeg(region, bbox, exact, crop_region, size, chain, chain_field)
+
+    def _region(self, item: SegItem, field: str) -> Box:
+        if item.crop_region is None:
+            _check_inside(item.bbox, self._segs_size, f"{field}.bbox")
+            factor, least = self._request.crop_factor, self._request.crop_min_size
+            return boxes.crop_region(item.bbox, self._segs_size, factor, least)
+        _check_inside(item.crop_region, self._segs_size, f"{field}.crop_region")
+        return item.crop_region
+
+    def _check_arrays(self, item: SegItem, region: Box, field: str) -> None:
+        height, width = region[3] - region[1], region[2] - region[0]
+        if item.mask is not None:
+            _check_shape(item.mask, (height, width), f"{field}.mask.shape")
+            checked_place(item.mask, self._masks, f"{field}.mask")
+        if item.image is not None:
+            _check_shape(item.image, (height, width, 3), f"{field}.image.shape")
+            checked_place(item.image, self._images, f"{field}.image")
+
+    def _common(self, item: SegItem, region: Box, size: Size) -> tuple[Box, Size]:
+        """The region and size of throughput mode; a given crop cannot grow, so its region stays."""
+        height, width = self._size
+        within = (0, 0, width, height) if item.image is None else region
+        most = self._limits.max_seg_pixels
+        shape = common_shape(region, size, within, self._request.max_size, most)
+        return shape.crop_region, shape.size
+
+    def _prompt_masks(self, prompts: Sequence[Prompt], field: str) -> None:
+        for index, prompt in enumerate(prompts):
+            if prompt.mask is None:
+                continue
+            name = f"{field}.{index}.mask"
+            if prompt.mask.shape not in (self._size, self._segs_size):
+                shape = list(prompt.mask.shape)
+                allowed = str(list(self._size))
+                raise invalid(f"{name}.shape", "not the picture's", value=shape, allowed=allowed)
+            checked_place(prompt.mask, self._masks, name)
+            self._take((math.prod(self._size) + math.prod(prompt.mask.shape)) * _MASK_BYTES)
+
+    def _check_chain(self, chain: Sequence[ControlNet], field: str) -> None:
+        for index, control in enumerate(chain):
+            name = f"{field}.{index}"
+            check_control(control, self._known, name)
+            if control.image is None or control.image in self._control_pictures:
+                continue
+            height, width, _ = control.image.shape
+            check_size(height, width, f"{name}.image.shape", self._limits)
+            checked_place(control.image, self._controls, f"{name}.image")
+            self._control_pictures.add(control.image)
+            self._take(height * width * _VALUE_BYTES + math.prod(self._size) * _PIXEL_BYTES)
+
+    def _count(self, item: SegItem, size: Size, controls: int, field: str) -> None:
+        request, limits = self._request, self._limits
+        area = math.prod(size)
+        if area > limits.max_seg_pixels:
+            raise invalid(
+                field,
+                "would be sampled too large; lower guide_size or max_size",
+                value=f"{size[1]}×{size[0]}",
+                allowed=f"up to {limits.max_seg_pixels} pixels",
+            )
+        self._sampled_pixels += area * request.batch_size
+        if self._sampled_pixels > limits.max_request_pixels:
+            raise invalid(
+                "segs.items",
+                "the SEGs are too many or too large together",
+                allowed=f"up to {limits.max_request_pixels} sampled pixels in all passes",
+            )
+        steps = request.steps if item.steps is None else item.steps
+        sides = 2 + len(request.prompts) + len(request.negatives)
+        runs = steps * request.cycle * request.batch_size * sides / 2 * (1 + controls)
+        self._work += area / 1e6 * runs
+        if self._work > limits.max_work:
+            raise invalid(
+                "steps",
+                "too much work; take fewer SEGs, steps, cycles or passes, or smaller sizes",
+                value=f"{self._work:.0f} and more",
+                allowed=f"up to {limits.max_work:.0f} megapixel-steps of a request",
+            )
+
+    def _take_region(self, item: SegItem, region: Box, crop_region: Box) -> None:
+        """Counts a SEG's mask and its own crop, as they come and as they are kept, and the crops
+        that are sent back."""
+        each = _MASK_BYTES + (0 if item.image is None else _VALUE_BYTES)
+        sent = {"none": 0, "float32": _VALUE_BYTES}.get(
+            self._request.output.seg_images, _PIXEL_BYTES
+        )
+        kept = each + sent * self._request.batch_size
+        self._take(_area(region) * each + _area(crop_region) * kept)
+
+    def _take(self, size_bytes: int) -> None:
+        self.memory_bytes += size_bytes
+        most = self._limits.max_request_memory_bytes
+        if self.memory_bytes > most:
+            raise invalid(
+                "segs.items",
+                "the picture, crops, masks and control images are too large together",
+                value=f"{self.memory_bytes} bytes and more",
+                allowed=f"up to {most} bytes of a request",
+            )
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _check_most(field: str, message: str, count: int, most: int) -> None:
+    if count > most:
+        raise invalid(field, message, value=count, allowed=f"up to {most}")
+
+
+def _check_inside(box: Box, size: Size, field: str) -> None:
+    if box[2] > size[1] or box[3] > size[0]:
+        allowed = f"x up to {size[1]}, y up to {size[0]}"
+        raise invalid(field, "outside the picture", value=list(box), allowed=allowed)
+
+
+def _check_shape(place: Buffer, expected: tuple[int, ...], field: str) -> None:
+    if place.shape != expected:
+        shape = list(place.shape)
+        raise invalid(field, "not the crop region's", value=shape, allowed=str(list(expected)))
