@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from tests.faults.bench import Bench
 from tests.faults.row import NotPossible, Row
-from tests.faults.rows import networks, processes
+from tests.faults.rows import clients, messages, networks, pictures, processes, resources, stops
 
-ROWS: tuple[Row, ...] = (*processes.ROWS.rows, *networks.ROWS.rows)
+_SUBJECTS = (processes, clients, messages, pictures, networks, stops, resources)
+ROWS: tuple[Row, ...] = tuple(row for subject in _SUBJECTS for row in subject.ROWS.rows)
 """In the order in which they are run."""
 
 

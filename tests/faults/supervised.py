@@ -65,6 +65,9 @@ class Supervised:
         self._ready_file = folder / "ready.json"
         self.process: subprocess.Popen[bytes] | None = None
         self._shm_prefixes: set[str] = set()
+        self._roles: dict[int, str] = {}
+        self._most: dict[str, int] = {}
+        """How many processes of each role there were at most: all of them."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts it and waits for nothing."""
@@ -171,7 +174,10 @@ class Supervised:
                 if process.status() != psutil.STATUS_ZOMBIE:
                     command = process.cmdline()
                     found.setdefault(_role(command), []).append(process)
+                    self._roles[process.pid] = _role(command)
                     self._shm_prefixes.update(_SHM_PREFIX.findall(" ".join(command)))
+        for role, processes in found.items():
+            self._most[role] = max(self._most.get(role, 0), len(processes))
         return found
 
     def one(self, role: str) -> psutil.Process:
@@ -200,8 +206,8 @@ class Supervised:
         return None if folder is None else read_state(folder)
 
     def wait_back(self, gone: psutil.Process | None = None, limit_s: float = START_S) -> float:
-        """Seconds until the process is gone, probes are told that all is well, and the canary is
-        answered.
+        """Seconds until probes are told that all is well and the canary is answered, and, where a
+        process was hit, another one has its place.
 
         Raises:
             PromiseBroken: not within the limit.
@@ -209,11 +215,11 @@ class Supervised:
         begun = time.monotonic()
         seen = ""
         while (waited_s := time.monotonic() - begun) < limit_s:
-            self.processes()
+            processes = self.processes()
             status, told = self.health()
             seen = f"health {status}: {told.get('reason')}"
-            if gone is not None and _lives(gone):
-                seen = f"process {gone.pid} lives"
+            if gone is not None and not self._replaced(gone, processes):
+                seen = f"process {gone.pid} was not replaced"
             elif status == 200:
                 try:
                     self.canary(3.0)
@@ -222,6 +228,14 @@ class Supervised:
                     seen = str(error)
             time.sleep(0.1)
         raise PromiseBroken(f"not back within {limit_s:g} s: {seen}\n{self.log_tail()}")
+
+    def _replaced(
+        self, gone: psutil.Process, processes: Mapping[str, Sequence[psutil.Process]]
+    ) -> bool:
+        """Whether there are as many processes of its role as there were, without it."""
+        role = self._roles[gone.pid]
+        now = {process.pid for process in processes.get(role, ())}
+        return gone.pid not in now and len(now) >= self._most[role]
 
     def leftovers(self) -> set[str]:
         """What servers have left behind: folders but the living server's, shared memory that no
@@ -256,13 +270,6 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

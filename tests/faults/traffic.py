@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocessing.images import encode
 from segs_client import Client, Segs, SegsError
 from tests.conftest import CONTROLNET
 from tests.faults.row import require
@@ -37,6 +39,10 @@ class Ask:
     controlled: bool = False
     timeout_s: float = 60.0
 
+    def picture(self, *, plain: bool = False) -> bytes:
+        """The PNG that is sent: noise, or one colour."""
+        return _file(self.number, self.side_px, plain)
+
     def send(self, url: str) -> Pixels:
         """The picture that comes back.
 
@@ -46,11 +52,10 @@ class Ask:
         options: dict[str, Any] = {}
         if self.controlled:
             options["controlnets"] = [{"name": CONTROLNET, "preprocessor": "canny"}]
-        picture = picture_of(self.number, self.side_px)
         segs = Segs.from_boxes([_BOX], size=(self.side_px, self.side_px))
         with Client(url, pipeline=PIPELINE, timeout_s=self.timeout_s) as client:
             result = client.detail(
-                picture,
+                self.picture(),
                 segs,
                 prompt=f"a face, {self.number}",
                 seed=self.number,
@@ -70,10 +75,13 @@ LARGE = (Ask(21, 1, 2048), Ask(22, 1, 2048), Ask(23, 1, 2048), Ask(24, 1, 2048))
 """Long in ``prepare`` and ``composite``."""
 
 
-def picture_of(number: int, side_px: int) -> Pixels:
-    """Noise [side_px, side_px, 3]."""
+@cache
+def _file(number: int, side_px: int, plain: bool) -> bytes:
     shape = (side_px, side_px, 3)
-    return np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+    pixels = np.full(shape, 128, np.uint8)
+    if not plain:
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+    return encode(pixels, "png", 0).tobytes()
 
 
 @dataclass(frozen=True)
@@ -83,16 +91,17 @@ class Outcome:
     ending: Ending
     seconds: float
     text: str = ""
+    retry_after_s: float | None = None
 
 
 class Traffic:
     """Requests at once, from threads.
 
     Args:
-        right: the picture of each.
+        right: the picture of each; None where none should come.
     """
 
-    def __init__(self, url: str, asks: Sequence[Ask], right: Sequence[Pixels]) -> None:
+    def __init__(self, url: str, asks: Sequence[Ask], right: Sequence[Pixels | None]) -> None:
         self._pool = ThreadPoolExecutor(len(asks))
         self._futures: list[Future[Outcome]] = [
             self._pool.submit(_ask, url, ask, expected)
@@ -110,24 +119,25 @@ class Traffic:
             return [future.result() for future in self._futures]
 
 
-def _ask(url: str, ask: Ask, right: Pixels) -> Outcome:
+def _ask(url: str, ask: Ask, right: Pixels | None) -> Outcome:
     begun = time.monotonic()
     ending: Ending
-    text = ""
+    text, retry_after_s = "", None
     try:
         picture = ask.send(url)
         ending = "right" if _same(picture, right) else "wrong"
     except SegsError as error:
         ending = "retryable" if error.retryable else "failed"
         text = f"{error.code}: {error}"
+        retry_after_s = getattr(error, "retry_after_s", None)
     seconds = time.monotonic() - begun
     if seconds > ask.timeout_s + _GRACE_S:
         ending, text = "late", f"{ending} after {seconds:.1f} s {text}"
-    return Outcome(ending, seconds, text)
+    return Outcome(ending, seconds, text, retry_after_s)
 
 
-def _same(picture: Pixels, right: Pixels) -> bool:
-    if picture.shape != right.shape:
+def _same(picture: Pixels, right: Pixels | None) -> bool:
+    if right is None or picture.shape != right.shape:
         return False
     return int(np.abs(picture.astype(np.int16) - right).max()) <= _MOST_DIFFERENCE
 
