@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from segs_client.contract import MODEL_NAME, ErrorDetail
-from serving.canary import canary_request
+from serving.canary import Song, canary_request
 from tests.faults.row import require
 from tests.faults.supervised import PIPELINE, Supervised
 
@@ -30,7 +30,7 @@ _TIMEOUT_S = 20.0
 
 def small(**changes: Any) -> dict[str, Any]:
     """The JSON of a tiny request, with other values where they are given."""
-    return {**canary_request(PIPELINE), **changes}
+    return {**canary_request(Song(PIPELINE)), **changes}
 
 
 def infer(
