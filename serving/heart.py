@@ -9,6 +9,7 @@ is told from one that works long.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import threading
@@ -21,6 +22,7 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sampling.flight import Flight
+from serving import memory
 
 STATE_VARIABLE = "SEGS_STATE"
 """Environment variable of the Python models: the folder that the files go to."""
@@ -98,7 +100,7 @@ def folder() -> Path | None:
 
 
 def start_beating(instance: str) -> None:
-    """Touches this process's file from a thread of its own, for good.
+    """Touches this process's file from a thread of its own, for good; and gives back its memory.
 
     Args:
         instance: the name of the model's instance, as Triton gives it.
@@ -110,12 +112,14 @@ def start_beating(instance: str) -> None:
 
 
 def _beat(touch: Callable[[], None]) -> None:
-    while True:
+    for beat in itertools.count(1):
         time.sleep(BEAT_S)
         try:
             touch()
         except OSError:  # the folder has gone: the server is being stopped
             return
+        if beat % round(memory.EVERY_S / BEAT_S) == 0:
+            memory.give_back()
 
 
 def processes(models: Collection[str]) -> Processes:

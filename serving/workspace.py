@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from segs_client.contract import API_KEY_HEADER
+from serving import memory
 from serving.credentials import ADMIN_HEADER, ADMIN_KEY
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
@@ -94,7 +95,7 @@ def server_environment(
         environment[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.
     environment.setdefault("OMP_WAIT_POLICY", "passive")
-    return environment
+    return {**memory.ENVIRONMENT, **environment}
 
 
 def server_command(
