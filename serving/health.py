@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 import urllib.error
@@ -56,15 +57,19 @@ class Health:
 
     def not_ready(self, reason: str) -> None:
         """It cannot serve now."""
-        self._change(ready=False, reason=reason)
+        self._change(ready=False, reason=_public(reason))
 
     def restarted(self, times: int, reason: str) -> None:
         """It is started again, for that many times."""
-        self._change(ready=False, reason="starting again", restarts=times, last_failure=reason)
+        self._change(
+            ready=False, reason="starting again", restarts=times, last_failure=_public(reason)
+        )
 
     def reloading(self, times: int, reason: str) -> None:
         """Models of it are loaded again, for that many times."""
-        self._change(ready=False, reason="loading again", reloads=times, last_failure=reason)
+        self._change(
+            ready=False, reason="loading again", reloads=times, last_failure=_public(reason)
+        )
 
     def sang(self, at_s: float, taken_s: float) -> None:
         """The canary was answered."""
@@ -90,6 +95,11 @@ class Health:
             self._state.update(values)
 
 
+def _public(reason: str) -> str:
+    """What a probe is told; the lines of the server's output below it are for the log."""
+    return reason.partition("\n")[0]
+
+
 class HealthServer:
     """Serves a :class:`Health` over HTTP; a context manager.
 
@@ -100,15 +110,15 @@ class HealthServer:
     def __init__(self, health: Health, host: str, port: int) -> None:
         self.port = claim_port(host, port, "--health-port")
         handler = type("Handler", (_Handler,), {"health": health})
-        self._server = ThreadingHTTPServer((host, self.port), handler)
-        self._server.daemon_threads = True
+        self._server = (_Server6 if ":" in host else _Server)((host, self.port), handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="health", daemon=True
         )
 
     def __enter__(self) -> HealthServer:
         self._thread.start()
-        log.info("health: http://%s:%d/health/ready", *self._server.server_address[:2])
+        host = str(self._server.server_address[0])
+        log.info("health: http://%s/health/ready", join_address(host, self.port))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,6 +152,19 @@ class GrpcHealthServer:
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(grace=None)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        # On all addresses means on those of both families, as Triton and gRPC take it.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -113,6 +113,10 @@ def server_command(
     """
     names = [name for name in RESTRICTED if name not in options.open_protocols]
     restricted = f"{','.join(names)}:{ADMIN_HEADER}={{{ADMIN_KEY}}}"
+    # As gRPC and libevhtp write addresses of IPv6.
+    host, http_host = options.host, options.host
+    if ":" in options.host:
+        host, http_host = f"[{options.host}]", f"ipv6:{options.host}"
     command = [
         str(installation.binary),
         "--disable-auto-complete-config",
@@ -123,7 +127,7 @@ def server_command(
         f"--exit-timeout-secs={max(1, int(options.stop_timeout_s / 2))}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--grpc-address={options.host}",
+        f"--grpc-address={host}",
         f"--grpc-port={ports['grpc']}",
         *([f"--grpc-restricted-protocol={restricted}"] if names else []),
         *tls,
@@ -134,12 +138,12 @@ def server_command(
         command.append(f"--model-repository={folder.resolve()}")
     if "http" in ports:
         command += [
-            f"--http-address={options.host}",
+            f"--http-address={http_host}",
             f"--http-port={ports['http']}",
             *([f"--http-restricted-api={restricted}"] if names else []),
         ]
     if options.api_keys is not None:
         command += [f"--{each}-header-forward-pattern={_KEY_PATTERN}" for each in ("grpc", "http")]
     if "metrics" in ports:
-        command += [f"--metrics-address={options.host}", f"--metrics-port={ports['metrics']}"]
+        command += [f"--metrics-address={http_host}", f"--metrics-port={ports['metrics']}"]
     return command

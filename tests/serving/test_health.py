@@ -154,6 +154,32 @@ def test_probes_follow_the_state(health: Health, url: str) -> None:
         read(f"{url}/etc/passwd")
 
 
+@pytest.mark.parametrize(
+    ("host", "urls"),
+    [
+        ("::1", ["http://[::1]:{}"]),
+        ("::", ["http://[::1]:{}", "http://127.0.0.1:{}"]),
+        ("0.0.0.0", ["http://127.0.0.1:{}"]),
+    ],
+)
+def test_probes_come_by_any_address(health: Health, host: str, urls: list[str]) -> None:
+    health.ready([])
+    with HealthServer(health, host, 0) as server:
+        for each in urls:
+            check_health(each.format(server.port), 5)
+
+
+def test_probes_are_told_no_lines_of_the_log(health: Health, url: str) -> None:
+    health.restarted(1, "tritonserver has ended; its last lines:\n/secret/path.py")
+    health.not_ready("gone\nsecret")
+    told = read_any(f"{url}/health/ready")
+    assert "secret" not in json.dumps(told)
+    assert (told["reason"], told["last_failure"]) == (
+        "gone",
+        "tritonserver has ended; its last lines:",
+    )
+
+
 def test_the_command_line_asks_too(health: Health, url: str) -> None:
     assert main(["healthcheck", "--url", url]) == 1
     health.ready([])
@@ -174,6 +200,14 @@ def test_grpc_probes_follow_the_state(health: Health) -> None:
         seen.append(stub.Check(HealthCheckRequest()).status)
     kinds = HealthCheckResponse
     assert seen == [kinds.NOT_SERVING, kinds.SERVING, kinds.NOT_SERVING]
+
+
+def read_any(url: str) -> dict[str, Any]:
+    """Whatever the status says."""
+    try:
+        return read(url)
+    except urllib.error.HTTPError as error:
+        return cast(dict[str, Any], json.load(error))
 
 
 def read(url: str) -> dict[str, Any]:
