@@ -238,20 +238,20 @@ class Supervised:
         return gone.pid not in now and len(now) >= self._most[role]
 
     def leftovers(self) -> set[str]:
-        """What servers have left behind: folders but the living server's, shared memory that no
-        living process names, and processes outside the tree."""
-        state = self.state_folder() if self.alive else None
-        kept = set() if state is None else {state.parent}
-        left = {str(path) for path in self.temporary.iterdir() if path not in kept}
-        own = {self.pid, *(each.pid for each in _descendants(self.pid))} if self.alive else set()
-        commands = []
+        """What servers have left behind: temporary folders and shared memory that no process of
+        the tree names, and processes outside the tree."""
+        tree = {self.pid, *(each.pid for each in _descendants(self.pid))} if self.alive else set()
+        left: set[str] = set()
+        own, everything = "", ""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = " ".join(process.cmdline())
-                commands.append(command)
-                if str(self.temporary) in command and process.pid not in own:
+                everything += command
+                if process.pid in tree:
+                    own += command
+                elif str(self.temporary) in command:
                     left.add(f"{process.pid} {command[:200]}")
-        everything = " ".join(commands)
+        left.update(str(path) for path in self.temporary.iterdir() if str(path) not in own)
         for prefix in self._shm_prefixes:
             if prefix not in everything:
                 left.update(str(path) for path in _SHARED_MEMORY.glob(f"{prefix}*"))
