@@ -21,6 +21,7 @@ PYTEST_ARGS ?=
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 PERF_ARGS ?=
+FAULT_ARGS ?=
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -79,6 +80,10 @@ test-quantize: $(STAMP) $(QUANTIZE_STAMP) ## run the tests that need NVIDIA Mode
 .PHONY: test-slow
 test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+.PHONY: faults
+faults: $(STAMP) ## make 80 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
+	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: rules and formatting

@@ -19,6 +19,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import select
 import shutil
 import signal
@@ -39,7 +40,7 @@ log = logging.getLogger("serving.guard")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Orders(TypedDict):
@@ -51,19 +52,29 @@ class Orders(TypedDict):
     workspace: str
     stop_timeout_s: float
     starter_pid: int
+    begun_s: float
     pid_fd: int
     secrets_fd: int
 
 
-def remove_leftovers(shm_prefix: str, workspace: Path) -> None:
-    """Kills the models' processes that are left and removes the shared memory named
-    ``shm_prefix…`` and the folder; missing ones are fine."""
+def remove_leftovers(shm_prefix: str, workspace: Path, begun_s: float) -> None:
+    """Kills the models' processes that are left of a server that was started at ``begun_s``
+    (``time.time()``), and removes the shared memory named ``shm_prefix…`` and its folders; missing
+    ones are fine."""
     if not shm_prefix:
         raise ValueError("shm_prefix: must not be empty")
     _kill_orphans(workspace)
-    for path in _SHARED_MEMORY.glob(f"{shm_prefix}*"):
+    _remove_execution_environment(begun_s)
+    shutil.rmtree(state_folder(shm_prefix), ignore_errors=True)
+    for path in SHARED_MEMORY.glob(f"{shm_prefix}*"):
         path.unlink(missing_ok=True)
     shutil.rmtree(workspace, ignore_errors=True)
+
+
+def state_folder(shm_prefix: str) -> Path:
+    """Where a server's models leave their signs of life: in memory, so that a full disk does not
+    make them look dead."""
+    return SHARED_MEMORY / f"{shm_prefix}state"
 
 
 def _remove_execution_environment(begun_s: float) -> None:
@@ -143,13 +154,20 @@ def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: fl
             server.terminate()
 
 
+def allow_many_files() -> None:
+    """Raises the number of files that this process and those that it starts may have open at once:
+    each connection is one, and 1024, as most systems have it, are soon there."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> int:
     """Runs the server until it ends; its exit status is ours."""
     configure_logging()
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    begun_s = time.time()
+    allow_many_files()
     try:
         with os.fdopen(orders["secrets_fd"]) as pipe:
             server = _start(orders["command"], json.load(pipe))
@@ -159,8 +177,7 @@ def main() -> int:
         status = server.poll()
     finally:
         _kill_children()
-        _remove_execution_environment(begun_s)
-        remove_leftovers(orders["shm_prefix"], Path(orders["workspace"]))
+        remove_leftovers(orders["shm_prefix"], Path(orders["workspace"]), orders["begun_s"])
     return 1 if status is None else abs(status)
 
 

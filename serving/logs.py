@@ -115,6 +115,7 @@ class LogReader:
         self.started = threading.Event()
         self._tail: deque[str] = deque(maxlen=500)
         self._failures: dict[str, str] = {}
+        self._incomplete = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tritonserver-log", daemon=True)
         self._thread.start()
@@ -137,19 +138,24 @@ class LogReader:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        copy = None if self._copy is None else self._copy.open("a", encoding="utf-8")
+        for raw in self._stream:
+            line = raw.rstrip("\n")
+            for secret in self._secrets:
+                line = line.replace(secret, HIDDEN)
+            if self._copy is not None:
+                self._write(self._copy, line)
+            self._take(line)
+
+    def _write(self, path: Path, line: str) -> None:
+        """Adds a line to the file. Where that fails it is missing there: who stopped reading would
+        stop the server, too."""
         try:
-            for raw in self._stream:
-                line = raw.rstrip("\n")
-                for secret in self._secrets:
-                    line = line.replace(secret, HIDDEN)
-                if copy is not None:
-                    copy.write(f"{line}\n")
-                    copy.flush()
-                self._take(line)
-        finally:
-            if copy is not None:
-                copy.close()
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            if not self._incomplete:
+                self._log.error("%s: %s; lines are missing there", path, error.strerror)
+            self._incomplete = True
 
     def _take(self, line: str) -> None:
         parsed = parse_line(line)

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 
 from pipelines import PipelineDescriptor
 from serving.api_keys import read_keys
 from serving.engines import check_engines
+from serving.errors import StartError
 from serving.exposure import check_exposure
+from serving.guard import SHARED_MEMORY
 from serving.installation import Installation, check_libraries, find_installation
 from serving.options import ServerOptions
 from serving.repositories import check_repositories
+
+_LEAST_SHARED_BYTES = 32 << 20
+"""Each Python model takes 1 MiB before its first request, and tensors pass through it."""
+
+
+def check_shared_memory() -> None:
+    """Triton's Python models end where they find no room in shared memory.
+
+    Raises:
+        StartError: there is too little to start.
+    """
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError as error:
+        raise StartError(f"{SHARED_MEMORY}: {error.strerror}; Triton's models need it") from error
+    if free < _LEAST_SHARED_BYTES:
+        raise StartError(
+            f"{SHARED_MEMORY} has {free >> 20} MiB free; {_LEAST_SHARED_BYTES >> 20} MiB are the "
+            "least to start with, and pictures need more (in a container: shm_size, or --shm-size)"
+        )
 
 
 def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor], Installation]:
@@ -21,6 +44,7 @@ def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor],
     Raises:
         ServingError: what is missing or broken, and what to do about it.
     """
+    check_shared_memory()
     pipelines = check_repositories(options.repositories, options.model_repository)
     installation = find_installation(options.tritonserver)
     check_libraries(installation)

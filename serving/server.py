@@ -26,7 +26,7 @@ from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
 from serving.credentials import ADMIN_KEY, Credentials
 from serving.errors import ModelsDownError, ServingError, StartError
-from serving.guard import Orders, remove_leftovers
+from serving.guard import Orders, remove_leftovers, state_folder
 from serving.heart import (
     BEAT_S,
     ENGINE_MODEL,
@@ -46,18 +46,14 @@ from serving.preflight import preflight
 from serving.process import MemoryUse, is_stopped, memory_use, model_processes
 from serving.reloading import load_again
 from serving.repositories import has_detailer
-from serving.workspace import (
-    build_backends,
-    build_python,
-    server_command,
-    server_environment,
-)
+from serving.workspace import build_backends, build_python, server_command, server_environment
 
 log = logging.getLogger(__name__)
 server_log = logging.getLogger("tritonserver")
 
 _HEARD_S = 1.5 * BEAT_S
 """By then the step engine has read an order and told what came of it."""
+_NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 _MOST_LOST = 64
 SILENT_S = 7.0
 """How long a model may give no sign of life, one a second, and a batch take however small."""
@@ -84,7 +80,8 @@ class EmbeddedServer:
         """Process id of tritonserver itself."""
         self._shm_prefix = f"segs{secrets.token_hex(6)}-"
         self._workspace = Path()
-        self._state = Path()
+        self._state = state_folder(self._shm_prefix)
+        self._begun_s = 0.0
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._models: frozenset[str] = frozenset()
@@ -142,9 +139,10 @@ class EmbeddedServer:
             if options.canary and has_detailer(options.model_repository):
                 self.songs = songs(pipelines.values())
             self._claim_ports()
-            self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
-            self._state = self._workspace / "state"
+            self._begun_s = time.time()
             try:
+                self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
+                self._state.mkdir()
                 command = server_command(
                     options,
                     installation,
@@ -154,12 +152,15 @@ class EmbeddedServer:
                     tls=self._open_tls(),
                 )
                 python_bin = build_python(self._workspace)
-                self._state.mkdir()
                 environment = server_environment(options, installation, python_bin, self._state)
                 environment.update(self.credentials.environment(options.api_keys))
                 self._spawn(command, environment)
-            except BaseException:
-                shutil.rmtree(self._workspace, ignore_errors=True)
+            except BaseException as error:
+                for folder in (self._state, self._workspace):
+                    if folder.is_absolute():  # it was made
+                        shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise StartError(f"{error}; {_NO_ROOM}") from error
                 raise
         try:
             self._wait_ready(stop_asked)
@@ -201,6 +202,7 @@ class EmbeddedServer:
             workspace=str(self._workspace),
             stop_timeout_s=self.options.stop_timeout_s,
             starter_pid=os.getpid(),
+            begun_s=self._begun_s,
             pid_fd=write_fd,
             secrets_fd=secrets_fd,
         )
@@ -381,7 +383,7 @@ class EmbeddedServer:
         if self._log is not None:
             self._log.join(2.0)
         # Twice is harmless, and the guard itself may have been killed.
-        remove_leftovers(self._shm_prefix, self._workspace)
+        remove_leftovers(self._shm_prefix, self._workspace, self._begun_s)
 
     def kill(self) -> None:
         """Ends the server at once; safe in a signal handler. :meth:`stop` still has to follow."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from serving.errors import ModelsDownError, ServingError
+from serving.guard import allow_many_files
 from serving.health import GrpcHealthServer, Health, HealthServer
 from serving.heart import write_whole
 from serving.options import ServerOptions
@@ -36,8 +37,8 @@ _RELOAD_WINDOW_S = 60.0
 
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
-    """Runs a server until SIGINT or SIGTERM; a second signal kills it at once. After the first,
-    requests under way may end, up to a limit, and new ones are refused as UNAVAILABLE.
+    """Runs a server until SIGINT, SIGTERM or SIGHUP; a second signal kills it at once. After the
+    first, requests under way may end, up to a limit, and new ones are refused as UNAVAILABLE.
 
     A model whose process dies or hangs stays so inside Triton, so it is loaded again; where that
     does not do, the whole server is started again: at once if it was up for a while, else after
@@ -46,6 +47,7 @@ def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
     Raises:
         ServingError: it did not start the first time.
     """
+    allow_many_files()
     with ExitStack() as stack:
         health = Health()
         if options.health_port is not None:
@@ -82,8 +84,7 @@ class _Supervisor:
                         server.kill()  # what hangs would hold up an orderly stop
                 finally:
                     self.health.not_ready("the server is stopped")
-                    if self.ready_file is not None:
-                        self.ready_file.unlink(missing_ok=True)
+                    self._tell_ready(None)
                     server.stop()
                 if died is None:
                     log.info("stopped")
@@ -136,8 +137,7 @@ class _Supervisor:
             return error
         addresses = ", ".join(f"{name} {server.address(name)}" for name in server.ports)
         log.info("ready: %s; pipelines: %s", addresses, ", ".join(server.pipelines) or "none")
-        if self.ready_file is not None:
-            _write_ready_file(self.ready_file, server)
+        self._tell_ready(server)
         self._ready_s = time.monotonic()
         self.health.ready(server.pipelines)
         with Singer(server, self.health) as singer:
@@ -150,6 +150,19 @@ class _Supervisor:
         self.health.not_ready("stopping")
         server.drain(self.options.drain_timeout_s, self._kill_asked)
         return None
+
+    def _tell_ready(self, server: EmbeddedServer | None) -> None:
+        """Writes the ready file, or removes it; a disk that is full or read-only is no reason to
+        end what runs."""
+        if self.ready_file is None:
+            return
+        try:
+            if server is None:
+                self.ready_file.unlink(missing_ok=True)
+            else:
+                _write_ready_file(self.ready_file, server)
+        except OSError as error:
+            log.error("%s: %s", self.ready_file, error.strerror)
 
     def _check(self, server: EmbeddedServer) -> None:
         """Looks after the server, and mends what can be mended without a restart."""
@@ -193,7 +206,10 @@ def _signals(handler: Callable[[], None]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         handler()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        numbers.add(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

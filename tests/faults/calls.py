@@ -80,12 +80,17 @@ def open_stub(server: Supervised) -> Iterator[GRPCInferenceServiceStub]:
         yield GRPCInferenceServiceStub(channel)
 
 
-def send(server: Supervised, request: ModelInferRequest, timeout_s: float = _TIMEOUT_S) -> Answer:
+def send(
+    server: Supervised,
+    request: ModelInferRequest,
+    timeout_s: float = _TIMEOUT_S,
+    headers: Sequence[tuple[str, str]] = (),
+) -> Answer:
     """Sends it over a connection of its own."""
     begun = time.monotonic()
     with open_stub(server) as stub:
         try:
-            stub.ModelInfer(request, timeout=timeout_s)
+            stub.ModelInfer(request, timeout=timeout_s, metadata=headers)
         except grpc.RpcError as error:
             text = error.details() or ""
             detail = ErrorDetail.from_status_message(text)

@@ -34,8 +34,9 @@ ORDER = Path(__file__).parent / "order"
 class TritonPythonModel(_backend.TritonPythonModel):
     def execute(self, requests):
         order = ORDER.read_text() if ORDER.exists() else ""
-        if order == "once-exit":
+        if order.startswith("once-"):
             ORDER.unlink()
+        if order == "once-exit":
             os._exit(1)
         if order == "exit":
             os._exit(1)
@@ -48,7 +49,7 @@ class TritonPythonModel(_backend.TritonPythonModel):
         responses = super().execute(requests)
         if order == "no-output":
             return [pb_utils.InferenceResponse([]) for _ in requests]
-        if order in ("nan-row", "nan", "shape"):
+        if order in ("once-nan-row", "nan", "shape"):
             return [self._spoil(response, order) for response in responses]
         return responses
 

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 
 from tests.faults.bench import Bench
 from tests.faults.row import NotPossible, Row
-from tests.faults.rows import clients, messages, networks, pictures, processes, resources, stops
+from tests.faults.rows import (
+    access,
+    clients,
+    messages,
+    networks,
+    pictures,
+    processes,
+    resources,
+    stops,
+)
 
-_SUBJECTS = (processes, clients, messages, pictures, networks, stops, resources)
+_SUBJECTS = (processes, clients, messages, pictures, access, networks, stops, resources)
 ROWS: tuple[Row, ...] = tuple(row for subject in _SUBJECTS for row in subject.ROWS.rows)
 """In the order in which they are run."""
 

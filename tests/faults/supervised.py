@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from segs_client import access
 from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
@@ -26,10 +27,11 @@ from serving.heart import STATE_VARIABLE, EngineState, read_state
 from serving.installation import STUB_NAME
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
+from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
 
 PIPELINE = "sd15"
-START_S = 60.0
+START_S = 120.0
 """Within this a server has to start; these machines are small and shared."""
 STOP_S = 20.0
 _PORTS = ("grpc", "http", "health", "grpc-health")
@@ -77,6 +79,7 @@ class Supervised:
         command += ["--repository", str(self.setup.repository)]
         command += ["--ready-file", str(self._ready_file), *self.setup.options]
         environment = {**os.environ, "TMPDIR": str(self.temporary), **self.setup.environment}
+        environment.pop(access.API_KEY_VARIABLE, None)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY_ROOT, stderr=log, env=environment
@@ -157,13 +160,15 @@ class Supervised:
         """Whether probes are told so."""
         return self.health()[0] == 200
 
-    def canary(self, timeout_s: float = 10.0) -> float:
-        """Seconds until a tiny picture came.
+    def canary(self, timeout_s: float = 10.0) -> None:
+        """Asks for tiny pictures, so that every model is needed.
 
         Raises:
-            CanaryError: it did not.
+            CanaryError: one was not answered.
         """
-        return run_canary(Connection(self.url), Song(PIPELINE), timeout_s)
+        server = Connection(self.url, access.headers(None))
+        for controlnet in (None, CONTROLNET):
+            run_canary(server, Song(PIPELINE, controlnet), timeout_s)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The living processes by role: ``supervisor``, ``guard``, ``tritonserver``, and the
@@ -205,6 +210,24 @@ class Supervised:
         folder = self.state_folder()
         return None if folder is None else read_state(folder)
 
+    def mended(self) -> int:
+        """How many times something was loaded or started again; −1 if probes get no answer."""
+        told = self.health()[1]
+        return int(told["restarts"]) + int(told["reloads"]) if "restarts" in told else -1
+
+    def wait_found(self, mended_before: int, limit_s: float = START_S) -> float:
+        """Seconds until the supervisor begins to mend something.
+
+        Raises:
+            PromiseBroken: not within the limit.
+        """
+        begun = time.monotonic()
+        while time.monotonic() - begun < limit_s:
+            if self.mended() > mended_before:
+                return time.monotonic() - begun
+            time.sleep(0.05)
+        raise PromiseBroken(f"not found within {limit_s:g} s\n{self.log_tail()}")
+
     def wait_back(self, gone: psutil.Process | None = None, limit_s: float = START_S) -> float:
         """Seconds until probes are told that all is well and the canary is answered, and, where a
         process was hit, another one has its place.
@@ -238,20 +261,20 @@ class Supervised:
         return gone.pid not in now and len(now) >= self._most[role]
 
     def leftovers(self) -> set[str]:
-        """What servers have left behind: folders but the living server's, shared memory that no
-        living process names, and processes outside the tree."""
-        state = self.state_folder() if self.alive else None
-        kept = set() if state is None else {state.parent}
-        left = {str(path) for path in self.temporary.iterdir() if path not in kept}
-        own = {self.pid, *(each.pid for each in _descendants(self.pid))} if self.alive else set()
-        commands = []
+        """What servers have left behind: temporary folders and shared memory that no process of
+        the tree names, and processes outside the tree."""
+        tree = {self.pid, *(each.pid for each in _descendants(self.pid))} if self.alive else set()
+        left: set[str] = set()
+        own, everything = "", ""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = " ".join(process.cmdline())
-                commands.append(command)
-                if str(self.temporary) in command and process.pid not in own:
+                everything += command
+                if process.pid in tree:
+                    own += command
+                elif str(self.temporary) in command:
                     left.add(f"{process.pid} {command[:200]}")
-        everything = " ".join(commands)
+        left.update(str(path) for path in self.temporary.iterdir() if str(path) not in own)
         for prefix in self._shm_prefixes:
             if prefix not in everything:
                 left.update(str(path) for path in _SHARED_MEMORY.glob(f"{prefix}*"))

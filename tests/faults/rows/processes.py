@@ -88,20 +88,22 @@ def _hit(bench: Bench, victim: Victim, number: signal.Signals) -> str:
     traffic = bench.traffic(server, victim.asks)
     process = _wait_at_work(server, traffic, victim)
     require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
+    before = server.mended()
     process.send_signal(number)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.submit(server.wait_found, before)
         back = pool.submit(server.wait_back, process)
         seen = require_all_answered(traffic.outcomes(), retries=victim.loses)
-        back_s = back.result()
-    seen = f"{seen}; back after {back_s:.1f} s"
-    require(back_s <= _back_limit_s(victim, number), seen)
+        found_s, back_s = found.result(), back.result()
+    seen = f"{seen}; found after {found_s:.1f} s, back after {back_s:.1f} s"
+    require(found_s <= _FOUND_S and back_s <= _back_limit_s(victim, number), seen)
     return seen
 
 
 def _back_limit_s(victim: Victim, number: signal.Signals) -> float:
     """From the fault until the process is there again and the canary answered."""
-    found_s = _FOUND_S if number == signal.SIGSTOP else 0.0
-    return found_s + (_RESTARTED_S if victim.loses else _RELOADED_S)
+    until_found_s = _FOUND_S if number == signal.SIGSTOP else 0.0
+    return until_found_s + (_RESTARTED_S if victim.loses else _RELOADED_S)
 
 
 def _hitting(victim: Victim, number: signal.Signals) -> Check:
@@ -110,7 +112,9 @@ def _hitting(victim: Victim, number: signal.Signals) -> Check:
 
 def _promise(victim: Victim, number: signal.Signals) -> str:
     loses = _RETRYABLE if victim.loses else _REPEATED
-    return f"{loses}; back within {_back_limit_s(victim, number):.0f} s"
+    return (
+        f"{loses}; found within {_FOUND_S:.0f} s, back within {_back_limit_s(victim, number):.0f} s"
+    )
 
 
 for _victim in (*_STAGES, *_WHOLE):

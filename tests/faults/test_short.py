@@ -1,0 +1,28 @@
+"""The short form: the same rows as ``python -m tests.faults --short``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bench import Bench
+from tests.faults.row import Row
+from tests.faults.suite import find_rows, run_row
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def bench(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with Bench(repository, tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("row", find_rows((), short=True), ids=lambda row: row.name)
+def test_the_promise_is_kept(row: Row, bench: Bench) -> None:
+    result = run_row(row, bench)
+    if result.kept is None:
+        pytest.skip(result.seen)
+    assert result.kept, result.seen
