@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.perf.binary import ASKED_FOR
 from build_engines import TargetOptions, build
 from serving.server import EmbeddedServer
 
@@ -45,6 +46,6 @@ def torch_repository() -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
-    """A real tritonserver with those pipelines."""
-    with EmbeddedServer([repository], log_level="DEBUG") as running:
+    """A real tritonserver with those pipelines, to be measured too."""
+    with EmbeddedServer([repository], log_level="DEBUG", open_protocols=ASKED_FOR) as running:
         yield running

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.machine import describe
 from benchmarks.perf import inputs, tables
-from benchmarks.perf.binary import find_or_fetch
+from benchmarks.perf.binary import ASKED_FOR, find_or_fetch
 from benchmarks.perf.errors import PerfError
 from benchmarks.perf.profiles import Outcome, Profile, Target, poisson, run, streaming, unary
 from segs_client.contract import MODEL_NAME
@@ -120,8 +120,7 @@ def _server(url: str | None, log_path: Path) -> Iterator[str]:
     repository = PROJECT / "build" / "benchmarks"
     build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", TINY, repository)
     log.info("starting tritonserver with the tiny pipeline")
-    measured = ("statistics", "model-config")  # perf_analyzer asks for both
-    with EmbeddedServer([repository], log_path=log_path, open_protocols=measured) as server:
+    with EmbeddedServer([repository], log_path=log_path, open_protocols=ASKED_FOR) as server:
         yield server.grpc_url
 
 

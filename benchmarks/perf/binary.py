@@ -16,6 +16,9 @@ from pathlib import Path
 from benchmarks.perf.errors import PerfError
 from serving.installation import missing_libraries
 
+ASKED_FOR = ("statistics", "model-config")
+"""Protocols that a server has to leave open for perf_analyzer."""
+
 log = logging.getLogger(__name__)
 
 WHEELS = {

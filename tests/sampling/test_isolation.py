@@ -269,22 +269,6 @@ def test_a_failed_prompt_is_not_kept(
     in_loop(service, work)
 
 
-def test_a_weight_that_overflows_is_its_own_requests_fault(
-    healthy: Shared, pipelines: dict[str, Pipeline]
-) -> None:
-    service = DetailService(healthy, pipelines)
-    failed, good = serve(
-        service,
-        request_for(pipelines, f"a (face:{'34'.ljust(39, '0')})"),
-        request_for(pipelines, "a face"),
-    )
-    assert isinstance(failed, IncidentError)
-    assert sorted(crops_of(good)) == [0]
-    kept = service.texts._kept
-    assert {prompt for _, prompt in kept} == {"a face", "blurry"}
-    assert all(bool(torch.isfinite(each.context).all()) for each in kept.values())
-
-
 class Gated(Shared):
     """Holds every batch of the UNet until it is let go."""
 
