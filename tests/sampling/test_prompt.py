@@ -12,10 +12,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from pipelines.descriptor import TextEncoderSpec
+from preprocessing.limits import DEFAULT
 from sampling.conditioning import to_common_length
 from sampling.program import Call, Tensors, run_alone
 from sampling.prompt import ChunkLayout, lay_out, parse_weights
-from sampling.text import TextEncoder, encode_prompt
+from sampling.text import TextEncoder, check_prompt, encode_prompt
+from segs_client.contract import ContractError
 from tests.conftest import CHECKPOINTS, GOLDEN
 
 LAYOUT = ChunkLayout(start=1, end=2, padding=0)
@@ -129,6 +131,39 @@ def test_unequal_lengths_are_repeated_to_a_common_one() -> None:
     rows = to_common_length([short, long])
     assert rows.shape == (2, 77 * 6, 3)
     assert torch.equal(rows[0, 77 * 2 : 77 * 4], short[0])
+
+
+def encoder_of(checkpoint: str) -> TextEncoder:
+    transformers = pytest.importorskip("transformers")
+    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / checkpoint / "tokenizer")
+    spec = TextEncoderSpec(
+        role="text_encoder", tokenizer="", start=slow.bos_token_id, end=slow.eos_token_id,
+        padding=slow.eos_token_id,
+    )  # fmt: skip
+    return TextEncoder("text", spec, slow.backend_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a " * 75 * 32, None),
+        ("a " * (75 * 32 + 1), "33 chunks"),
+        ("(a:1000)", None),
+        ("(a:-1000.5)", "a weight is too large"),
+        ("(a:1e999)", "a weight is too large"),
+        ("(" * 4000 + "a" + ")" * 4000, "a weight is too large"),
+    ],
+    ids=lambda value: str(value)[:10],
+)
+def test_prompts_that_are_too_much_are_refused(prompt: str, words: str | None) -> None:
+    encoders = [encoder_of("sd15")]
+    if words is None:
+        check_prompt(encoders, prompt, DEFAULT)
+        return
+    with pytest.raises(ContractError, match=words) as refusal:
+        check_prompt(encoders, prompt, DEFAULT)
+    assert refusal.value.detail.field == "prompt"
+    assert refusal.value.detail.allowed
 
 
 def test_an_embeddings_name_becomes_its_tokens() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sampling.pipeline import Pipeline, load_pipelines
 from sampling.service import DetailService
 from sampling.work import Estimator
 from segs_client import Segs
-from segs_client.contract import ControlNet
+from segs_client.contract import ContractError, ControlNet
 from segs_client.messages import build
 from serving.local import LocalNetworks
 from tests.conftest import CONTROLNET
@@ -101,6 +103,33 @@ def test_the_calls_are_those_that_follow(
     serve(DetailService(networks, pipelines), [one])
     asked = Counter(call for call in networks.asked if "text_encoder" not in call[0])
     assert asked == expected
+
+
+def test_a_request_of_many_options_is_counted_once_or_twice(pipelines: dict[str, Pipeline]) -> None:
+    """Each SEG has its own strength: they need as many calls all the same."""
+    segs = Segs.from_boxes([(16, 16, 48, 48)] * 50, size=(96, 96))
+    items = [
+        replace(seg, options={"denoise": 0.3 + index / 100, "cfg": 2 + index / 10})
+        for index, seg in enumerate(segs)
+    ]
+    one = prepared(pipelines, Segs((96, 96), tuple(items)), sampler_name="dpmpp_sde", steps=500)
+    estimator = Estimator(pipelines, CostModel())
+    assert not estimator.knows(one.plan)
+    start_s = time.process_time()
+    estimator.learn(one.plan)
+    assert time.process_time() - start_s < 2
+    assert estimator.knows(one.plan)
+
+
+def test_a_prompt_that_is_too_much_is_refused_before_any_network_is_called(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    networks = Counted(repository)
+    service = DetailService(networks, pipelines)
+    with pytest.raises(ContractError, match="too many tokens"):
+        serve(service, [prepared(pipelines, steps=1, prompt="a face", negative="a " * 3000)])
+    assert networks.asked == []
+    assert len(service.admission) == 0
 
 
 def test_long_runs_are_counted_short_and_scaled(pipelines: dict[str, Pipeline]) -> None:

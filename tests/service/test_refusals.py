@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -67,12 +69,38 @@ def with_seg(**changes: Any) -> bytes:
     return body(segs={"items": [{**SEG, **changes}]})
 
 
+def saved(kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(PICTURE).save(out, kind, **options)
+    return out.getvalue()
+
+
+def many_scans() -> bytes:
+    whole = saved("jpeg", progressive=True)
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 1000 + whole[-2:]
+
+
 FILE = {"encoding": "file"}
+OTHER_FRAME = [Image.new("RGB", (128, 96), "red")]
+LARGE = {"guide_size": 2048, "max_size": 2048}
 NAN = np.full((8, 8), np.nan, dtype=np.float32).tobytes()
 CASES: dict[str, tuple[bytes, bytes | None, bytes | None, str]] = {
     "broken image": (body(image=FILE), b"\x89PNG\r\n\x1a\nrest", None, "image"),
     "empty image": (body(image=FILE), b"", None, "image"),
     "bomb": (body(image=FILE), png_header(40_000, 40_000), None, "image"),
+    "animation": (
+        body(image=FILE), saved("webp", save_all=True, append_images=OTHER_FRAME), None, "image"
+    ),
+    "another format": (body(image=FILE), saved("gif"), None, "image"),
+    "half a picture": (body(image=FILE), saved("png")[:200], None, "image"),
+    "too many scans": (body(image=FILE), many_scans(), None, "image"),
+    "a name twice": (body()[:-1] + b', "steps": 2}', None, None, "request"),
+    "too much work": (body(steps=10_000, cycle=10, **LARGE), None, None, "steps"),
+    "too many tokens": (body(prompt="a " * 4000), None, None, "prompt"),
+    "an endless weight": (body(prompt="(a:1e999)"), None, None, "prompt"),
+    "mask far away": (
+        with_seg(mask={**FLOATS, "offset": 2**40}), None, bytes(256), "segs.items.0.mask"
+    ),
     "not JSON": (b"{", None, None, "request"),
     "not UTF-8": (b"\xff\xfe", None, None, "request"),
     "not an object": (b"[1, 2]", None, None, "request"),
