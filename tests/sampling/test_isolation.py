@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from preprocessing.images import Pixels
+from preprocessing.limits import Limits
 from preprocessing.packing import pixels_at
 from preprocessing.plan import DeadlineExceededError, StoppingError
 from preprocessing.prepare import Prepared
