@@ -91,6 +91,12 @@ class Limits:
     max_request_memory_bytes: int = _limit(
         4 * _GIB, "arrays of a request, by their declared shapes, before any is made", REFUSED
     )
+    max_answer_bytes: int = _limit(
+        1 * _GIB,
+        "what is sent back, not compressed; gRPC carries less than 2 GiB",
+        REFUSED,
+        most=2 * _GIB - 64 * _MIB,
+    )
     max_memory_bytes: int = _limit(8 * _GIB, "the same of all requests that are sampled", LATER)
     max_message_bytes: int = _limit(
         4 * _GIB, "tensors, as they come, of all requests inside, those that wait too", LATER

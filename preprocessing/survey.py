@@ -36,6 +36,8 @@ from segs_client.scaling import scaled_boxes
 _NOTHING: Pixels = np.empty(0, dtype=np.uint8)
 _PICTURE_BYTES = 3 + 3 + 12
 """Of a pixel of the picture: as it came, as it leaves, as float32 while SEGs are pasted."""
+_WEBP_SIDE_PX = 16_383
+"""The format's own bound."""
 _PIXEL_BYTES, _VALUE_BYTES, _MASK_BYTES = 3, 12, 4
 
 
@@ -89,6 +91,7 @@ class Survey:
         self._control_pictures: set[Buffer] = set()
         self._sampled_pixels = 0
         self._work = 0.0
+        self._answer_bytes = 0
         self.memory_bytes = math.prod(size) * _PICTURE_BYTES
 
     def segs(self) -> tuple[SurveyedSeg, ...]:
@@ -103,6 +106,7 @@ class Survey:
         passes = len(items) * request.batch_size
         _check_most("batch_size", "too many SEGs in all passes", passes, limits.max_seg_passes)
         check_size(*self._segs_size, "segs.size", limits)
+        self._check_form()
         self._prompt_masks(request.prompts, "prompts")
         self._prompt_masks(request.negatives, "negatives")
         self._check_chain(request.controlnets, "controlnets")
@@ -128,7 +132,10 @@ class Survey:
                 crop_region, size = self._common(item, exact, size)
             self._count(item, size, len(chain), field)
             hints = sum(each.image is not None or each.preprocessor != "none" for each in chain)
-            self._take(math.prod(size) * _PIXEL_BYTES * (1 + hints + self._request.batch_size))
+            pixel_bytes = math.prod(size) * _PIXEL_BYTES
+            self._take(pixel_bytes * (1 + hints + self._request.batch_size))
+            if self._request.output.control_images:
+                self._send(pixel_bytes * len(chain))
         self._take_region(item, region, crop_region)
         return SurveyedSeg(region, bbox, exact, crop_region, size, chain, chain_field)
 
@@ -217,8 +224,29 @@ class Survey:
         sent = {"none": 0, "float32": _VALUE_BYTES}.get(
             self._request.output.seg_images, _PIXEL_BYTES
         )
-        kept = each + sent * self._request.batch_size
-        self._take(_area(region) * each + _area(crop_region) * kept)
+        sent_bytes = _area(crop_region) * sent * self._request.batch_size
+        self._take((_area(region) + _area(crop_region)) * each + sent_bytes)
+        self._send(sent_bytes)
+
+    def _check_form(self) -> None:
+        """The picture's form in the answer."""
+        form = self._request.output.image
+        if form != "none":
+            self._send(math.prod(self._size) * _PIXEL_BYTES)
+        if form == "webp" and max(self._size) > _WEBP_SIDE_PX:
+            allowed = f"another form, or sides up to {_WEBP_SIDE_PX} px"
+            raise invalid("output.image", "too large for it", value=form, allowed=allowed)
+
+    def _send(self, size_bytes: int) -> None:
+        self._answer_bytes += size_bytes
+        most = self._limits.max_answer_bytes
+        if self._answer_bytes > most:
+            raise invalid(
+                "output",
+                "too much to send back",
+                value=f"{self._answer_bytes} bytes and more",
+                allowed=f"up to {most} bytes",
+            )
 
     def _take(self, size_bytes: int) -> None:
         self.memory_bytes += size_bytes

@@ -75,9 +75,11 @@ def required(request: Any, name: str) -> NDArray[np.uint8]:
 
 
 def size_bytes(request: Any) -> int:
-    """Of a request's tensors of numbers; texts are bounded where they are read."""
+    """Of all tensors of a request."""
     arrays = (tensor.as_numpy() for tensor in request.inputs())
-    return sum(array.nbytes for array in arrays if array.dtype != object)
+    return sum(
+        sum(map(len, array.ravel())) if array.dtype == object else array.nbytes for array in arrays
+    )
 
 
 def text(request: Any, name: str) -> bytes:

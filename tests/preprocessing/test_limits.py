@@ -157,6 +157,26 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
          "segs": {"items": [{"bbox": [0, 0, 8000, 8000]}] * 20}},
         "segs.items", "too large together",
     ),
+    "answer of many crops": (
+        {"picture": flat(png_header(4000, 4000)), "output": {"seg_images": "float32"},
+         "force_inpaint": False, "segs": {"items": [{"bbox": [0, 0, 4000, 4000]}] * 6}},
+        "output", "too much to send back",
+    ),
+    "answer of many passes": (
+        {"picture": flat(png_header(4000, 4000)), "output": {"seg_images": "uint8"},
+         "force_inpaint": False, "batch_size": 30,
+         "segs": {"items": [{"bbox": [0, 0, 4000, 4000]}]}},
+        "output", "too much to send back",
+    ),
+    "answer of control images": (
+        {"limits": few(max_answer_bytes=10**6), "segs": segs(3), "guide_size": 512,
+         "output": {"control_images": True}, "controlnets": edges() * 8},
+        "output", "too much to send back",
+    ),
+    "answer in WebP": (
+        {"picture": flat(png_header(16_384, 8)), "output": {"image": "webp"}},
+        "output.image", "too large for it",
+    ),
     "masks of prompts": (
         {"picture": flat(png_header(8000, 8000)), "masks": png_header(8000, 8000),
          "prompts": [{"mask": {"length": 57, "shape": [8000, 8000], "encoding": "png"}}]},
