@@ -20,6 +20,7 @@ from benchmarks.gpu_curve import CONTEXT_DIM, FLAT_ROWS, Curve, curves
 from build_engines import build
 from pipelines import load_all
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network
+from pipelines.files import model_files, sha256
 from sampling.program import Tensors
 from serving.local import LocalDetailer, LocalNetworks, NetworkCall
 
@@ -43,7 +44,6 @@ def write_standin(folder: Path, source: Path, using: Mapping[str, Curve]) -> Non
     networks = {}
     for role, network in descriptor.networks.items():
         model = f"{NAME}_{role}"
-        networks[role] = network.model_copy(update={"model": model, "files": {}})
         path = folder / model
         (path / "1").mkdir(parents=True, exist_ok=True)
         (path / "1" / "model.py").write_text(_MODEL)
@@ -51,9 +51,13 @@ def write_standin(folder: Path, source: Path, using: Mapping[str, Curve]) -> Non
         (path / "config.pbtxt").write_text(config)
     encoders = []
     for spec in descriptor.text_encoders:
-        tokenizer = f"{networks[spec.role].model}/tokenizer.json"
+        tokenizer = f"{NAME}_{spec.role}/tokenizer.json"
         (folder / tokenizer).write_bytes((source / spec.tokenizer).read_bytes())
         encoders.append(spec.model_copy(update={"tokenizer": tokenizer}))
+    for role, network in descriptor.networks.items():
+        model = f"{NAME}_{role}"
+        files = {name: sha256(path) for name, path in model_files(folder, [model]).items()}
+        networks[role] = network.model_copy(update={"model": model, "files": files})
     written = descriptor.model_copy(
         update={
             "name": NAME,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 
-from pipelines import PipelineDescriptor
+from pipelines import PipelineDescriptor, PipelineError
+from pipelines.files import check_files
 from serving.api_keys import read_keys
 from serving.engines import check_engines
-from serving.errors import StartError
+from serving.errors import RepositoryError, StartError
 from serving.exposure import check_exposure
 from serving.guard import SHARED_MEMORY
 from serving.installation import Installation, check_libraries, find_installation
@@ -46,6 +47,8 @@ def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor],
     """
     check_shared_memory()
     pipelines = check_repositories(options.repositories, options.model_repository)
+    if options.verify:
+        _verify(options)
     installation = find_installation(options.tritonserver)
     check_libraries(installation)
     check_engines(options.repositories, installation)
@@ -53,3 +56,10 @@ def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor],
     if options.api_keys is not None:
         read_keys(options.api_keys)
     return pipelines, installation
+
+
+def _verify(options: ServerOptions) -> None:
+    try:
+        check_files(options.repositories)
+    except PipelineError as error:
+        raise RepositoryError(str(error)) from error

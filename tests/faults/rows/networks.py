@@ -20,7 +20,7 @@ _SECRETS = (".py", "/", "Traceback", "secret", "segs-")
 
 def _server(bench: Bench) -> tuple[FaultyPipeline, Supervised]:
     pipeline = bench.faulty()
-    return pipeline, bench.shared("faulty", Setup(pipeline.folder))
+    return pipeline, bench.shared("faulty", Setup(pipeline.folder, ("--no-verify",)))
 
 
 def _sampling(bench: Bench) -> tuple[FaultyPipeline, Supervised, Traffic]:
