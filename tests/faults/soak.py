@@ -162,8 +162,8 @@ class Soak:
         said = (
             f"{describe()}. {hours:.2f} h, {self.rate_per_min:g} things done a minute, "
             f"{self.cpu_s / self.samples[-1].at_s:.2f} cores busy in the server; "
-            f"{health['reloads']} models were loaded again, {health['restarts']} times the server was "
-            f"started again. Growth is from minute {self.settled_s / 60:g} on."
+            f"{health['reloads']} models were loaded again, the server was started again "
+            f"{health['restarts']} times. Growth is from minute {self.settled_s / 60:g} on."
         )
         parts = [said, grown, self._by_process(), self._by_kind()]
         parts += [f"- {each.kind} {each.index}: {each.problem}" for each in problems[:20]]
