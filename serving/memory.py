@@ -3,7 +3,7 @@ after minutes.
 
 glibc raises the size from which a block is mapped by itself with every larger one that is freed, up
 to 32 MiB; smaller ones then come out of heaps, whose holes stay. With a fixed size large pictures
-are mapped and unmapped; the holes between small blocks are given back every half minute.
+are mapped and unmapped; the holes between small blocks are given back every few seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 """glibc's settings for tritonserver and its models; networks in onnxruntime choose their own."""
-EVERY_S = 30.0
+EVERY_S = 10.0
 """Between two calls of :func:`give_back`: rare enough to cost nothing, also where each takes
 milliseconds and what was given back has to be fetched again."""
 

@@ -43,6 +43,10 @@ MOST_MORE = 2.0
 """Threads or descriptors of all processes together."""
 _INTERVAL_S = 10.0
 _KNOWN_EVERY = 20
+_CROWD_EVERY = 200
+"""Things done between two crowds: the most that is asked at once comes early, and again."""
+_CROWD = 6
+"""Large pictures at once."""
 _CLIENTS = 16
 _REPORT_EVERY_S = 300.0
 _MIB = 2**20
@@ -129,14 +133,17 @@ class Soak:
             due_s = self.begun_s + index * 60 / self.rate_per_min
             if over.wait(max(due_s - time.monotonic(), 0)):
                 break
-            pool.submit(self._do, traffic, index)
+            pool.submit(self._do, traffic.do, index)
             if index % _KNOWN_EVERY == 0:
-                pool.submit(self._do, traffic, None)
+                pool.submit(self._do, traffic.known_picture)
+            if index % _CROWD_EVERY == 0:
+                for number in range(_CROWD):
+                    pool.submit(self._do, traffic.large_picture, index + number)
         pool.shutdown(wait=True)
         traffic.close()
 
-    def _do(self, traffic: Traffic, index: int | None) -> None:
-        self.outcomes.append(traffic.known_picture() if index is None else traffic.do(index))
+    def _do(self, what: Callable[..., Outcome], *index: int) -> None:
+        self.outcomes.append(what(*index))
 
     @property
     def settled(self) -> list[Sample]:
@@ -148,17 +155,19 @@ class Soak:
         if not self.settled:
             return "nothing was noted yet\n", False
         grown, kept = self._grown()
-        restarts = self.server.health()["restarts"]
+        health = self.server.health()
+        mended = int(health["reloads"] + health["restarts"])
         problems = [each for each in self.outcomes if each.problem]
         hours = self.samples[-1].at_s / 3600
         said = (
             f"{describe()}. {hours:.2f} h, {self.rate_per_min:g} things done a minute, "
             f"{self.cpu_s / self.samples[-1].at_s:.2f} cores busy in the server; "
-            f"{restarts} restarts. Growth is from minute {self.settled_s / 60:g} on."
+            f"{health['reloads']} models were loaded again, the server was started again "
+            f"{health['restarts']} times. Growth is from minute {self.settled_s / 60:g} on."
         )
         parts = [said, grown, self._by_process(), self._by_kind()]
         parts += [f"- {each.kind} {each.index}: {each.problem}" for each in problems[:20]]
-        return "\n\n".join(parts) + "\n", kept and not problems and restarts == 0
+        return "\n\n".join(parts) + "\n", kept and not problems and mended == 0
 
     def _grown(self) -> tuple[str, bool]:
         rows, all_kept = [], True
