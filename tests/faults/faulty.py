@@ -60,6 +60,9 @@ class TritonPythonModel(_backend.TritonPythonModel):
             value[0] = np.nan
         return pb_utils.InferenceResponse([pb_utils.Tensor("out_sample", value)])
 
+    def open(self, folder, config, args):
+        return super().open(folder, {**config, "default_model_filename": "model.onnx"}, args)
+
     def initialize(self, args):
         if ORDER.exists() and ORDER.read_text() == "broken":
             raise RuntimeError("cannot start")

@@ -142,7 +142,7 @@ def _bombs_masks(bench: Bench) -> str:
         crop = {**region, "image": {**place, "shape": [SIDE_PX, SIDE_PX, 3]}}
         requests[f"mask: {name}"] = infer(small(segs={"items": [mask]}), masks=data)
         requests[f"crop: {name}"] = infer(small(segs={"items": [crop]}), seg_images=data)
-    return _refused(bench, requests)
+    return _not_unpacked(bench, requests)
 
 
 @ROWS.add(
