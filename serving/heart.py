@@ -187,6 +187,11 @@ def drain_order() -> Drain | None:
     return None
 
 
+def instances(place: Path) -> frozenset[str]:
+    """All instances that ever gave a sign of life, and were not known to be dead since."""
+    return frozenset(_read_beat(path)[0] for path in place.glob("*.beat"))
+
+
 def find_silent(place: Path, limit_s: float) -> Processes:
     """The instances whose processes are there and gave no sign of life for so long."""
     silent: dict[str, int] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,15 +36,49 @@ def memory_use(pid: int) -> MemoryUse:
 
 
 def model_processes(pid: int) -> dict[str, int]:
-    """The living processes of Python models below ``pid``: process id by instance name."""
+    """The living processes of Python models below ``pid``: process id by instance name. None if
+    that has ended."""
     found: dict[str, int] = {}
-    for process in psutil.Process(pid).children(recursive=True):
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(pid).children(recursive=True)
+    for process in below:
         with contextlib.suppress(psutil.Error):
             arguments = process.cmdline()
             # One that ends shows parts of its arguments.
             if len(arguments) > 1 and Path(arguments[0]).name == STUB_NAME:
                 found[arguments[-2]] = process.pid
     return found
+
+
+class Deaths:
+    """Tells at once when one of some processes ends, each once."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._poll = select.poll()
+        self._open: set[int] = set()
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has gone already, which others see
+                self._open.add(os.pidfd_open(pid))
+        for descriptor in self._open:
+            self._poll.register(descriptor, select.POLLIN)
+
+    def wait(self, limit_s: float) -> bool:
+        """Waits for a death, at most so long; whether there was one."""
+        ended = self._poll.poll(limit_s * 1e3)
+        for descriptor, _ in ended:
+            self._forget(descriptor)
+        return bool(ended)
+
+    def close(self) -> None:
+        """Looks after nobody any more."""
+        for descriptor in list(self._open):
+            self._forget(descriptor)
+
+    def _forget(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        self._open.discard(descriptor)
+        os.close(descriptor)
 
 
 def is_stopped(pid: int) -> bool:

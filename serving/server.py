@@ -31,21 +31,18 @@ from serving.heart import (
     BEAT_S,
     ENGINE_MODEL,
     EngineState,
-    find_hanging,
-    find_silent,
     forget_engine,
-    model_of,
     order_drain,
-    read_door,
     read_state,
 )
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
-from serving.process import MemoryUse, is_stopped, memory_use, model_processes
+from serving.process import MemoryUse, memory_use
 from serving.reloading import load_again
 from serving.repositories import has_detailer
+from serving.watch import Watch
 from serving.workspace import build_backends, build_python, server_command, server_environment
 
 log = logging.getLogger(__name__)
@@ -54,9 +51,6 @@ server_log = logging.getLogger("tritonserver")
 _HEARD_S = 1.5 * BEAT_S
 """By then the step engine has read an order and told what came of it."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
-_MOST_LOST = 64
-SILENT_S = 7.0
-"""How long a model may give no sign of life, one a second, and a batch take however small."""
 
 
 class EmbeddedServer:
@@ -84,8 +78,7 @@ class EmbeddedServer:
         self._begun_s = 0.0
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
-        self._models: frozenset[str] = frozenset()
-        self._loaded_s = 0.0
+        self._watch: Watch | None = None
         self.credentials = Credentials()
         self._tls: Mapping[str, Any] = {}
         self._lock = threading.Lock()
@@ -249,7 +242,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._models = frozenset(model_processes(self._guard.pid))
+        self._watch = Watch(self.pid, self._guard.pid, self._state)
 
     def _why_ended(self) -> str:
         assert self._log is not None
@@ -287,35 +280,19 @@ class EmbeddedServer:
             ModelsDownError: models whose process has died or hangs; :meth:`reload` may mend it.
             ServingError: tritonserver itself has ended, or a network hangs inside of it.
         """
-        guard = self._require_running()
-        if guard.poll() is not None:
+        guard, watch = self._require_running(), self._watch
+        if guard.poll() is not None or watch is None:
             raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
-        if is_stopped(self.pid):
-            raise ServingError("tritonserver's process is stopped")
-        processes = model_processes(guard.pid)
-        dead = self._models - processes.keys()
-        if dead:
-            why = "the processes of these models have died"
-            raise ModelsDownError(why, {model_of(instance) for instance in dead})
-        silent = find_silent(self._state, SILENT_S).pids
-        if silent:
-            models = {model_of(instance) for instance in silent}
-            why = f"no sign of life for {SILENT_S:g} s from"
-            raise ModelsDownError(why, models, silent.values())
-        self._check_networks(processes)
+        watch.check()
 
-    def _check_networks(self, processes: Mapping[str, int]) -> None:
-        state = self.engine_state()
-        if state is None:
-            return
-        hanging = set(find_hanging(state, time.time(), SILENT_S, self._loaded_s))
-        if not hanging:
-            return
-        why = "batches of these networks do not end"
-        pids = {pid for instance, pid in processes.items() if model_of(instance) in hanging}
-        if hanging <= {model_of(instance) for instance in processes}:
-            raise ModelsDownError(why, hanging, pids)
-        raise ServingError(f"{why}: {', '.join(sorted(hanging))}")
+    def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
+        """Waits until one of the server's processes ends, at most so long."""
+        if self._watch is not None:
+            self._watch.wait(limit_s, stop_asked)
+
+    def is_worn(self) -> bool:
+        """Whether a fresh server is better, as this one holds what nobody will ever take."""
+        return self._watch is not None and self._watch.is_worn()
 
     def reload(self, down: ModelsDownError) -> None:
         """Has Triton load these models again; requests that wait for them go on then.
@@ -323,7 +300,7 @@ class EmbeddedServer:
         Raises:
             ServingError: it does not load, or the requests are lost with it anyway.
         """
-        guard = self._require_running()
+        self._require_running()
         if MODEL_NAME in down.models:
             raise ServingError(f"{down}; it held the requests")
         for pid in down.hanging:
@@ -334,14 +311,8 @@ class EmbeddedServer:
         timeout_s = self.options.start_timeout_s
         admin = self.credentials.admin_headers()
         load_again(self.connection, sorted(down.models), admin, timeout_s)
-        self._loaded_s = time.time()
-        self._models = frozenset(model_processes(guard.pid))
-
-    def is_worn(self) -> bool:
-        """Whether so many calls were lost with their processes, which Triton never ends, that a
-        fresh server is better."""
-        state = read_door(self._state)
-        return state is not None and state.lost > _MOST_LOST
+        if self._watch is not None:
+            self._watch.note()
 
     def engine_state(self) -> EngineState | None:
         """What the step engine said last of what it is doing; None if it has said nothing."""
@@ -380,6 +351,8 @@ class EmbeddedServer:
             log.error("the server's guard does not answer; killing it")
             self._guard.kill()
             self._guard.wait()
+        if self._watch is not None:
+            self._watch.close()
         if self._log is not None:
             self._log.join(2.0)
         # Twice is harmless, and the guard itself may have been killed.

@@ -141,7 +141,8 @@ class _Supervisor:
         self._ready_s = time.monotonic()
         self.health.ready(server.pipelines)
         with Singer(server, self.health) as singer:
-            while not self._stop_asked.wait(_CHECK_INTERVAL_S):
+            while not self._stop_asked.is_set():
+                server.wait(_CHECK_INTERVAL_S, self._stop_asked)
                 try:
                     self._check(server)
                     singer.check()

@@ -21,11 +21,13 @@ from serving import heart, singer
 from serving.__main__ import main
 from serving.canary import Song
 from serving.connection import Connection
-from serving.errors import CanaryError, ServingError
+from serving.errors import CanaryError, ModelsDownError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
 from serving.heart import EngineState, find_hanging, find_silent
+from serving.process import Deaths
 from serving.server import EmbeddedServer
 from serving.singer import Singer
+from serving.watch import Watch
 
 
 @pytest.fixture
@@ -293,3 +295,37 @@ def test_failures_in_a_row_end_it(
         bird.check()
     assert ready == [False, True, False, True, False]
     assert health.state()["reason"] == "for good"
+
+
+def test_deaths_are_told_at_once_and_once() -> None:
+    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    deaths = Deaths([each.pid for each in processes])
+    try:
+        assert not deaths.wait(0.0)
+        processes[0].kill()
+        assert deaths.wait(5.0)
+        assert not deaths.wait(0.05)
+        processes[1].kill()
+        assert deaths.wait(5.0)
+        assert not deaths.wait(0.0)
+    finally:
+        deaths.close()
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+def test_an_instance_that_was_gone_before_anybody_looked_is_missed(state: Path) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (state / f"prepare_0_1.{process.pid}.beat").touch()
+    watch = Watch(os.getpid(), os.getpid(), state)
+    try:
+        with pytest.raises(ModelsDownError, match="prepare") as down:
+            watch.check()
+        assert down.value.models == {"prepare"}
+        (state / f"prepare_0_1.{process.pid}.beat").unlink()
+        watch.note()
+        watch.check()
+    finally:
+        watch.close()

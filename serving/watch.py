@@ -1,0 +1,96 @@
+"""Looking after the processes of one running server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.errors import ModelsDownError, ServingError
+from serving.heart import find_hanging, find_silent, instances, model_of, read_door, read_state
+from serving.process import Deaths, is_stopped, model_processes
+
+SILENT_S = 7.0
+"""How long a model may give no sign of life, one a second, and a batch take however small."""
+_MOST_LOST = 64
+_STOP_LOOK_S = 0.1
+
+
+class Watch:
+    """Knows which processes there have to be; to be closed.
+
+    Args:
+        pid: of tritonserver.
+        root: of a process above it and its models' processes.
+        state: the folder of signs of life.
+    """
+
+    def __init__(self, pid: int, root: int, state: Path) -> None:
+        self._pid = pid
+        self._root = root
+        self._state = state
+        self._since_s = 0.0
+        self._instances: frozenset[str] = frozenset()
+        self._deaths = Deaths(())
+        self.note()
+
+    def note(self) -> None:
+        """Notes that all models were just loaded: their instances are those that are there, and
+        those that have been and were gone before anybody looked."""
+        processes = model_processes(self._root)
+        self._instances = frozenset(processes) | instances(self._state)
+        self._since_s = time.time()
+        self._deaths.close()
+        self._deaths = Deaths([self._pid, *processes.values()])
+
+    def close(self) -> None:
+        """Looks after nobody any more."""
+        self._deaths.close()
+
+    def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
+        """Waits until one of the processes ends, at most so long."""
+        until_s = time.monotonic() + limit_s
+        while not stop_asked.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            if self._deaths.wait(min(left_s, _STOP_LOOK_S)):
+                return
+
+    def check(self) -> None:
+        """Looks whether every process is still there and alive.
+
+        Raises:
+            ModelsDownError: models whose process has died or hangs; to be loaded again.
+            ServingError: a network hangs inside of tritonserver itself, or that was stopped.
+        """
+        if is_stopped(self._pid):
+            raise ServingError("tritonserver's process is stopped")
+        processes = model_processes(self._root)
+        dead = self._instances - processes.keys()
+        if dead:
+            why = "the processes of these models have died"
+            raise ModelsDownError(why, {model_of(instance) for instance in dead})
+        silent = find_silent(self._state, SILENT_S).pids
+        if silent:
+            models = {model_of(instance) for instance in silent}
+            why = f"no sign of life for {SILENT_S:g} s from"
+            raise ModelsDownError(why, models, silent.values())
+        self._check_networks(processes)
+
+    def is_worn(self) -> bool:
+        """Whether so many calls were lost with their processes, which Triton never ends, that a
+        fresh server is better."""
+        state = read_door(self._state)
+        return state is not None and state.lost > _MOST_LOST
+
+    def _check_networks(self, processes: Mapping[str, int]) -> None:
+        state = read_state(self._state)
+        if state is None:
+            return
+        hanging = set(find_hanging(state, time.time(), SILENT_S, self._since_s))
+        if not hanging:
+            return
+        why = "batches of these networks do not end"
+        pids = {pid for instance, pid in processes.items() if model_of(instance) in hanging}
+        if hanging <= {model_of(instance) for instance in processes}:
+            raise ModelsDownError(why, hanging, pids)
+        raise ServingError(f"{why}: {', '.join(sorted(hanging))}")
