@@ -27,7 +27,7 @@ class Credentials:
     canary_key: str = field(default_factory=new_key)
     """The API key that the canary sings with, where keys are asked for."""
     inside: str = field(default_factory=secrets.token_hex)
-    """The token of calls between our models, there."""
+    """The token of calls between our models."""
 
     def __iter__(self) -> Iterator[str]:
         """All of them, as what must not be shown."""
@@ -42,11 +42,12 @@ class Credentials:
         return {API_KEY_HEADER: self.canary_key}
 
     def environment(self, api_keys: Path | None) -> dict[str, str]:
-        """What the Python models have to know; nothing where keys are not asked for."""
+        """What the Python models have to know."""
+        always = {INSIDE_VARIABLE: self.inside}
         if api_keys is None:
-            return {}
+            return always
         return {
             API_KEYS_VARIABLE: str(api_keys.absolute()),
             CANARY_VARIABLE: hash_key(self.canary_key),
-            INSIDE_VARIABLE: self.inside,
+            **always,
         }

@@ -1,8 +1,8 @@
-"""Which calls come from within the server: a token of this start, where API keys are asked for.
+"""Which calls come from within the server: those with a token of this start.
 
 The models behind ``segs_detailer`` can be called by any client of the port; Triton cannot hide
-them. Where keys are asked for, calls between our models carry a random token, which is known to
-their environment only, and a call without it is refused.
+them, and what they take was checked by those in front of them. So calls between our models carry a
+random token, which is known to their environment only, and a call without it is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from segs_client.contract import ContractError, ErrorDetail
 
 INSIDE_VARIABLE = "SEGS_INSIDE"
-"""Environment variable of the Python models: the token; unset where all calls are taken."""
+"""Environment variable of the Python models: the token. Unset, as in a server that somebody else
+started, all calls are taken."""
 _PARAMETER = "inside"
 
 

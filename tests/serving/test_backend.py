@@ -22,7 +22,12 @@ def _double(server: EmbeddedServer, shape: tuple[int, ...]) -> NDArray[np.float3
     tensor = grpc.InferInput("x", list(shape), "FP32")
     tensor.set_data_from_numpy(np.ones(shape, np.float32))
     with grpc.InferenceServerClient(server.grpc_url) as client:
-        answer = client.infer("double", [tensor], client_timeout=10)
+        answer = client.infer(
+            "double",
+            [tensor],
+            client_timeout=10,
+            parameters={"inside": server.credentials.inside},
+        )
     values: NDArray[np.float32] = answer.as_numpy("y")
     return values
 
@@ -48,6 +53,7 @@ def test_refuses_a_wrong_shape_and_answers_on(
 def test_survives_a_shape_whose_bytes_wrap(server: EmbeddedServer, shape: tuple[int, int]) -> None:
     """Triton 2.51 takes such a shape where the wrapped product is as long as what was sent."""
     request = service_pb2.ModelInferRequest(model_name="double")
+    request.parameters["inside"].string_param = server.credentials.inside
     request.inputs.add(name="x", datatype="FP32", shape=shape)
     request.raw_input_contents.append(bytes(shape[0] * shape[1] * 4 % 2**64 % 2**20))
     with (

@@ -110,6 +110,10 @@ def test_a_server_with_an_images_layout_runs_both(image: Path, tmp_path: Path) -
         EmbeddedServer(model_repository=models, tritonserver=image, start_timeout_s=60) as server,
         grpc.InferenceServerClient(server.grpc_url) as client,
     ):
-        answers = {name: client.infer(name, [x]).as_numpy("y") for name in ("double", "extra")}
+        within = {"inside": server.credentials.inside}
+        answers = {
+            name: client.infer(name, [x], parameters=within).as_numpy("y")
+            for name in ("double", "extra")
+        }
     np.testing.assert_array_equal(answers["double"], np.full((1, 2), 3))
     np.testing.assert_array_equal(answers["extra"], np.full((1, 2), 5))
