@@ -112,7 +112,8 @@ class ErrorDetail(BaseModel):
             if isinstance(value, str) and name != "code"
         }
         detail = self.model_copy(update=texts)
-        sentence = " ".join(detail.message.split())
+        # Triton's C strings would end at a NUL, and logs and terminals obey others.
+        sentence = _printable(" ".join(detail.message.split()))
         return f"{sentence}\n{detail.model_dump_json(exclude_none=True)}"
 
 
@@ -228,6 +229,13 @@ def _refused(field: str, message: str, shown: str | None, allowed: str | None) -
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = VALUE_CHARS
 _REPR.maxlist = _REPR.maxtuple = 8
+
+
+def _printable(text: str) -> str:
+    """The text with ``\\x00`` and the like written out."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _shorten(value: object) -> str:

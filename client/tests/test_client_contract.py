@@ -163,6 +163,17 @@ def test_status_message_round_trip() -> None:
     assert ErrorDetail.from_status_message(text.replace("\n", " ")) == detail
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\x00", "\u202e\x1b[31m"])
+def test_a_status_message_has_no_character_that_ends_it_or_changes_a_log(name: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        parse_request(json.dumps({"pipeline": "base", name: 1}))
+    text = caught.value.detail.to_status_message()
+    assert text.replace("\n", "", 1).isprintable() or "\u202e" in text.splitlines()[1]
+    assert text.splitlines()[0].isprintable()
+    detail = ErrorDetail.from_status_message(text)
+    assert detail is not None and detail.field == name
+
+
 @pytest.mark.parametrize("text", ["", "failed", "failed\n{}", '{"code": "NO", "message": ""}', "{"])
 def test_status_message_without_detail(text: str) -> None:
     assert ErrorDetail.from_status_message(text) is None
