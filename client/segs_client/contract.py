@@ -14,7 +14,7 @@ input               type       content
 ``seg_images``      UINT8 [n]  optional: the SEGS' own crops, one after another
 ``control_images``  UINT8 [n]  optional: ControlNets' pictures, one after another
 output
-``report``          BYTES [1]  JSON of :class:`Report`
+``report``          UINT8 [n]  JSON of :class:`Report`
 ``detailed_image``  UINT8 [n]  the pasted result in the format asked for
 ``detailed_segs``   UINT8 [n]  the detailed crops, where asked for
 ``used_control_images``  UINT8 [n]  the control images that were used, where asked for

@@ -65,10 +65,9 @@ def read_answer(built: BuiltRequest, answer: Any) -> DetailResult:
     Raises:
         ServerError: the answer breaks the contract.
     """
-    report = answer.as_numpy("report")
-    text = b"" if report is None or not report.size else report.ravel()[0]
+    report = _output(answer, "report").tobytes()
     outputs = ("detailed_image", "detailed_segs", "used_control_images")
-    return parse(built, text, *(_output(answer, name) for name in outputs))
+    return parse(built, report, *(_output(answer, name) for name in outputs))
 
 
 def check_timeout(timeout_s: float) -> None:

@@ -34,11 +34,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests.append(request)
         response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         for name, data in self.handler(request, context).items():
-            is_text = name == "report"
-            shape = [1] if is_text else [len(data)]
-            response.outputs.add(name=name, datatype="BYTES" if is_text else "UINT8", shape=shape)
-            prefix = len(data).to_bytes(4, "little") if is_text else b""
-            response.raw_output_contents.append(prefix + data)
+            response.outputs.add(name=name, datatype="UINT8", shape=[len(data)])
+            response.raw_output_contents.append(data)
         return response
 
 

@@ -34,7 +34,7 @@ class TritonPythonModel:
         except Exception as error:
             return stub.refusal(error, request.request_id())
         return stub.answer(
-            report=composed.report.model_dump_json().encode(),
+            report=stub.as_flat(composed.report.model_dump_json().encode()),
             detailed_image=composed.image,
             detailed_segs=composed.seg_images,
             used_control_images=composed.control_images,
