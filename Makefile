@@ -22,6 +22,8 @@ SERVE_ARGS ?=
 DEMO_ARGS ?=
 PERF_ARGS ?=
 FAULT_ARGS ?=
+FUZZ_ARGS ?=
+FUZZ_SECONDS ?= 300
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -84,6 +86,16 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 .PHONY: faults
 faults: $(STAMP) ## make 80 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
 	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
+.PHONY: fuzz
+fuzz: $(STAMP) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)
+	$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
+.PHONY: fuzz-coverage
+fuzz-coverage: $(STAMP) ## coverage-guided fuzzing of what reads strangers' bytes (FUZZ_SECONDS=300 each)
+	$(PIP_INSTALL) -r requirements-fuzz.txt
+	for harness in request picture prompt inputs; do \
+		$(PY) -m tests.fuzz.coverage $$harness --seconds $(FUZZ_SECONDS); \
+	done
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: rules and formatting

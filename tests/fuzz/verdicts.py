@@ -1,0 +1,70 @@
+"""What came of a call, and whether it may have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from segs_client.contract import ErrorDetail
+
+Verdict = Literal[
+    "answered", "refused", "late", "failed", "anonymous", "hang", "leak", "wrong", "gone"
+]
+"""``late``: the request's own time ran out. ``failed``: the server's fault, with an id that its log
+explains. All after it must not be."""
+BAD: tuple[Verdict, ...] = ("anonymous", "hang", "leak", "wrong", "gone")
+
+HANG_S = 10.0
+"""A call that has no answer by then hangs."""
+
+_OURS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"})
+_INCIDENT = re.compile(r"(?:incident|internal error) [0-9a-f]{12}")
+_LEAK = re.compile(
+    r"\.py\b|Traceback|site-packages|/dev/shm|/tmp/|/home/|/root/|/work/|/opt/|/usr/|0x[0-9a-f]{8}"
+)
+# What gRPC itself says of bytes that are no message, before Triton sees them.
+_UNREADABLE = re.compile(r"pars|deserializ|serializ", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a client saw."""
+
+    code: str
+    """Of gRPC, or ``OK``; of a bare connection ``answered``, ``closed`` or ``ignored``."""
+    text: str
+    seconds: float
+    body: bytes = b""
+
+
+def judge(outcome: Outcome, sent: bytes) -> Verdict:
+    """The verdict on an outcome.
+
+    Args:
+        sent: the request; what it brought itself is no leak.
+    """
+    if outcome.code == "OK":
+        return "answered"
+    if outcome.code in ("answered", "closed", "ignored"):
+        return "refused"
+    if outcome.code == "DEADLINE_EXCEEDED" and outcome.seconds > 0.95 * HANG_S:
+        return "hang"
+    if outcome.code == "UNAVAILABLE" and "connect" in outcome.text:
+        return "gone"
+    leak = _LEAK.search(outcome.text)
+    if leak is not None and leak[0].encode() not in sent:
+        return "leak"
+    if outcome.code in ("CANCELLED", "DEADLINE_EXCEEDED"):
+        return "late"
+    if outcome.code not in _OURS:
+        return "refused"
+    if _INCIDENT.search(outcome.text):
+        return "failed"
+    return "refused" if _UNREADABLE.search(outcome.text) else "anonymous"
+
+
+def has_detail(outcome: Outcome) -> bool:
+    """Whether a refusal ends in the contract's line of JSON, with the request's id."""
+    detail = ErrorDetail.from_status_message(outcome.text)
+    return detail is not None and bool(detail.request_id)
