@@ -133,6 +133,11 @@ def processes(models: Collection[str]) -> Processes:
     return Processes(found)
 
 
+def known_instances(place: Path) -> frozenset[str]:
+    """All that have ever given a sign of life, those that have died since among them."""
+    return frozenset(_read_beat(path)[0] for path in place.glob("*.beat"))
+
+
 def _read_beat(path: Path) -> tuple[str, int]:
     """The instance and the process id in a file's name."""
     instance, pid, _ = path.name.rsplit(".", 2)

@@ -34,6 +34,7 @@ from serving.heart import (
     find_hanging,
     find_silent,
     forget_engine,
+    known_instances,
     model_of,
     order_drain,
     read_door,
@@ -249,7 +250,8 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._models = frozenset(model_processes(self._guard.pid))
+        # Also those that have died since they were loaded.
+        self._models = known_instances(self._state) | model_processes(self._guard.pid).keys()
 
     def _why_ended(self) -> str:
         assert self._log is not None
@@ -297,10 +299,13 @@ class EmbeddedServer:
         if dead:
             why = "the processes of these models have died"
             raise ModelsDownError(why, {model_of(instance) for instance in dead})
-        silent = find_silent(self._state, SILENT_S).pids
+        stopped = {name: pid for name, pid in processes.items() if is_stopped(pid)}
+        silent = stopped or find_silent(self._state, SILENT_S).pids
         if silent:
             models = {model_of(instance) for instance in silent}
             why = f"no sign of life for {SILENT_S:g} s from"
+            if stopped:
+                why = "the processes of these models are stopped"
             raise ModelsDownError(why, models, silent.values())
         self._check_networks(processes)
 
@@ -323,7 +328,7 @@ class EmbeddedServer:
         Raises:
             ServingError: it does not load, or the requests are lost with it anyway.
         """
-        guard = self._require_running()
+        self._require_running()
         if MODEL_NAME in down.models:
             raise ServingError(f"{down}; it held the requests")
         for pid in down.hanging:
@@ -335,7 +340,6 @@ class EmbeddedServer:
         admin = self.credentials.admin_headers()
         load_again(self.connection, sorted(down.models), admin, timeout_s)
         self._loaded_s = time.time()
-        self._models = frozenset(model_processes(guard.pid))
 
     def is_worn(self) -> bool:
         """Whether so many calls were lost with their processes, which Triton never ends, that a
