@@ -69,11 +69,10 @@ class Watch:
         if dead:
             why = "the processes of these models have died"
             raise ModelsDownError(why, {model_of(instance) for instance in dead})
+        stopped = {instance: pid for instance, pid in processes.items() if is_stopped(pid)}
+        _raise_hanging("the processes of these models are stopped", stopped)
         silent = find_silent(self._state, SILENT_S).pids
-        if silent:
-            models = {model_of(instance) for instance in silent}
-            why = f"no sign of life for {SILENT_S:g} s from"
-            raise ModelsDownError(why, models, silent.values())
+        _raise_hanging(f"no sign of life for {SILENT_S:g} s from", silent)
         self._check_networks(processes)
 
     def is_worn(self) -> bool:
@@ -94,3 +93,10 @@ class Watch:
         if hanging <= {model_of(instance) for instance in processes}:
             raise ModelsDownError(why, hanging, pids)
         raise ServingError(f"{why}: {', '.join(sorted(hanging))}")
+
+
+def _raise_hanging(why: str, processes: Mapping[str, int]) -> None:
+    """Raises if there is one of these processes, by instance."""
+    if processes:
+        models = {model_of(instance) for instance in processes}
+        raise ModelsDownError(why, models, processes.values())

@@ -119,6 +119,7 @@ _CODES: dict[str, ErrorCode] = {
     "CANCELLED": "CANCELLED",
 }
 _QUEUE_TIMEOUT = "timeout expired"  # Triton reports a request that waited too long as UNAVAILABLE
+_DEAD_PROCESS = "is not healthy"  # and one that found its model's process dead as INTERNAL
 
 
 def from_transport(
@@ -142,6 +143,8 @@ def from_transport(
         code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
         if code == "UNAVAILABLE" and _QUEUE_TIMEOUT in text.lower():
             code = "DEADLINE_EXCEEDED"
+        elif code == "INTERNAL" and _DEAD_PROCESS in text:
+            code = "UNAVAILABLE"
         message = text.strip() or f"the server answered {status or 'an unknown error'}"
         detail = ErrorDetail(code=code, message=message)
     return from_detail(detail, request_id=request_id)

@@ -58,6 +58,13 @@ def test_time_out_in_triton_queue_is_a_deadline() -> None:
     assert isinstance(errors.from_transport(waited), errors.DeadlineExceeded)
 
 
+def test_a_dead_process_is_to_be_tried_again() -> None:
+    text = "Stub process 'segs_detailer_0_0' is not healthy."
+    error = errors.from_transport(InferenceServerException(text, "StatusCode.INTERNAL"))
+    assert isinstance(error, errors.ServerUnavailable)
+    assert error.retryable
+
+
 def test_message_is_never_empty() -> None:
     assert (
         "StatusCode.INTERNAL"

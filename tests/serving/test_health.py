@@ -82,6 +82,7 @@ def test_processes_are_told_by_their_files(state: Path) -> None:
     assert found.all_alive("prepare")
     child.wait()
     assert heart.processes(("prepare", "sample")).pids == {"prepare_0_0": os.getpid()}
+    assert heart.instances(state) == {"prepare_0_0", "sample_0_0"}
 
 
 def test_nothing_is_written_where_nobody_looks(
