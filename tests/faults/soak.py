@@ -155,7 +155,8 @@ class Soak:
         if not self.settled:
             return "nothing was noted yet\n", False
         grown, kept = self._grown()
-        mended = self.server.mended()
+        _, health = self.server.health()
+        mended = int(health["reloads"] + health["restarts"])
         problems = [each for each in self.outcomes if each.problem]
         hours = self.samples[-1].at_s / 3600
         said = (
