@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from serving.canary import run_canary
+from serving.canary import Song, run_canary
 from serving.errors import CanaryError, ServingError
 from serving.health import Health
 from serving.server import EmbeddedServer
@@ -33,6 +33,9 @@ class Singer:
         self._server = server
         self._health = health
         self._over = threading.Event()
+        self._all_asked = threading.Event()
+        self._failures = 0
+        """In a row."""
         self._failed: ServingError | None = None
         self._thread = threading.Thread(target=self._run, name="canary", daemon=True)
 
@@ -43,6 +46,7 @@ class Singer:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._all_asked.set()  # which it waits for
         if self._thread.is_alive():
             self._thread.join(2.0)
 
@@ -54,35 +58,50 @@ class Singer:
         if self._failed is not None:
             raise self._failed
 
+    def sing_all(self) -> None:
+        """Has all songs sung now, for models that were loaded again: when they are answered, the
+        server is ready. Returns at once: an answer may need what is to be loaded again next."""
+        self._failures = 0
+        self._all_asked.set()
+        if not self._thread.is_alive():  # nobody is asked for canaries
+            self._health.ready(self._server.pipelines)
+
     def _run(self) -> None:
-        answered, failures = self._answered(), 0
-        for song in itertools.cycle(self._server.songs):
-            if self._over.wait(INTERVAL_S):
+        answered = self._answered()
+        turns = itertools.cycle(self._server.songs)
+        sing_all = False
+        while self._failed is None:
+            sing_all |= self._all_asked.wait(INTERVAL_S)
+            self._all_asked.clear()
+            if self._over.is_set():
                 return
             before, answered = answered, self._answered()
-            if answered > before and failures == 0:
+            if answered > before and self._failures == 0 and not sing_all:
                 continue
             try:
-                taken_s = run_canary(
-                    self._server.connection,
-                    song,
-                    self._limit_s(),
-                    self._over,
-                    refused_is_fine=True,
-                )
+                taken_s = sum(map(self._sing, self._server.songs if sing_all else [next(turns)]))
             except CanaryError as error:
-                if self._over.is_set():
-                    return
-                failures += 1
-                log.warning("%s", error)
-                self._health.not_ready(str(error))
-                if failures >= _FAILURES:
-                    self._failed = ServingError(str(error))
-                    return
-            else:
-                failures = 0
-                answered = self._answered()
+                self._fail(error)
+                continue
+            self._failures = 0
+            answered = self._answered()
+            sing_all = False
+            if not self._all_asked.is_set():  # something else was loaded again meanwhile
                 self._health.sang(time.time(), taken_s)
+
+    def _fail(self, error: CanaryError) -> None:
+        if self._over.is_set():
+            return
+        self._failures += 1
+        log.warning("%s", error)
+        self._health.not_ready(str(error))
+        if self._failures >= _FAILURES:
+            self._failed = error
+
+    def _sing(self, song: Song) -> float:
+        """Seconds until the answer."""
+        connection, limit_s = self._server.connection, self._limit_s()
+        return run_canary(connection, song, limit_s, self._over, refused_is_fine=True)
 
     def _answered(self) -> int:
         state = self._server.engine_state()

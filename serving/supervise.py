@@ -144,7 +144,7 @@ class _Supervisor:
             while not self._stop_asked.is_set():
                 server.wait(_CHECK_INTERVAL_S, self._stop_asked)
                 try:
-                    self._check(server)
+                    self._check(server, singer)
                     singer.check()
                 except ServingError as error:
                     return error
@@ -165,12 +165,13 @@ class _Supervisor:
         except OSError as error:
             log.error("%s: %s", self.ready_file, error.strerror)
 
-    def _check(self, server: EmbeddedServer) -> None:
+    def _check(self, server: EmbeddedServer, singer: Singer) -> None:
         """Looks after the server, and mends what can be mended without a restart."""
         try:
             server.check()
         except ModelsDownError as down:
             self._reload(server, down)
+            singer.sing_all()
         if server.is_worn():
             server.drain(self.options.drain_timeout_s, self._stop_asked)
             raise ServingError("too many calls were lost with their models' processes")
@@ -186,9 +187,7 @@ class _Supervisor:
         self.health.reloading(self._reloads, str(down))
         log.error("%s; loading them again", down)
         server.reload(down)
-        server.sing(self._stop_asked)
-        self.health.ready(server.pipelines)
-        log.info("back after %.1f s", time.monotonic() - begun_s)
+        log.info("loaded again within %.1f s", time.monotonic() - begun_s)
 
 
 def _write_ready_file(path: Path, server: EmbeddedServer) -> None:

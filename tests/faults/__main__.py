@@ -8,12 +8,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from serving.options import REPOSITORY_ROOT
 from tests.conftest import build_pipelines
 from tests.faults import report
 from tests.faults.bench import Bench
+from tests.faults.report import Result
 from tests.faults.row import Row
-from tests.faults.suite import Result, find_rows, run_row
+from tests.faults.suite import ROWS, find_rows, run_row
 from tests.faults.supervised import PIPELINE
+
+_RESULTS = REPOSITORY_ROOT / "build" / "faults"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     results = _run(rows)
     if options.report is not None:
-        report.write(options.report, results)
-    broken = [result.row.name for result in results if result.kept is False]
+        report.write(options.report, ROWS, report.load(_RESULTS, ROWS))
+    broken = [result.name for result in results if result.kept is False]
     _say(f"{len(results)} rows, {len(broken)} broken{': ' if broken else ''}{', '.join(broken)}")
     return 1 if broken else 0
 
@@ -47,6 +51,7 @@ def _run(rows: Sequence[Row]) -> list[Result]:
             result = run_row(row, bench)
             word = {True: "kept", False: "BROKEN", None: "not possible"}[result.kept]
             _say(f"{row.name:28} {word:6} {result.seconds:6.1f} s  {result.seen}")
+            result.save(_RESULTS)
             results.append(result)
     return results
 
@@ -64,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="only the rows that `make test` runs")
     parser.add_argument("--list", action="store_true", help="show the rows and run none")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write the table between this page's marks"
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write the last result of every row between this page's marks",
     )
     return parser
 

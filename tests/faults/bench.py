@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from serving.errors import CanaryError
 from tests.conftest import GOLDEN
 from tests.faults.faulty import FaultyPipeline
 from tests.faults.row import PromiseBroken, require
-from tests.faults.supervised import PIPELINE, Setup, Supervised
+from tests.faults.supervised import Setup, Supervised, link_pipeline
 from tests.faults.traffic import Ask, Pixels, Traffic
 from tests.golden.cases import read
 from tests.golden.runners import ServerRunner
@@ -154,14 +153,6 @@ class Bench:
         status, told = server.health()
         require(status == 200, f"not ready: {told}")
         require_no_leftovers(server)
-
-
-def link_pipeline(repository: Path, folder: Path) -> None:
-    """A folder with the pipeline ``sd15`` of a repository alone."""
-    folder.mkdir()
-    for path in repository.glob(f"{PIPELINE}_*"):
-        (folder / path.name).symlink_to(path.resolve())
-    shutil.copy(repository / f"{PIPELINE}.pipeline.json", folder)
 
 
 def require_no_leftovers(server: Supervised, limit_s: float = _GONE_S) -> None:

@@ -67,6 +67,9 @@ class TritonPythonModel(_backend.TritonPythonModel):
         if ORDER.exists() and ORDER.read_text() == "broken":
             raise RuntimeError("cannot start")
         super().initialize(args)
+
+    def open(self, folder, config, args):
+        return super().open(folder, {**config, "default_model_filename": ""}, args)
 """
 
 

@@ -34,8 +34,8 @@ from examples import scene
 from segs_client import Client, SegsError
 from tests.faults.mix import MOST_OFF, PIPELINE
 from tests.faults.observe import shared_files
-from tests.faults.running import Supervised, serve
 from tests.faults.soak import REPOSITORY
+from tests.faults.supervised import Supervised, serve
 
 DEADLINE_S = 30.0
 """Of each call; a picture is asked for again until so much has passed since the first call."""
@@ -205,7 +205,7 @@ class Kills:
     def _kill(self, choose: random.Random, victims: Sequence[str]) -> bool:
         """One kill, until the server is whole again; False where it does not come back."""
         stubs = self.server.stubs()
-        self.shared |= shared_files(self.server.processes().values())
+        self.shared |= shared_files(self.server.pids().values())
         victim = choose.choice([name for name in sorted(stubs) if _is_among(name, victims)])
         number = signal.SIGSTOP if choose.random() < _STOPPED else signal.SIGKILL
         killed_s = time.monotonic()
@@ -246,7 +246,7 @@ class Kills:
         unkept = [each for each in self.attempts if each.ending not in _FINE]
         kept = not unkept and not self.never_back and slowest_s <= MOST_RECOVERY_S
         again = _percentile((wish.seconds for wish in self.wishes if wish.served), 95)
-        health = self.server.health()
+        _, health = self.server.health()
         said = (
             f"{describe()}. {len(self.kills)} kills; {health['reloads']} times a model was loaded "
             f"again, {health['restarts']} times the server was started again. {_CLIENTS} clients, "

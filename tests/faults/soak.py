@@ -33,7 +33,7 @@ from benchmarks.machine import describe
 from tests.faults.chart import Chart, draw
 from tests.faults.mix import Outcome, Traffic
 from tests.faults.observe import Held, Sample, sample
-from tests.faults.running import Supervised, serve
+from tests.faults.supervised import Supervised, serve
 
 REPOSITORY = Path(__file__).parent.parent.parent / "build" / "tests"
 SETTLED_S = 600.0
@@ -118,7 +118,7 @@ class Soak:
             sender.join()
 
     def _look(self, writer: Any) -> None:
-        processes = self.server.processes()
+        processes = self.server.pids()
         seen = sample(processes, time.monotonic() - self.begun_s)
         self.samples.append(seen)
         self.cpu_s = sum(_cpu_s(pid) for pid in processes.values())
@@ -155,7 +155,7 @@ class Soak:
         if not self.settled:
             return "nothing was noted yet\n", False
         grown, kept = self._grown()
-        health = self.server.health()
+        _, health = self.server.health()
         mended = int(health["reloads"] + health["restarts"])
         problems = [each for each in self.outcomes if each.problem]
         hours = self.samples[-1].at_s / 3600

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from tests.faults.bench import Bench
+from tests.faults.report import Result
 from tests.faults.row import NotPossible, Row
 from tests.faults.rows import (
     access,
@@ -24,16 +24,6 @@ ROWS: tuple[Row, ...] = tuple(row for subject in _SUBJECTS for row in subject.RO
 """In the order in which they are run."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one row; ``kept`` None where the fault cannot be made here."""
-
-    row: Row
-    seen: str
-    kept: bool | None
-    seconds: float
-
-
 def run_row(row: Row, bench: Bench) -> Result:
     """Makes the fault, then looks whether the server is well again."""
     begun = time.monotonic()
@@ -47,7 +37,7 @@ def run_row(row: Row, bench: Bench) -> Result:
         seen, kept = f"{type(error).__name__}: {error}", False
     if not kept:
         bench.discard()
-    return Result(row, seen, kept, time.monotonic() - begun)
+    return Result.of(row, seen, kept, time.monotonic() - begun)
 
 
 def find_rows(names: Iterable[str], *, short: bool = False) -> list[Row]:

@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ from segs_client import access
 from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
-from serving.heart import STATE_VARIABLE, EngineState, read_state
+from serving.heart import STATE_VARIABLE, EngineState, model_of, read_state
 from serving.installation import STUB_NAME
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
+from serving.process import model_processes
 from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
 
 PIPELINE = "sd15"
 START_S = 120.0
 """Within this a server has to start; these machines are small and shared."""
-STOP_S = 20.0
+STOP_S = 60.0
 _PORTS = ("grpc", "http", "health", "grpc-health")
 _SHARED_MEMORY = Path("/dev/shm")
 _SHM_PREFIX = re.compile(r"\bsegs[0-9a-f]+-")
@@ -173,17 +175,31 @@ class Supervised:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The living processes by role: ``supervisor``, ``guard``, ``tritonserver``, and the
         Python models by their names."""
-        found: dict[str, list[psutil.Process]] = {"supervisor": [psutil.Process(self.pid)]}
+        found: dict[str, list[psutil.Process]] = {}
+        for name, process in self._living():
+            role = model_of(name) if re.search(r"(_\d+){2}$", name) else name
+            found.setdefault(role, []).append(process)
+            self._roles[process.pid] = role
+        for role, processes in found.items():
+            self._most[role] = max(self._most.get(role, 0), len(processes))
+        return found
+
+    def pids(self) -> dict[str, int]:
+        """The same, each Python model's by the name of its instance."""
+        return {name: process.pid for name, process in self._living()}
+
+    def stubs(self) -> dict[str, int]:
+        """Those of Python models alone: process id by instance."""
+        return model_processes(self.pid)
+
+    def _living(self) -> Iterator[tuple[str, psutil.Process]]:
+        yield "supervisor", psutil.Process(self.pid)
         for process in _descendants(self.pid):
             with contextlib.suppress(psutil.Error):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     command = process.cmdline()
-                    found.setdefault(_role(command), []).append(process)
-                    self._roles[process.pid] = _role(command)
                     self._shm_prefixes.update(_SHM_PREFIX.findall(" ".join(command)))
-        for role, processes in found.items():
-            self._most[role] = max(self._most.get(role, 0), len(processes))
-        return found
+                    yield _name(command), process
 
     def one(self, role: str) -> psutil.Process:
         """The first process of this role.
@@ -281,10 +297,42 @@ class Supervised:
         return left
 
 
-def _role(command: Sequence[str]) -> str:
+def link_pipeline(repository: Path, folder: Path) -> None:
+    """Makes a folder with the pipeline ``sd15`` of a repository alone."""
+    folder.mkdir()
+    for path in repository.glob(f"{PIPELINE}_*"):
+        (folder / path.name).symlink_to(path.resolve())
+    shutil.copy(repository / f"{PIPELINE}.pipeline.json", folder)
+
+
+@contextlib.contextmanager
+def serve(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]:
+    """Serves the pipeline ``sd15`` and its ControlNet until the end.
+
+    Args:
+        repository: with the compiled pipeline, among others.
+        folder: for the server's log and what else it needs; empty.
+        options: of ``serving serve``.
+
+    Raises:
+        PromiseBroken: it did not start, or did not stop as it should.
+    """
+    link_pipeline(repository, folder / "pipelines")
+    server = Supervised(Setup(folder / "pipelines", options), folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        status = server.stop()
+    if status != 0:
+        raise PromiseBroken(f"the server ended with {status}: {server.log_tail()}")
+
+
+def _name(command: Sequence[str]) -> str:
+    """What a process is: of a Python model's the instance."""
     name = Path(command[0]).name if command else ""
     if name == STUB_NAME and len(command) > 2:
-        return re.sub(r"(_\d+){2}$", "", command[-2])
+        return command[-2]
     return "guard" if "serving.guard" in command else name
 
 

@@ -275,6 +275,32 @@ def test_answered_requests_make_it_needless(
     sing(told, health, lambda: len(looked) > 5).check()
 
 
+def test_all_songs_are_sung_before_a_mended_server_is_ready(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(singer, "INTERVAL_S", 60.0)
+    outcomes: list[Exception | None] = [CanaryError("not yet"), None, None]
+    ready: list[bool] = []
+
+    def answer(*_: Any, **__: Any) -> float:
+        ready.append(health.state()["ready"])
+        if (outcome := outcomes.pop(0)) is not None:
+            bird.sing_all()  # another model was loaded again
+            raise outcome
+        return 0.1
+
+    monkeypatch.setattr(singer, "run_canary", answer)
+    health.reloading(1, "gone")
+    with Singer(cast(EmbeddedServer, told), health) as bird:
+        bird.sing_all()
+        deadline = time.monotonic() + 5
+        while not health.state()["ready"] and time.monotonic() < deadline:
+            time.sleep(0.005)
+    assert ready == [False] * 3
+    assert health.state()["ready"]
+    bird.check()
+
+
 def test_failures_in_a_row_end_it(
     told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import psutil
 
 from tests.faults.bench import Bench, require_no_leftovers
 from tests.faults.row import Check, Rows, require
-from tests.faults.supervised import Supervised
+from tests.faults.supervised import PIPELINE, Supervised
 from tests.faults.traffic import LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
 
 ROWS = Rows()
@@ -135,6 +135,47 @@ def _sampling(bench: Bench) -> tuple[Supervised, Traffic]:
     _wait_at_work(server, traffic, Victim("sample", "sample", LONG, "sampling"))
     require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
     return server, traffic
+
+
+@ROWS.add(
+    "one-while-another-is-mended",
+    "SIGKILL to `sd15_unet`, and while it is loaded again SIGSTOP to `sd15_vae_decoder`",
+    _REPEATED + "; both back within 30 s",
+)
+def _one_after_another(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    before = server.mended()
+    first, second = server.one("sd15_unet"), server.one("sd15_vae_decoder")
+    begun = time.monotonic()
+    first.kill()
+    server.wait_found(before)
+    second.suspend()
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    server.wait_back(first)
+    server.wait_back(second)
+    back_s = time.monotonic() - begun
+    require(back_s <= 30, f"back after {back_s:.1f} s")
+    return f"{seen}; both back after {back_s:.1f} s"
+
+
+@ROWS.add(
+    "all-networks-killed",
+    "SIGKILL to all networks at once",
+    _REPEATED + "; back within 30 s",
+)
+def _all_networks(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    roles = [role for role in server.processes() if role.startswith(f"{PIPELINE}_")]
+    victims = [server.one(role) for role in roles]
+    begun = time.monotonic()
+    for victim in victims:
+        victim.kill()
+    seen = require_all_answered(traffic.outcomes(), retries=False)
+    for victim in victims:
+        server.wait_back(victim)
+    back_s = time.monotonic() - begun
+    require(back_s <= 30, f"back after {back_s:.1f} s")
+    return f"{len(victims)} killed; {seen}; back after {back_s:.1f} s"
 
 
 @ROWS.add(
