@@ -12,6 +12,7 @@ import pytest
 
 from build_engines import cli as build_cli
 from build_engines.options import TARGETS, check_options
+from preprocessing.limits import Limits
 from serving import __main__ as serving_cli
 from tests.deploy import compose
 from tests.deploy.compose import Service
@@ -77,6 +78,8 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     assert not {"privileged", "cap_add", "pid", "devices", "userns_mode"} & service.keys()
     assert service["ipc"] == "private"
     assert service["init"] is True
+    # The door has a thread for each request that it lets in.
+    assert service["pids_limit"] >= 4 * Limits().max_requests
     # Docker's tmpfs is noexec unless told otherwise, and the Python backend's stub runs from it.
     assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]
     assert "exec" in service["tmpfs"][0].partition(":")[2].split(",")
@@ -168,6 +171,16 @@ def test_servers_command_lines(name: str) -> None:
     stopping_s = options.drain_timeout_s + options.stop_timeout_s + 10
     assert stopping_s < _seconds(service["stop_grace_period"])
     assert options.start_timeout_s <= _seconds(service["healthcheck"]["start_period"])
+
+
+def test_the_old_server_stays_on_this_machine() -> None:
+    for name, old in ((SERVERS["gpu"], False), (SERVERS["cpu"], True)):
+        arguments = shlex.split(SERVICES[name]["command"])[3:]
+        assert serving_cli._parser().parse_args(arguments).allow_old_server == old
+    raw = compose.COMPOSE.read_text()
+    (own,) = re.findall(r"\n  server-cpu:\n(.*?)\n\n", raw, re.DOTALL)
+    assert own.count('- "127.0.0.1:') == 3
+    assert "${LISTEN" not in own
 
 
 @pytest.mark.parametrize("name", SERVERS.values())
