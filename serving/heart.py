@@ -130,7 +130,7 @@ def processes(models: Collection[str]) -> Processes:
         instance, pid = _read_beat(path)
         if model_of(instance) in models and is_alive(pid):
             found[instance] = pid
-    return Processes(found)
+    return Processes(found, told=place is not None)
 
 
 def _read_beat(path: Path) -> tuple[str, int]:

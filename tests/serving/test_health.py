@@ -93,6 +93,7 @@ def test_nothing_is_written_where_nobody_looks(
     heart.start_beating("x")
     heart.write_state(EngineState(requests=0, answered=0))
     assert list(tmp_path.iterdir()) == []
+    assert heart.processes(("prepare",)).all_alive("prepare")
 
 
 def test_the_state_is_read_as_it_was_written(state: Path) -> None:
