@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 
@@ -40,10 +41,13 @@ def test_options_of_the_container_parse() -> None:
 
 
 def test_every_flag_of_access_is_told() -> None:
-    group = next(
-        action.choices["serve"] for action in serving_cli._parser()._actions if action.choices
-    )
-    (access,) = [each for each in group._action_groups if each.title == "who may call, and what"]
+    (commands,) = [
+        action
+        for action in serving_cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
+    groups = commands.choices["serve"]._action_groups
+    (access,) = [each for each in groups if each.title == "who may call, and what"]
     flags = {action.option_strings[0] for action in access._group_actions}
     assert "--tls-cert" in flags
     assert [flag for flag in flags if f"`{flag}" not in TEXT] == []
