@@ -189,8 +189,13 @@ class PipelineDescriptor(_Model):
     @property
     def models(self) -> list[str]:
         """Every Triton model, the ensembles included."""
-        ensembles = (each.unet for each in self.controlnets.values())
-        return [*(network.model for network in self.all_networks), *ensembles]
+        return [*(network.model for network in self.all_networks), *self.ensembles]
+
+    @property
+    def ensembles(self) -> dict[str, tuple[str, str]]:
+        """Each ensemble's ControlNet and UNet, as Triton models."""
+        unet = self.networks["unet"].model
+        return {each.unet: (each.network.model, unet) for each in self.controlnets.values()}
 
 
 def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor, Path]]:

@@ -81,6 +81,14 @@ class Deaths:
         os.close(descriptor)
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds that a process has computed, all its threads together; 0 if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process was stopped by a signal, and waits for another to go on."""
     with contextlib.suppress(psutil.Error):

@@ -78,6 +78,7 @@ class EmbeddedServer:
         self._begun_s = 0.0
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
+        self._ensembles: dict[str, tuple[str, str]] = {}
         self._watch: Watch | None = None
         self.credentials = Credentials()
         self._tls: Mapping[str, Any] = {}
@@ -129,6 +130,8 @@ class EmbeddedServer:
                 raise StartError("this server was started before")
             pipelines, installation = preflight(options)
             self.pipelines = tuple(pipelines)
+            for pipeline in pipelines.values():
+                self._ensembles.update(pipeline.ensembles)
             if options.canary and has_detailer(options.model_repository):
                 self.songs = songs(pipelines.values())
             self._claim_ports()
@@ -242,7 +245,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._watch = Watch(self.pid, self._guard.pid, self._state)
+        self._watch = Watch(self.pid, self._guard.pid, self._state, self._ensembles)
 
     def _why_ended(self) -> str:
         assert self._log is not None

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from serving.errors import ModelsDownError, ServingError
-from serving.heart import find_hanging, find_silent, instances, model_of, read_door, read_state
-from serving.process import Deaths, is_stopped, model_processes
+from serving.heart import (
+    EngineState,
+    find_hanging,
+    find_silent,
+    instances,
+    model_of,
+    read_door,
+    read_state,
+)
+from serving.process import Deaths, cpu_s, is_stopped, model_processes
 
 SILENT_S = 7.0
 """How long a model may give no sign of life, one a second, and a batch take however small."""
+_LOOP_TIMES = 10
+"""So many times longer a network may take that computes: it may be starved of a processor, or in a
+loop without end."""
+_LEAST_CPU_S = 0.03
+"""Of computing between two looks; a sign of life takes less."""
 _MOST_LOST = 64
 _STOP_LOOK_S = 0.1
 
@@ -24,13 +37,18 @@ class Watch:
         pid: of tritonserver.
         root: of a process above it and its models' processes.
         state: the folder of signs of life.
+        ensembles: the models that each ensemble of networks is made of.
     """
 
-    def __init__(self, pid: int, root: int, state: Path) -> None:
+    def __init__(
+        self, pid: int, root: int, state: Path, ensembles: Mapping[str, Collection[str]]
+    ) -> None:
         self._pid = pid
         self._root = root
         self._state = state
+        self._ensembles = ensembles
         self._since_s = 0.0
+        self._cpu_s: dict[int, float] = {}
         self._instances: frozenset[str] = frozenset()
         self._deaths = Deaths(())
         self.note()
@@ -85,14 +103,29 @@ class Watch:
         state = read_state(self._state)
         if state is None:
             return
-        hanging = set(find_hanging(state, time.time(), SILENT_S, self._since_s))
-        if not hanging:
+        late = find_hanging(state, time.time(), SILENT_S, self._since_s)
+        models = {model for each in late for model in self._ensembles.get(each, (each,))}
+        pids = {pid for instance, pid in processes.items() if model_of(instance) in models}
+        if not late or (self._at_work(pids) and not self._far_too_late(state)):
             return
         why = "batches of these networks do not end"
-        pids = {pid for instance, pid in processes.items() if model_of(instance) in hanging}
-        if hanging <= {model_of(instance) for instance in processes}:
-            raise ModelsDownError(why, hanging, pids)
-        raise ServingError(f"{why}: {', '.join(sorted(hanging))}")
+        if models <= {model_of(instance) for instance in processes}:
+            raise ModelsDownError(why, models, pids)
+        raise ServingError(f"{why}: {', '.join(sorted(late))}")
+
+    def _at_work(self, pids: Iterable[int]) -> bool:
+        """Whether one of these processes has computed since it was asked for last: so does one that
+        gets little of a busy machine. Who is asked for the first time is given the time until the
+        next look."""
+        before, self._cpu_s = self._cpu_s, {pid: cpu_s(pid) for pid in pids}
+        return any(
+            pid not in before or now_s - before[pid] > _LEAST_CPU_S
+            for pid, now_s in self._cpu_s.items()
+        )
+
+    def _far_too_late(self, state: EngineState) -> bool:
+        least_s = _LOOP_TIMES * SILENT_S
+        return bool(find_hanging(state, time.time(), least_s, self._since_s))
 
 
 def _raise_hanging(why: str, processes: Mapping[str, int]) -> None:

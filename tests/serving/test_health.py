@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from sampling.flight import Flight
-from serving import heart, singer
+from serving import heart, singer, watch
 from serving.__main__ import main
 from serving.canary import Song
 from serving.connection import Connection
@@ -347,13 +348,50 @@ def test_an_instance_that_was_gone_before_anybody_looked_is_missed(state: Path) 
     process = subprocess.Popen(["true"])
     process.wait()
     (state / f"prepare_0_1.{process.pid}.beat").touch()
-    watch = Watch(os.getpid(), os.getpid(), state)
+    looking = Watch(os.getpid(), os.getpid(), state, {})
     try:
         with pytest.raises(ModelsDownError, match="prepare") as down:
-            watch.check()
+            looking.check()
         assert down.value.models == {"prepare"}
         (state / f"prepare_0_1.{process.pid}.beat").unlink()
-        watch.note()
-        watch.check()
+        looking.note()
+        looking.check()
     finally:
-        watch.close()
+        looking.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "late_s", "hangs"),
+    [
+        ("sleep", 20.0, True),
+        ("spin", 20.0, False),  # starved, or slow
+        ("spin", 100.0, True),  # in a loop without end
+    ],
+)
+def test_a_network_that_hangs_is_told_from_one_that_is_starved(
+    state: Path, monkeypatch: pytest.MonkeyPatch, program: str, late_s: float, hangs: bool
+) -> None:
+    code = "import time; time.sleep(60)" if program == "sleep" else "while True: pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    monkeypatch.setattr(watch, "model_processes", lambda _: {"p_unet_0_0": process.pid})
+    (state / f"p_unet_0_0.{process.pid}.beat").touch()
+    late = Flight(network="p_unet_x", rows=2, since_s=time.time() - late_s, expected_s=0.1)
+    heart.write_state(EngineState(requests=1, answered=0, flights=(late,)))
+    looking = Watch(os.getpid(), os.getpid(), state, {"p_unet_x": ("p_unet",)})
+    looking._since_s = 0.0
+    try:
+        found = None
+        for _ in range(3):
+            time.sleep(0.5)
+            try:
+                looking.check()
+            except ModelsDownError as error:
+                found = error
+        assert (found is not None) == hangs
+        if found is not None:
+            assert found.models == {"p_unet"}
+            assert found.hanging == {process.pid}
+    finally:
+        looking.close()
+        process.kill()
+        process.wait()
