@@ -86,6 +86,7 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 .PHONY: faults
 faults: $(STAMP) ## make 80 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
 	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)
 	$(PY) -m tests.fuzz $(FUZZ_ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -43,13 +44,14 @@ def _run(options: argparse.Namespace, pipelines: Path) -> int:
         if options.only is not None:
             return _show(target, calls, options.only)
         run = Run(target, calls, options.clients, _KEEP, lambda text: sys.stderr.write(text + "\n"))
-        begun, before = time.time(), target.memory()
+        begun, before, load = time.time(), target.memory(), os.getloadavg()
         run.run(range(options.first, options.first + options.requests))
         facts = {
             "seed": options.seed,
             "clients": options.clients,
             "seconds": round(time.time() - begun),
             "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),
+            "load": f"{load[0]:.1f} to {os.getloadavg()[0]:.1f}",
             "pss_before_mb": round(before.pss_bytes / 1e6),
             "pss_after_mb": round(target.memory().pss_bytes / 1e6),
             "nvidia-pytriton": version("nvidia-pytriton"),

@@ -10,7 +10,9 @@ from tests.fuzz.verdicts import BAD, Verdict
 
 _HEAD = (
     "| kind | calls | answered | refused | late | failed with id | without | hung | leaks | wrong "
-    "| refusals: p50 ms | p99 ms | slowest ms | over 100 ms | also alone |\n" + "|---" * 15 + "|\n"
+    "| refusals: p50 ms | p99 ms | slowest ms | over 100 ms | also alone | slowest then ms |\n"
+    + "|---" * 16
+    + "|\n"
 )
 
 
@@ -69,6 +71,7 @@ def _numbers(tally: Tally) -> dict[str, Any]:
         "slowest_ms": round(1e3 * tally.percentile(100), 1),
         "slow": sum(seconds > REFUSAL_S for seconds in tally.refusals_s),
         "slow_alone": tally.slow_alone,
+        "slowest_alone_ms": round(1e3 * tally.slowest_alone_s, 1),
     }
 
 

@@ -74,7 +74,7 @@ def ask(server: EmbeddedServer, prompts: Sequence[str], request_id: str = "") ->
         answer = client.infer(
             "segs_detailer", [text, image], request_id=request_id, client_timeout=120
         )
-    report = json.loads(answer.as_numpy("report")[0])
+    report = json.loads(answer.as_numpy("report").tobytes())
     return Answer(report["segs"], answer.as_numpy("detailed_image").reshape(PICTURE.shape))
 
 
