@@ -29,12 +29,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         for number, data in enumerate(corpus(options.harness)):
             (Path(folder) / str(number)).write_bytes(data)
+            read(data)  # what is imported when first needed is no slow input
         atheris.Setup(
             [
                 sys.argv[0],
                 f"-max_total_time={options.seconds}",
                 "-max_len=65536",
-                "-timeout=10",
+                "-timeout=30",
                 "-rss_limit_mb=4096",
                 f"-artifact_prefix={_FOUND}/{options.harness}-",
                 folder,
