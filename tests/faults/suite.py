@@ -37,6 +37,7 @@ def run_row(row: Row, bench: Bench) -> Result:
         seen, kept = f"{type(error).__name__}: {error}", False
     if not kept:
         bench.discard()
+    seen = seen.replace(str(bench.folder), "…")
     return Result.of(row, seen, kept, time.monotonic() - begun)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from os.path import ismount
 from pathlib import Path
 
 from serving.options import REPOSITORY_ROOT
@@ -144,12 +145,12 @@ def _log_full(bench: Bench) -> str:
         return f"{seen}; ready: {server.is_ready()}"
 
 
-@ROWS.add("tmp-read-only", "The temporary folder is on a read-only file system", _REFUSES)
-def _tmp_read_only(bench: Bench) -> str:
-    with bench.own() as server:
-        prefix = _mounted(_tmpfs(server.temporary, "ro"))
-        server.setup = replace(server.setup, prefix=prefix)
-        seen = _require_refuses(server, str(server.temporary))
+@ROWS.add("read-only", "Every file system but /dev/shm is read-only, /tmp too", _REFUSES)
+def _read_only(bench: Bench) -> str:
+    mounts = ["-o remount,bind,ro /"]
+    mounts += [f"-o remount,bind,ro {place}" for place in ("/tmp", "/var/tmp") if ismount(place)]
+    with bench.own(prefix=_mounted(*mounts)) as server:
+        seen = _require_refuses(server, "TMPDIR")
         server.setup = replace(server.setup, prefix=())
         return seen
 
