@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -82,7 +83,13 @@ class VaeStage:
         """One batch per step."""
         crops = Crops(self.steps, self._scale)
         remaining = range(first_step, self.steps)
-        return DataLoader(crops, batch_size=None, sampler=remaining, num_workers=self._workers)
+        return DataLoader(
+            crops,
+            batch_size=None,
+            sampler=remaining,
+            num_workers=self._workers,
+            worker_init_fn=_with_one_thread,
+        )
 
     def losses(self, step: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the reconstruction lacks, in pixels, edges and tone, and the latent's KL."""
@@ -114,6 +121,11 @@ class VaeStage:
         psnr = float((-10 * error.log10()).mean())
         rows = [self._held_out[:8], seen[:8], self._held_out[8:], seen[8:]]
         return {"psnr_db": round(psnr, 3)}, sheet(torch.cat(rows), columns=8)
+
+
+def _with_one_thread(worker: int) -> None:
+    """The workers themselves are what runs side by side."""
+    cv2.setNumThreads(1)
 
 
 def _edges(error: torch.Tensor) -> torch.Tensor:
