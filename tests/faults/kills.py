@@ -226,7 +226,7 @@ class Kills:
                 back_s = time.monotonic()
             answered = self._first_answer(victim, killed_s)
             whole = self._first_answer(victim, back_s)
-            if answered is not None and whole is not None and self.server.health()["ready"]:
+            if answered is not None and whole is not None and self.server.is_ready():
                 kill = Kill(victim, number.name, answered - killed_s, whole - killed_s)
                 self.kills.append(kill)
                 log.info("%d %s", len(self.kills), kill)
