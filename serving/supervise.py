@@ -107,6 +107,7 @@ class _Supervisor:
         pause_s = min(2.0**self._in_row - 1, _MOST_PAUSE_S)
         self._in_row += 1
         self._restarts += 1
+        self._reloaded_s.clear()
         self.health.restarted(self._restarts, str(died))
         log.error(
             "%s; starting the server again in %.0f s, for the %d. time",

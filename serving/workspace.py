@@ -95,7 +95,7 @@ def server_environment(
         environment[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.
     environment.setdefault("OMP_WAIT_POLICY", "passive")
-    return {**memory.ENVIRONMENT, **environment}
+    return {**memory.environment(), **environment}
 
 
 def server_command(

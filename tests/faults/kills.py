@@ -4,13 +4,15 @@
 
 Starts ``serving serve`` with the tiny pipeline. Clients ask all the time for pictures that are
 known from before, with a deadline; meanwhile one model's process after the other is killed
-(SIGKILL) or stopped (SIGSTOP). Every answer has to be the known picture or an error that says to
-try again, in time. Returns 1 if one was not, or the server was not back soon enough.
+(SIGKILL) or stopped (SIGSTOP), each soon after probes are told that all is well again. Every answer
+has to be the known picture or an error that says to try again, in time. Returns 1 if one was not,
+or the server was not back soon enough.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -20,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +39,8 @@ from tests.faults.observe import shared_files
 from tests.faults.soak import REPOSITORY
 from tests.faults.supervised import Supervised, serve
 
+log = logging.getLogger(__name__)
+
 DEADLINE_S = 30.0
 """Of each call; a picture is asked for again until so much has passed since the first call."""
 LATE_S = 1.0
@@ -50,6 +54,8 @@ _CALM_S = 20.0
 """Under load before the first kill, to know what is usual."""
 _PAUSE_S = 0.2
 """Before a client asks again."""
+_BETWEEN_S = (0.2, 2.0)
+"""From the server's being whole again to the next kill."""
 _STOPPED = 0.15
 """Share of the victims that are stopped instead of killed."""
 _SIZE = (256, 192)
@@ -143,8 +149,8 @@ class Kills:
     _known: list[NDArray[np.int16]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, count: int, victims: Sequence[str], seed: int) -> None:
-        """Learns the pictures, then kills ``count`` times under load."""
+    def run(self, count: int, victims: Sequence[str], seed: int, tell: Callable[[], None]) -> None:
+        """Learns the pictures, then kills ``count`` times under load; tells after each."""
         url = self.server.url
         with Client(url, pipeline=PIPELINE) as client:
             self._known = [Request(index).send(client) for index in range(_SCENES)]
@@ -159,9 +165,10 @@ class Kills:
             time.sleep(_CALM_S)
             self.calm = tuple(self.attempts)
             for _ in range(count):
-                time.sleep(choose.uniform(0.5, 3.0))
+                time.sleep(choose.uniform(*_BETWEEN_S))
                 if not self._kill(choose, victims):
                     break
+                tell()
         finally:
             self._over.set()
             for thread in clients:
@@ -219,9 +226,10 @@ class Kills:
                 back_s = time.monotonic()
             answered = self._first_answer(victim, killed_s)
             whole = self._first_answer(victim, back_s)
-            if answered is not None and whole is not None:
+            if answered is not None and whole is not None and self.server.is_ready():
                 kill = Kill(victim, number.name, answered - killed_s, whole - killed_s)
                 self.kills.append(kill)
+                log.info("%d %s", len(self.kills), kill)
                 return True
         self.never_back.append(f"{victim}, {number.name}")
         return False
@@ -312,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, default=Path("build/kills/report.md"))
     arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     report: Path = arguments.report
     report.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -319,7 +328,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(REPOSITORY, Path(folder), "--text-cache", "0") as server,
     ):
         kills = Kills(server)
-        kills.run(arguments.count, arguments.victims, arguments.seed)
+
+        def tell() -> None:
+            report.write_text(kills.report()[0])
+
+        kills.run(arguments.count, arguments.victims, arguments.seed, tell)
         text, kept = kills.report()
         (report.parent / "server.log").write_bytes(server.log_path.read_bytes())
     left = sorted(path for path in kills.shared if Path(path).exists())

@@ -40,7 +40,8 @@ SETTLED_S = 600.0
 """Until then caches fill and memory that is kept for reuse is fetched."""
 MOST_GROWTH = 0.02
 MOST_MORE = 2.0
-"""Threads or descriptors of all processes together."""
+"""Threads or descriptors of all processes together, or MiB of their shared memory, which comes in
+steps of 1 MiB."""
 _INTERVAL_S = 10.0
 _KNOWN_EVERY = 20
 _CROWD_EVERY = 200
@@ -54,7 +55,7 @@ _Reader = Callable[[Sample], float]
 _QUANTITIES: dict[str, tuple[_Reader, float]] = {
     "resident memory, sum of RSS, MiB": (lambda seen: seen.total.rss_bytes / _MIB, 0.0),
     "of it heaps and stacks, MiB": (lambda seen: seen.total.anonymous_bytes / _MIB, 0.0),
-    "shared memory, MiB": (lambda seen: seen.shared_bytes / _MIB, 0.0),
+    "shared memory, MiB": (lambda seen: seen.shared_bytes / _MIB, MOST_MORE),
     "threads": (lambda seen: seen.total.threads, MOST_MORE),
     "descriptors": (lambda seen: seen.total.descriptors, MOST_MORE),
 }
