@@ -269,20 +269,21 @@ def test_a_failed_prompt_is_not_kept(
     in_loop(service, work)
 
 
-def test_a_weight_that_overflows_is_its_own_requests_fault(
-    healthy: Shared, pipelines: dict[str, Pipeline]
+def test_what_overflows_only_with_its_weight_is_not_kept(
+    repository: Path,
+    pipelines: dict[str, Pipeline],
+    healthy: Shared,
+    poison: dict[str, list[torch.Tensor]],
 ) -> None:
-    service = DetailService(healthy, pipelines)
+    network = "sd15_text_encoder"
+    networks = Poisoned(repository, healthy, network, poison[network], with_value(1e35))
+    service = DetailService(networks, pipelines)
     failed, good = serve(
-        service,
-        request_for(pipelines, f"a (face:{'34'.ljust(39, '0')})"),
-        request_for(pipelines, "a face"),
+        service, request_for(pipelines, f"({POISON}:999)"), request_for(pipelines, "a face")
     )
     assert isinstance(failed, IncidentError)
     assert sorted(crops_of(good)) == [0]
-    kept = service.texts._kept
-    assert {prompt for _, prompt in kept} == {"a face", "blurry"}
-    assert all(bool(torch.isfinite(each.context).all()) for each in kept.values())
+    assert {prompt for _, prompt in service.texts._kept} == {"a face", "blurry"}
 
 
 class Gated(Shared):
