@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,8 +25,8 @@ class LiveProgram(Generic[T]):
     program: Program[T]
     requester: Requester
     done: asyncio.Future[T]
-    part: Part | None = None
-    """The rows that it was sent last, not known to be finite yet."""
+    check: Callable[[], None] | None = None
+    """Of the rows that it was sent last, which are not known to be finite yet."""
     waiting: WaitingCall | None = None
     """The call that it waits for."""
 
@@ -40,7 +41,7 @@ class LiveProgram(Generic[T]):
         if part is None:
             return next(self.program)
         self._check()
-        self.part = part
+        self.check = part.check
         return self.program.send(part.outputs)
 
     def end(self, result: T) -> None:
@@ -66,8 +67,8 @@ class LiveProgram(Generic[T]):
             log.exception("a program could not be closed")
 
     def _check(self) -> None:
-        if self.part is not None:
-            self.part.check()
+        if self.check is not None:
+            self.check()
 
 
 @dataclass(eq=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -111,19 +112,11 @@ class Finite:
 
 @dataclass(frozen=True)
 class Part:
-    """One call's rows of a batch's outputs."""
+    """One call's rows of a batch's outputs; ``check`` raises NotFiniteError if they are not finite.
+    It does not keep them in memory."""
 
     outputs: Tensors
-    finite: Finite
-    start: int
-    end: int
-
-    def check(self) -> None:
-        """
-        Raises:
-            NotFiniteError: a value is not finite.
-        """
-        self.finite.check(self.start, self.end)
+    check: Callable[[], None]
 
 
 def hand_out(calls: Sequence[Call], outputs: Tensors) -> Iterator[Part]:
@@ -132,5 +125,6 @@ def hand_out(calls: Sequence[Call], outputs: Tensors) -> Iterator[Part]:
     start = 0
     for call in calls:
         end = start + call.rows
-        yield Part({name: out[start:end] for name, out in outputs.items()}, finite, start, end)
+        own = {name: out[start:end] for name, out in outputs.items()}
+        yield Part(own, partial(finite.check, start, end))
         start = end

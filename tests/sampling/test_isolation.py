@@ -269,6 +269,23 @@ def test_a_failed_prompt_is_not_kept(
     in_loop(service, work)
 
 
+def test_what_overflows_only_with_its_weight_is_not_kept(
+    repository: Path,
+    pipelines: dict[str, Pipeline],
+    healthy: Shared,
+    poison: dict[str, list[torch.Tensor]],
+) -> None:
+    network = "sd15_text_encoder"
+    networks = Poisoned(repository, healthy, network, poison[network], with_value(1e35))
+    service = DetailService(networks, pipelines)
+    failed, good = serve(
+        service, request_for(pipelines, f"({POISON}:999)"), request_for(pipelines, "a face")
+    )
+    assert isinstance(failed, IncidentError)
+    assert sorted(crops_of(good)) == [0]
+    assert {prompt for _, prompt in service.texts._kept} == {"a face", "blurry"}
+
+
 class Gated(Shared):
     """Holds every batch of the UNet until it is let go."""
 
