@@ -21,18 +21,17 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from preprocessing.limits import Limits
 from preprocessing.plan import (
     CancelledByClientError,
     DeadlineExceededError,
     LostError,
-    OverloadedError,
 )
 from segs_client.contract import ErrorDetail
 from serving import heart, stub
 from serving.api_keys import CANARY, ApiKeys
 from serving.heart import ENGINE_MODEL
 from serving.inside import inside_parameters, read_parameters
+from serving.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +50,6 @@ _NEW_PROCESS_S = 30.0
 """How long a request waits for a dead process's successor."""
 _TRIES = 2
 """A request that takes a process down with it does so twice, no more."""
-_FULL_S = 1.0
-"""When to try again where there is no room."""
-_MORE_THAN_REQUESTS = 64
-"""Beyond what the engine admits: who is on the way to its refusal."""
 
 
 @dataclass
@@ -62,16 +57,12 @@ class Door:
     """To be used from one event loop.
 
     Args:
-        limits: ``max_requests`` and ``max_message_bytes`` of it.
-        keys: of those who may come in; None: everybody may.
+        room: for those who come in.
+        keys: of those who may; None: everybody.
     """
 
-    limits: Limits
+    room: Room
     keys: ApiKeys | None = None
-    pending: int = 0
-    """Requests inside."""
-    pending_bytes: int = 0
-    """Of their tensors."""
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
     _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
@@ -79,7 +70,7 @@ class Door:
     def open(self) -> None:
         """To be called in the event loop, first."""
         # A call from within the server takes a thread until it is answered.
-        threads = ThreadPoolExecutor(self.limits.max_requests + _MORE_THAN_REQUESTS, "stages")
+        threads = ThreadPoolExecutor(self.room.places, "stages")
         asyncio.get_running_loop().set_default_executor(threads)
 
     async def answer(self, request: Any) -> Any:
@@ -87,16 +78,8 @@ class Door:
         request_id = request.request_id() or uuid.uuid4().hex
         try:
             self._ask_who(request, request_id)
-            size_bytes = stub.size_bytes(request)
-            if not self._has_room(size_bytes):
-                raise OverloadedError(_FULL_S)
-            self.pending += 1
-            self.pending_bytes += size_bytes
-            try:
+            with self.room.taken(stub.size_bytes(request)):
                 return await _Passage(self, request, request_id).go()
-            finally:
-                self.pending -= 1
-                self.pending_bytes -= size_bytes
         except Exception as error:
             return stub.refusal(error, request_id)
 
@@ -105,12 +88,6 @@ class Door:
             name = self.keys.check(request.parameters())
             level = logging.DEBUG if name == CANARY else logging.INFO
             log.log(level, "request %r: key %r", request_id, name)
-
-    def _has_room(self, size_bytes: int) -> bool:
-        if self.pending >= self.limits.max_requests + _MORE_THAN_REQUESTS:
-            return False
-        held_bytes = self.pending_bytes + size_bytes
-        return not self.pending or held_bytes <= self.limits.max_message_bytes
 
     def lose(self) -> None:
         """A call will never end: its thread is left to itself, and new ones serve the others."""

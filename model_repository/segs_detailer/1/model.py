@@ -15,13 +15,14 @@ import triton_python_backend_utils as pb_utils
 from serving import heart, stub
 from serving.api_keys import keys_of_environment
 from serving.door import Door
+from serving.room import Room
 from serving.stub_logging import configure_logging
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
-        self._door = Door(stub.limits(), keys_of_environment())
+        self._door = Door(Room(stub.limits()), keys_of_environment())
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, name="door", daemon=True).start()
         heart.start_beating(args["model_instance_name"])
@@ -44,7 +45,9 @@ class TritonPythonModel:
         """Opens the door, and says every second how it goes."""
         self._door.open()
         while True:
-            heart.write_state(heart.DoorState(pending=self._door.pending, lost=self._door.lost))
+            heart.write_state(
+                heart.DoorState(pending=self._door.room.requests, lost=self._door.lost)
+            )
             await asyncio.sleep(heart.BEAT_S)
 
     async def _answer(self, request: Any, sender: Any) -> None:
