@@ -26,6 +26,12 @@ _PICKLE_REASON = (
 )
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+_MOST_TENSORS = 20_000
+_MOST_TEXT_BYTES = 64 << 20
+_DTYPES = (
+    *("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"),
+    *("I64", "I32", "I16", "I8", "U8", "BOOL"),
+)
 _WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -91,15 +97,25 @@ class Checkpoint(ABC):
 def read_tensors(path: Path) -> Iterator[StoredTensor]:
     """The tensors of a safetensors file, which stays open for as long as one can be read.
 
+    The library checks the header: its length and its JSON, that the tensors fill the file without
+    gaps or overlaps, and that each has as many bytes as its shape and data type take.
+
     Raises:
-        CheckpointError: the file is broken.
+        CheckpointError: the file is broken, or has tensors that no network of ours has.
     """
     try:
         # Not closed here: tensors are read later. Not mapped: pages would count as ours.
         file: Any = safe_open(path, framework="pt", backend="pread")
-        for name in file.keys():  # noqa: SIM118
-            shape = tuple(file.get_slice(name).get_shape())
-            yield StoredTensor(name, shape, partial(file.get_tensor, name))
+        names = list(file.keys())
+        if len(names) > _MOST_TENSORS:
+            raise CheckpointError(f"{path}: {len(names)} tensors; at most {_MOST_TENSORS}")
+        for name in names:
+            part = file.get_slice(name)
+            if part.get_dtype() not in _DTYPES:
+                raise CheckpointError(
+                    f"{path}: {name}: data type {part.get_dtype()}; known are {', '.join(_DTYPES)}"
+                )
+            yield StoredTensor(name, tuple(part.get_shape()), partial(file.get_tensor, name))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
 
@@ -123,7 +139,7 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         CheckpointError: it is a pickle.
     """
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(f"{path}: {_PICKLE_REASON}")
 
 
@@ -149,6 +165,8 @@ class DiffusersFolder(Checkpoint):
 
     def text(self, relative: str) -> str:
         path = self.path(relative)
+        if path.stat().st_size > _MOST_TEXT_BYTES:
+            raise CheckpointError(f"{path}: longer than {_MOST_TEXT_BYTES} bytes")
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
@@ -158,7 +176,7 @@ class DiffusersFolder(Checkpoint):
         text = self.text(relative)
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{self.root}/{relative}: not readable as JSON: {error}"
             ) from error

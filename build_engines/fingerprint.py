@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from build_engines.progress import progress
+from pipelines.files import sha256
 
-_BLOCK_BYTES = 1 << 20
 _LIBRARIES = (
     "diffusers",
     "onnx",
@@ -19,17 +19,6 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
-
-
-def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
-    """The file's SHA-256 in hex; ``advance`` is told of every block's length in bytes."""
-    digest = hashlib.sha256()
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(block[:count])
-            advance(count)
-    return digest.hexdigest()
 
 
 def hash_files(files: Mapping[str, Path], title: str) -> dict[str, str]:

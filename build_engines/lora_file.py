@@ -139,5 +139,5 @@ def _apply_metadata(path: Path, modules: dict[str, LoraModule]) -> None:
                 patterns = settings.get(f"{module.part}.alpha_pattern") or {}
                 alpha = patterns.get(module.name, settings.get(f"{module.part}.lora_alpha"))
                 module.alpha = None if alpha is None else float(alpha)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: {_PEFT_METADATA} is not readable: {error}") from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +20,12 @@ from tritonclient.utils import InferenceServerException
 from pipelines import load_all
 from segs_client import Client, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
+from serving.__main__ import main
 from serving.api_keys import key_line
 from serving.canary import Song, canary_request
+from serving.errors import ModelsDownError
 from serving.options import TlsFiles
+from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.certificates import Authority
 
@@ -161,3 +167,31 @@ def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
             urllib.request.urlopen(request, timeout=60)
         detail = ErrorDetail.from_status_message(json.load(caught.value)["error"])
         assert detail is not None and detail.code == "UNAUTHENTICATED"
+
+
+def test_a_dead_process_is_replaced_behind_tls_and_keys(server: EmbeddedServer, tls: Tls) -> None:
+    for pid in [pid for name, pid in model_processes(server.pid).items() if "prepare" in name]:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    down: ModelsDownError | None = None
+    while down is None and time.monotonic() < deadline:
+        try:
+            server.check()
+        except ModelsDownError as error:
+            down = error
+    assert down is not None and down.models == {"prepare"}
+    server.reload(down)
+    with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
+        client.detail(PICTURE, BOXES, **OPTIONS)
+
+
+def test_the_command_line_sings_past_both(
+    server: EmbeddedServer, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["canary", "sd15", "--url", server.grpc_url, "--timeout", "30"]
+    assert main(words) == 1
+    for name, value in (("CA", tls.ca), ("CERT", tls.cert), ("KEY", tls.key)):
+        monkeypatch.setenv(f"SEGS_TLS_{name}", str(value))
+    assert main(words) == 1
+    monkeypatch.setenv("SEGS_API_KEY", KEY)
+    assert main(words) == 0
