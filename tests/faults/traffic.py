@@ -37,7 +37,7 @@ class Ask:
     steps: int = 100
     side_px: int = 64
     controlled: bool = False
-    timeout_s: float = 60.0
+    timeout_s: float = 180.0
 
     def picture(self, *, plain: bool = False) -> bytes:
         """The PNG that is sent: noise, or one colour."""
