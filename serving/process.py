@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from serving.heart import is_alive
 from serving.installation import STUB_NAME
 
 
@@ -49,6 +52,16 @@ def model_processes(pid: int) -> dict[str, int]:
             if len(arguments) > 1 and Path(arguments[0]).name == STUB_NAME:
                 found[arguments[-2]] = process.pid
     return found
+
+
+def end_soon(pids: Iterable[int], limit_s: float) -> None:
+    """Gives processes so long to end by themselves, then kills them."""
+    until_s = time.monotonic() + limit_s
+    for pid in pids:
+        while is_alive(pid) and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Deaths:
@@ -110,3 +123,4 @@ def give_way() -> None:
 
 
 _NETWORK_NICENESS = 5
+_LOOK_S = 0.05

@@ -32,6 +32,7 @@ from serving.heart import (
     ENGINE_MODEL,
     EngineState,
     forget_engine,
+    model_of,
     order_drain,
     read_state,
 )
@@ -39,7 +40,7 @@ from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
-from serving.process import MemoryUse, memory_use
+from serving.process import MemoryUse, end_soon, memory_use, model_processes
 from serving.reloading import load_again
 from serving.repositories import has_detailer
 from serving.watch import Watch
@@ -50,6 +51,9 @@ server_log = logging.getLogger("tritonserver")
 
 _HEARD_S = 1.5 * BEAT_S
 """By then the step engine has read an order and told what came of it."""
+_REPLACED_S = 1.0
+"""For a replaced model's other processes to end what they are at. Triton keeps them for ever where
+the dead one had a request; they would be taken for their successors, which have the same names."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -303,9 +307,14 @@ class EmbeddedServer:
         Raises:
             ServingError: it does not load, or the requests are lost with it anyway.
         """
-        self._require_running()
+        guard = self._require_running()
         if MODEL_NAME in down.models:
             raise ServingError(f"{down}; it held the requests")
+        before = [
+            pid
+            for instance, pid in model_processes(guard.pid).items()
+            if model_of(instance) in down.models
+        ]
         for pid in down.hanging:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -314,6 +323,7 @@ class EmbeddedServer:
         timeout_s = self.options.start_timeout_s
         admin = self.credentials.admin_headers()
         load_again(self.connection, sorted(down.models), admin, timeout_s)
+        end_soon(before, _REPLACED_S)
         if self._watch is not None:
             self._watch.note()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from serving.connection import Connection
 from serving.errors import CanaryError, ModelsDownError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
 from serving.heart import EngineState, find_hanging, find_silent
-from serving.process import Deaths
+from serving.process import Deaths, end_soon
 from serving.server import EmbeddedServer
 from serving.singer import Singer
 from serving.watch import Watch
@@ -342,6 +343,15 @@ def test_deaths_are_told_at_once_and_once() -> None:
         for each in processes:
             each.kill()
             each.wait()
+
+
+def test_what_was_replaced_ends_by_itself_or_is_killed() -> None:
+    quick = subprocess.Popen(["sleep", "0.2"])
+    lingering = subprocess.Popen(["sleep", "60"])
+    begun_s = time.monotonic()
+    end_soon([quick.pid, lingering.pid], 1.0)
+    assert time.monotonic() - begun_s < 3
+    assert (quick.wait(), lingering.wait()) == (0, -signal.SIGKILL)
 
 
 def test_an_instance_that_was_gone_before_anybody_looked_is_missed(state: Path) -> None:
