@@ -68,7 +68,8 @@ class _Supervisor:
     _restarts: int = 0
     _in_row: int = 0
     """Restarts since the server last stayed up for a while."""
-    _ready_s: float = -math.inf
+    _ready_s: float = math.inf
+    """Since when the server is up."""
     _reloads: int = 0
     _reloaded_s: dict[str, deque[float]] = field(default_factory=dict)
     """When each model was loaded again lately."""
@@ -128,6 +129,7 @@ class _Supervisor:
 
     def _run(self, server: EmbeddedServer) -> ServingError | None:
         """Starts the server and watches it; returns what died, or None if a stop was asked for."""
+        self._ready_s = math.inf  # not yet
         try:
             server.start(self._stop_asked)
         except ServingError as error:
