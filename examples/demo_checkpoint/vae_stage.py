@@ -88,6 +88,8 @@ class VaeStage:
             batch_size=None,
             sampler=remaining,
             num_workers=self._workers,
+            # A forked worker hangs where the parent's threads hold locks.
+            multiprocessing_context="spawn" if self._workers else None,
             worker_init_fn=_with_one_thread,
         )
 
