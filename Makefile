@@ -22,6 +22,8 @@ SERVE_ARGS ?=
 DEMO_ARGS ?=
 PERF_ARGS ?=
 FAULT_ARGS ?=
+SOAK_ARGS ?=
+KILLS_ARGS ?=
 FUZZ_ARGS ?=
 FUZZ_SECONDS ?= 300
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
@@ -90,6 +92,14 @@ faults: $(STAMP) ## make 80 faults on a real server, look whether each promise i
 .PHONY: fuzz
 fuzz: $(STAMP) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)
 	$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## two hours of traffic: does the server hold ever more? (SOAK_ARGS=...)
+	$(PY) -m tests.faults.soak $(SOAK_ARGS)
+
+.PHONY: kills
+kills: $(STAMP) ## models' processes killed 200 times under load (KILLS_ARGS=...)
+	$(PY) -m tests.faults.kills $(KILLS_ARGS)
 
 .PHONY: fuzz-coverage
 fuzz-coverage: $(STAMP) ## coverage-guided fuzzing of what reads strangers' bytes (FUZZ_SECONDS=300 each)
