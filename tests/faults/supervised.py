@@ -70,8 +70,8 @@ class Supervised:
         self.process: subprocess.Popen[bytes] | None = None
         self._shm_prefixes: set[str] = set()
         self._roles: dict[int, str] = {}
-        self._most: dict[str, int] = {}
-        """How many processes of each role there were at most: all of them."""
+        self._counts: dict[str, int] = {}
+        """Processes of each role, as there are while nothing is loaded again."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts it and waits for nothing."""
@@ -101,7 +101,7 @@ class Supervised:
                 self.stop()
                 raise PromiseBroken(f"the server did not start: {self.log_tail()}")
             time.sleep(0.05)
-        self.processes()
+        self._counts = {role: len(found) for role, found in self.processes().items()}
 
     def stop(self) -> int | None:
         """Asks it to stop, kills what does not; its exit status, None if it had to be killed."""
@@ -180,8 +180,6 @@ class Supervised:
             role = model_of(name) if re.search(r"(_\d+){2}$", name) else name
             found.setdefault(role, []).append(process)
             self._roles[process.pid] = role
-        for role, processes in found.items():
-            self._most[role] = max(self._most.get(role, 0), len(processes))
         return found
 
     def pids(self) -> dict[str, int]:
@@ -274,7 +272,7 @@ class Supervised:
         """Whether there are as many processes of its role as there were, without it."""
         role = self._roles[gone.pid]
         now = {process.pid for process in processes.get(role, ())}
-        return gone.pid not in now and len(now) >= self._most[role]
+        return gone.pid not in now and len(now) >= self._counts[role]
 
     def leftovers(self) -> set[str]:
         """What servers have left behind: temporary folders and shared memory that no process of
