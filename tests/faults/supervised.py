@@ -179,7 +179,7 @@ class Supervised:
         for name, process in self._living():
             role = model_of(name) if re.search(r"(_\d+){2}$", name) else name
             found.setdefault(role, []).append(process)
-            self._roles[process.pid] = role
+            self._roles.setdefault(process.pid, role)
         return found
 
     def pids(self) -> dict[str, int]:
@@ -196,6 +196,8 @@ class Supervised:
             with contextlib.suppress(psutil.Error):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     command = process.cmdline()
+                    if not command:  # it is just ending
+                        continue
                     self._shm_prefixes.update(_SHM_PREFIX.findall(" ".join(command)))
                     yield _name(command), process
 
@@ -328,7 +330,7 @@ def serve(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]
 
 def _name(command: Sequence[str]) -> str:
     """What a process is: of a Python model's the instance."""
-    name = Path(command[0]).name if command else ""
+    name = Path(command[0]).name
     if name == STUB_NAME and len(command) > 2:
         return command[-2]
     return "guard" if "serving.guard" in command else name
