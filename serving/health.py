@@ -156,6 +156,7 @@ class GrpcHealthServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # five, the default, are soon taken by those who ask nothing
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("health probe from %s failed", client_address, exc_info=True)

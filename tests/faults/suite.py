@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterable
 
@@ -24,6 +25,10 @@ ROWS: tuple[Row, ...] = tuple(row for subject in _SUBJECTS for row in subject.RO
 """In the order in which they are run."""
 
 
+_MOST_CHARS = 1000
+"""Of what was seen."""
+
+
 def run_row(row: Row, bench: Bench) -> Result:
     """Makes the fault, then looks whether the server is well again."""
     begun = time.monotonic()
@@ -37,7 +42,7 @@ def run_row(row: Row, bench: Bench) -> Result:
         seen, kept = f"{type(error).__name__}: {error}", False
     if not kept:
         bench.discard()
-    seen = seen.replace(str(bench.folder), "…")
+    seen = textwrap.shorten(seen.replace(str(bench.folder), "…"), _MOST_CHARS)
     return Result.of(row, seen, kept, time.monotonic() - begun)
 
 

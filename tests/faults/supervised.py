@@ -70,8 +70,8 @@ class Supervised:
         self.process: subprocess.Popen[bytes] | None = None
         self._shm_prefixes: set[str] = set()
         self._roles: dict[int, str] = {}
-        self._most: dict[str, int] = {}
-        """How many processes of each role there were at most: all of them."""
+        self._counts: dict[str, int] = {}
+        """Processes of each role, as there are while nothing is loaded again."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts it and waits for nothing."""
@@ -101,7 +101,7 @@ class Supervised:
                 self.stop()
                 raise PromiseBroken(f"the server did not start: {self.log_tail()}")
             time.sleep(0.05)
-        self.processes()
+        self._counts = {role: len(found) for role, found in self.processes().items()}
 
     def stop(self) -> int | None:
         """Asks it to stop, kills what does not; its exit status, None if it had to be killed."""
@@ -179,9 +179,7 @@ class Supervised:
         for name, process in self._living():
             role = model_of(name) if re.search(r"(_\d+){2}$", name) else name
             found.setdefault(role, []).append(process)
-            self._roles[process.pid] = role
-        for role, processes in found.items():
-            self._most[role] = max(self._most.get(role, 0), len(processes))
+            self._roles.setdefault(process.pid, role)
         return found
 
     def pids(self) -> dict[str, int]:
@@ -198,6 +196,8 @@ class Supervised:
             with contextlib.suppress(psutil.Error):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     command = process.cmdline()
+                    if not command:  # it is just ending
+                        continue
                     self._shm_prefixes.update(_SHM_PREFIX.findall(" ".join(command)))
                     yield _name(command), process
 
@@ -274,7 +274,7 @@ class Supervised:
         """Whether there are as many processes of its role as there were, without it."""
         role = self._roles[gone.pid]
         now = {process.pid for process in processes.get(role, ())}
-        return gone.pid not in now and len(now) >= self._most[role]
+        return gone.pid not in now and len(now) >= self._counts[role]
 
     def leftovers(self) -> set[str]:
         """What servers have left behind: temporary folders and shared memory that no process of
@@ -330,7 +330,7 @@ def serve(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]
 
 def _name(command: Sequence[str]) -> str:
     """What a process is: of a Python model's the instance."""
-    name = Path(command[0]).name if command else ""
+    name = Path(command[0]).name
     if name == STUB_NAME and len(command) > 2:
         return command[-2]
     return "guard" if "serving.guard" in command else name

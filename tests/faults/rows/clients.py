@@ -62,11 +62,12 @@ def _wait_dropped(server: Supervised) -> str:
 )
 def _client_killed(bench: Bench) -> str:
     server = bench.shared()
-    picture = bench.new_folder() / "picture.png"
+    folder = bench.new_folder()
+    picture = folder / "picture.png"
     picture.write_bytes(Ask(1).picture())
     command = [sys.executable, "-m", "segs_client.cli", str(picture), "--url", server.url]
     command += ["--pipeline", PIPELINE, "--box", "8,8,56,56", "--steps", str(_ENDLESS_STEPS)]
-    command += ["--guide-size", "64", "--max-size", "64", "-o", os.devnull]
+    command += ["--guide-size", "64", "--max-size", "64", "-o", str(folder / "out.png")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT / "client")}
     client = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:

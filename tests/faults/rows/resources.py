@@ -63,10 +63,6 @@ def _full(server: Supervised, place: Path, left_bytes: int = 0) -> Iterator[None
         path.unlink()
 
 
-def _last_line(server: Supervised) -> str:
-    return server.log_tail(1).partition("ERROR")[2].partition(": ")[2]
-
-
 def _require_refuses(server: Supervised, *words: str) -> str:
     """It ends with exit code 1, and its last line has these words and no trace."""
     process = server.spawn()
@@ -81,7 +77,7 @@ def _require_refuses(server: Supervised, *words: str) -> str:
     error = text.rpartition(" ERROR ")[2]
     for word in words:
         require(word in error, f"{word!r} is not in {error!r}")
-    return " ".join(error.split())[:220]
+    return " ".join(error.split())
 
 
 @ROWS.add(
@@ -232,7 +228,7 @@ def _descriptor_broken(bench: Bench) -> str:
 @ROWS.add(
     "checkpoint-broken",
     "A checkpoint to be built whose weights are cut short, beside a pipeline that is served",
-    "The build ends with exit code 1 and a line; the pipeline stays as it was",
+    "The build ends with an exit code and a line; the pipeline stays as it was",
 )
 def _checkpoint_broken(bench: Bench) -> str:
     server = bench.shared()
@@ -247,9 +243,9 @@ def _checkpoint_broken(bench: Bench) -> str:
     built = subprocess.run(
         command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=False
     )
-    require(built.returncode == 1, f"exit status {built.returncode}: {built.stderr[-500:]}")
+    require(built.returncode in (1, 3), f"exit status {built.returncode}: {built.stderr[-500:]}")
     require("Traceback" not in built.stderr, f"a trace: {built.stderr[-500:]}")
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     require(before == after, "the pipeline was changed")
     require(server.is_ready(), "the server is not ready")
-    return built.stderr.strip().splitlines()[-1][:220]
+    return f"exit code {built.returncode}: {built.stderr.strip().splitlines()[-1]}"
