@@ -194,8 +194,10 @@ class PipelineDescriptor(_Model):
     @property
     def ensembles(self) -> dict[str, tuple[str, str]]:
         """Each ensemble's ControlNet and UNet, as Triton models."""
-        unet = self.networks["unet"].model
-        return {each.unet: (each.network.model, unet) for each in self.controlnets.values()}
+        return {
+            each.unet: (each.network.model, self.networks["unet"].model)
+            for each in self.controlnets.values()
+        }
 
 
 def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor, Path]]:
