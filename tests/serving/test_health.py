@@ -357,13 +357,13 @@ def test_what_was_replaced_ends_by_itself_or_is_killed() -> None:
 def test_an_instance_that_was_gone_before_anybody_looked_is_missed(state: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
-    (state / f"prepare_0_1.{process.pid}.beat").touch()
+    (state / f"gone_0_1.{process.pid}.beat").touch()
     looking = Watch(os.getpid(), os.getpid(), state, {})
     try:
-        with pytest.raises(ModelsDownError, match="prepare") as down:
+        with pytest.raises(ModelsDownError, match="gone") as down:
             looking.check()
-        assert down.value.models == {"prepare"}
-        (state / f"prepare_0_1.{process.pid}.beat").unlink()
+        assert down.value.models == {"gone"}
+        (state / f"gone_0_1.{process.pid}.beat").unlink()
         looking.note()
         looking.check()
     finally:
