@@ -161,7 +161,7 @@ class Run:
                 tally.verdicts[verdict] += 1
                 self.codes[outcome.code] += 1
                 self.texts[_pattern(call, outcome)] += 1
-                if verdict in ("refused", "failed"):
+                if verdict in ("refused", "foreign", "failed"):
                     tally.refusals_s.append(outcome.seconds)
             if verdict == "refused" and outcome.seconds > REFUSAL_S:
                 self._slow.append((outcome.seconds, call))
