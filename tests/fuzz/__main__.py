@@ -40,7 +40,8 @@ def main() -> int:
 def _run(options: argparse.Namespace, pipelines: Path) -> int:
     models = read_models([MODEL_REPOSITORY, pipelines])
     calls = Calls(options.seed, models, Material([pipelines], PIPELINE))
-    with Target([pipelines], PIPELINE) as target:
+    _KEEP.mkdir(parents=True, exist_ok=True)
+    with Target([pipelines], PIPELINE, log_path=_KEEP / "server.log") as target:
         if options.only is not None:
             return _show(target, calls, options.only)
         run = Run(target, calls, options.clients, _KEEP, lambda text: sys.stderr.write(text + "\n"))

@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 REFUSAL_S = 0.1
 """Within this a refusal has to come, with nothing else under way."""
 _CHUNK = 500
-_MOST_AGAIN = 1000
 _AGAIN = 5
 """How often a slow refusal is sent again by itself."""
 
@@ -162,7 +161,7 @@ class Run:
                 tally.verdicts[verdict] += 1
                 self.codes[outcome.code] += 1
                 self.texts[_pattern(call, outcome)] += 1
-                if verdict in ("refused", "failed"):
+                if verdict in ("refused", "foreign", "failed"):
                     tally.refusals_s.append(outcome.seconds)
             if verdict == "refused" and outcome.seconds > REFUSAL_S:
                 self._slow.append((outcome.seconds, call))
@@ -214,7 +213,7 @@ class Run:
     def _again(self) -> None:
         """Slow refusals again, alone: were they slow, or was the machine busy?"""
         sender = Sender(self.target)
-        for _, call in sorted(self._slow, key=lambda one: one[0], reverse=True)[:_MOST_AGAIN]:
+        for _, call in sorted(self._slow, key=lambda one: one[0], reverse=True):
             best = math.inf
             for _ in range(_AGAIN):
                 best = min(best, sender.send(call).seconds)

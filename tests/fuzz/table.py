@@ -9,9 +9,10 @@ from tests.fuzz.runner import REFUSAL_S, Run, Tally
 from tests.fuzz.verdicts import BAD, Verdict
 
 _HEAD = (
-    "| kind | calls | answered | refused | late | failed with id | without | hung | leaks | wrong "
+    "| kind | calls | answered | refused | late | gRPC's, Triton's INTERNAL | with id | without "
+    "| hung | leaks | wrong "
     "| refusals: p50 ms | p99 ms | slowest ms | over 100 ms | also alone | slowest then ms |\n"
-    + "|---" * 16
+    + "|---" * 17
     + "|\n"
 )
 
@@ -61,7 +62,7 @@ def _sum(run: Run) -> Tally:
 
 
 def _numbers(tally: Tally) -> dict[str, Any]:
-    shown: tuple[Verdict, ...] = ("answered", "refused", "late", "failed", *BAD)
+    shown: tuple[Verdict, ...] = ("answered", "refused", "late", "foreign", "failed", *BAD)
     named: dict[str, int] = {verdict: tally.verdicts[verdict] for verdict in shown}
     return {
         "calls": tally.count,

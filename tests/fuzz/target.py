@@ -35,11 +35,17 @@ class Target:
 
     Args:
         server: a running one that is not to be started again; by default one of its own.
+        log_path: file that gets the output of its own.
     """
 
     def __init__(
-        self, repositories: Iterable[Path], pipeline: str, server: EmbeddedServer | None = None
+        self,
+        repositories: Iterable[Path],
+        pipeline: str,
+        server: EmbeddedServer | None = None,
+        log_path: Path | None = None,
     ) -> None:
+        self._log_path = log_path
         self._repositories = tuple(repositories)
         self._pipeline = pipeline
         self._given = server
@@ -125,7 +131,7 @@ class Target:
 
     def _start(self) -> None:
         if self._given is None:
-            self._server = EmbeddedServer(self._repositories)
+            self._server = EmbeddedServer(self._repositories, log_path=self._log_path)
             self._server.start()
         self._processes = {"tritonserver": self.server.pid, **model_processes(self.server.pid)}
 

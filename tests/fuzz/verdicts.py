@@ -9,9 +9,10 @@ from typing import Literal
 from segs_client.contract import ErrorDetail
 
 Verdict = Literal[
-    "answered", "refused", "late", "failed", "anonymous", "hang", "leak", "wrong", "gone"
+    "answered", "refused", "late", "foreign", "failed", "anonymous", "hang", "leak", "wrong", "gone"
 ]
-"""``late``: the request's own time ran out. ``failed``: the server's fault, with an id that its log
+"""``late``: the request's own time ran out. ``foreign``: INTERNAL of gRPC or Triton itself, which
+refuse so what none of our code has seen. ``failed``: the server's fault, with an id that its log
 explains. All after it must not be."""
 BAD: tuple[Verdict, ...] = ("anonymous", "hang", "leak", "wrong", "gone")
 
@@ -23,8 +24,8 @@ _INCIDENT = re.compile(r"(?:incident|internal error) [0-9a-f]{12}")
 _LEAK = re.compile(
     r"\.py\b|Traceback|site-packages|/dev/shm|/tmp/|/home/|/root/|/work/|/opt/|/usr/|0x[0-9a-f]{8}"
 )
-# What gRPC itself says of bytes that are no message, before Triton sees them.
-_UNREADABLE = re.compile(r"pars|deserializ|serializ", re.IGNORECASE)
+# Of gRPC, for bytes that are no message; of Triton, for a batch of 0 rows.
+_FOREIGN = re.compile(r"Unable to parse request|batch size \d+ for '\w+', max allowed is \d+")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def judge(outcome: Outcome, sent: bytes) -> Verdict:
         return "refused"
     if _INCIDENT.search(outcome.text):
         return "failed"
-    return "refused" if _UNREADABLE.search(outcome.text) else "anonymous"
+    return "foreign" if _FOREIGN.fullmatch(outcome.text) else "anonymous"
 
 
 def has_detail(outcome: Outcome) -> bool:
