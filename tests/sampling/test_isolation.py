@@ -315,8 +315,8 @@ def test_a_cancelled_request_leaves_everything_within_a_step(
         for size in (1, 2):  # as if batches had been measured: everything may share them
             service.engine.costs.observe("sd15_unet", size, 1e-6)
         serving = asyncio.create_task(service.engine.serve())
-        large = request_for(pipelines, *["a face"] * 5)
-        small = request_for(pipelines, "a face")
+        large = request_for(pipelines, *["a face"] * 5, steps=8)
+        small = request_for(pipelines, "a face", steps=8)
         tasks = [
             asyncio.create_task(service.sample(one.plan, one.crops, one.masks))
             for one in (large, small)
