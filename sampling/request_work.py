@@ -1,0 +1,295 @@
+"""The work of one request: its SEGs as tasks, what they share, and what becomes of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from preprocessing.images import Pixels
+from preprocessing.packing import mask_at, pixels_at
+from preprocessing.plan import (
+    DeadlineExceededError,
+    FailedSeg,
+    Piece,
+    Plan,
+    PlannedPrompt,
+    PlannedSeg,
+    UnavailableError,
+)
+from sampling import detail, vae
+from sampling.conditioning import Conditioning, Encoded, Guidance
+from sampling.control import hint_for
+from sampling.faults import IncidentError, NotFiniteError, open_incident, told
+from sampling.masks import feather, to_latent
+from sampling.noise import next_seed
+from sampling.pipeline import Pipeline
+from sampling.policy import Requester
+from sampling.program import Program
+from sampling.text import check_prompt
+from sampling.unet import Control
+from segs_client.contract import SegError
+
+if TYPE_CHECKING:
+    from sampling.service import DetailService
+
+T = TypeVar("T")
+_Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
+_REQUEST_WIDE = (DeadlineExceededError, UnavailableError)
+"""What is the whole request's, and ends it; all else is one SEG's."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One pass of one SEG: pixels ``[H, W, 3]``."""
+
+    seg: int
+    batch_pass: int
+    pixels: Pixels
+    seed: int
+    steps_run: int
+    sample_s: float
+
+
+class RequestWork:
+    """The tasks of one request. Each crop is encoded once, whatever needs it."""
+
+    def __init__(
+        self,
+        service: DetailService,
+        requester: Requester,
+        plan: Plan,
+        crops: Pixels,
+        masks: Pixels,
+    ) -> None:
+        self._service = service
+        self._requester = requester
+        self._plan = plan
+        self._crops = crops
+        self._masks = masks
+        self._tasks: list[asyncio.Future[Any]] = []
+        self._shared: dict[Hashable, asyncio.Future[Any]] = {}
+        self._last_error: Exception | None = None
+        self._incidents: dict[tuple[type[Exception], str], str] = {}
+        request = plan.request
+        self._base = service.pipelines[request.pipeline]
+        refiner = request.refiner
+        self._refiner = None if refiner is None else service.pipelines[refiner.pipeline]
+
+    async def run(self) -> tuple[list[Done], tuple[FailedSeg, ...]]:
+        """Every pass of every SEG: those that were made and those that failed, both in the plan's
+        order. An error that is the request's ends them all.
+
+        They are begun by the size of their crops, so that those under way can share batches.
+
+        Raises:
+            ContractError: a prompt is too much.
+            IncidentError: there were SEGs to be made, and all have failed.
+        """
+        await self._check_prompts()
+        chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
+        chosen.sort(key=lambda one: (one[2].height, one[2].width))
+        passes = [
+            asyncio.ensure_future(self._in_place(index, seg, crop, batch_pass))
+            for index, seg, crop in chosen
+            for batch_pass in range(self._plan.request.batch_size)
+        ]
+        self._tasks += passes
+        try:
+            ended = await asyncio.gather(*passes)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        done = [one for one in ended if isinstance(one, Done)]
+        failed = [one for one in ended if isinstance(one, FailedSeg)]
+        if failed and not done:
+            raise IncidentError(failed[0].error.incident) from self._last_error
+        return (
+            sorted(done, key=lambda one: (one.batch_pass, one.seg)),
+            tuple(sorted(failed, key=lambda one: (one.batch_pass, one.index))),
+        )
+
+    async def _check_prompts(self) -> None:
+        """Looks at the tokens of every prompt that was not encoded lately, before any is."""
+        texts, limits = self._service.texts, self._service.limits
+        asked = [(self._base, {each.text for seg in self._plan.segs for each in _texts(seg)})]
+        if self._refiner is not None:
+            refined = {each.text for seg in self._plan.segs for each in _refined(seg)}
+            asked.append((self._refiner, refined))
+        new = [(of, text) for of, said in asked for text in said if not texts.knows(of, text)]
+
+        def check() -> None:
+            for pipeline, text in new:
+                check_prompt(pipeline.text_encoders, text, limits)
+
+        if new:
+            await self._service.checked(check)
+
+    async def _in_place(
+        self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
+    ) -> Done | FailedSeg:
+        async with self._service.slots.place(self._requester):
+            try:
+                return await self._detail(index, seg, crop, batch_pass)
+            except _REQUEST_WIDE:
+                raise
+            except Exception as error:
+                self._last_error = error
+                return FailedSeg(
+                    index=index,
+                    batch_pass=batch_pass,
+                    seed=_seed(seg, batch_pass),
+                    error=self._told(error, index, batch_pass),
+                )
+
+    def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
+        """What the caller hears of a SEG's failure; the log has the story."""
+        kind = type(error), str(error)
+        if kind not in self._incidents:  # many SEGs may fail for one reason
+            where = f", segs.{index}, pass {batch_pass}"
+            self._incidents[kind] = open_incident(error, self._plan.request_id, where)
+        incident = self._incidents[kind]
+        not_finite = isinstance(error, NotFiniteError)
+        what = "its values became NaN or infinite" if not_finite else "internal error"
+        return SegError(code="INTERNAL", message=told(incident, what), incident=incident)
+
+    async def _run(self, program: Program[T]) -> T:
+        return await self._service.engine.run(program, self._requester)
+
+    def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
+        """The result of work that is done once for all who name the same key; a failure is told to
+        those who wait for it, and not kept."""
+        if key not in self._shared:
+            task = asyncio.ensure_future(start())
+            task.add_done_callback(partial(self._forget_failed, key))
+            self._shared[key] = task
+            self._tasks.append(task)
+        return self._shared[key]
+
+    def _forget_failed(self, key: Hashable, task: asyncio.Future[Any]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            del self._shared[key]
+
+    async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
+        """The crop's latent and the mask on it."""
+        request = self._plan.request
+        pixels = pixels_at(self._crops, crop)
+        reading = None
+        if request.noise_mask:
+            reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
+        latent = await self._once(("latent", crop), lambda: self._latent(pixels))
+        mask = None if reading is None else await reading
+        return await self._once(
+            ("both", crop, seg.mask),
+            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask)),
+        )
+
+    async def _latent(self, pixels: Pixels) -> torch.Tensor:
+        values = await self._service.aside(lambda: vae.to_values(pixels))
+        return await self._run(vae.encode(self._base.descriptor, values))
+
+    async def _mask(self, place: Piece) -> torch.Tensor:
+        """A SEG's mask, feathered, which takes up to a tenth of a second."""
+        mask = torch.from_numpy(mask_at(self._masks, place))
+        radius = self._plan.request.noise_mask_feather
+        return await self._service.aside(lambda: feather(mask, radius))
+
+    async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> Done:
+        start_s = time.perf_counter()
+        seed = _seed(seg, batch_pass)
+        # Every prompt is asked for at once, so that they share a batch.
+        texts = self._sides(self._base, seg, seg.positives, seg.negatives)
+        refiner_texts = None
+        if self._refiner is not None:
+            sides = seg.refiner_positives, seg.refiner_negatives
+            refiner_texts = self._sides(self._refiner, seg, *sides)
+        encoded = await self._encode(seg, crop)
+        base = await self._stage(self._base, seg, encoded, texts)
+        refiner = None
+        if self._refiner is not None and refiner_texts is not None:
+            refiner = await self._stage(self._refiner, seg, encoded, refiner_texts)
+        program = detail.detail(
+            replace(base, controls=self._controls(seg, encoded)),
+            refiner,
+            self._plan.request,
+            seg,
+            encoded,
+            seed,
+        )
+        sampled = await self._run(program)
+        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent))
+        pixels = await self._service.aside(lambda: vae.to_pixels(decoded))
+        seconds = time.perf_counter() - start_s
+        return Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
+
+    def _sides(
+        self,
+        pipeline: Pipeline,
+        seg: PlannedSeg,
+        positives: Sequence[PlannedPrompt],
+        negatives: Sequence[PlannedPrompt],
+    ) -> list[list[_Asked]]:
+        """Both sides' prompts, each with its encoding under way."""
+        needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
+        return [
+            [(prompt, self._service.texts.encode(pipeline, prompt.text)) for prompt in prompts]
+            for prompts in (positives, needed)
+        ]
+
+    async def _stage(
+        self,
+        pipeline: Pipeline,
+        seg: PlannedSeg,
+        encoded: detail.EncodedSeg,
+        sides: list[list[_Asked]],
+    ) -> detail.Stage:
+        guidance = []
+        for side in sides:
+            conditionings = [
+                Conditioning(await text, self._weight(prompt, seg, encoded.latent))
+                for prompt, text in side
+            ]
+            guidance.append(tuple(conditionings))
+        return detail.Stage(pipeline, Guidance(*guidance))
+
+    def _weight(
+        self, prompt: PlannedPrompt, seg: PlannedSeg, latent: torch.Tensor
+    ) -> torch.Tensor | None:
+        """mask·strength on the latent; None for 1 everywhere."""
+        if prompt.mask is None:
+            plain = prompt.strength == 1
+            return None if plain else torch.full_like(latent[:, :1], prompt.strength)
+        x1, y1, x2, y2 = seg.crop_region
+        mask = torch.from_numpy(mask_at(self._masks, prompt.mask)[y1:y2, x1:x2])
+        return to_latent(mask, *latent.shape[-2:]) * prompt.strength
+
+    def _controls(self, seg: PlannedSeg, encoded: detail.EncodedSeg) -> tuple[Control, ...]:
+        schedule = self._base.schedule
+        return tuple(
+            Control(
+                models=self._base.controlnets[control.name],
+                hint=hint_for(pixels_at(self._crops, control.hint), *encoded.latent.shape[-2:]),
+                strength=control.strength,
+                sigma_start=schedule.sigma_at_percent(control.start_percent),
+                sigma_end=schedule.sigma_at_percent(control.end_percent),
+            )
+            for control in seg.controls
+        )
+
+
+def _seed(seg: PlannedSeg, batch_pass: int) -> int:
+    """A pass's seed; the first pass counts too."""
+    return next_seed(seg.seed, batch_pass + 1)
+
+
+def _texts(seg: PlannedSeg) -> Sequence[PlannedPrompt]:
+    return (*seg.positives, *seg.negatives)
+
+
+def _refined(seg: PlannedSeg) -> Sequence[PlannedPrompt]:
+    return (*seg.refiner_positives, *seg.refiner_negatives)
