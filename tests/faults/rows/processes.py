@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -78,17 +79,31 @@ def _wait_at_work(server: Supervised, traffic: Traffic, victim: Victim) -> psuti
     raise PromiseBroken(f"requests never came to {victim.role}; last seen: {server.engine()}")
 
 
+@contextlib.contextmanager
+def _lasting_calls(server: Supervised, victim: Victim) -> Iterator[None]:
+    """Has calls that take milliseconds last until one is seen: the process stands still, and
+    nobody looks after it meanwhile."""
+    if victim.moment != "called":
+        yield
+        return
+    supervisor = server.one("supervisor")
+    supervisor.suspend()
+    try:
+        server.one(victim.role).suspend()
+        yield
+    finally:
+        supervisor.resume()
+
+
 def _hit(bench: Bench, victim: Victim, number: signal.Signals) -> str:
     server = bench.shared()
     bench.learn(server, victim.asks)
-    if victim.moment == "called":
-        # Its calls take milliseconds; so one is made to last until it is seen there.
-        server.one(victim.role).suspend()
-    traffic = bench.traffic(server, victim.asks)
-    process = _wait_at_work(server, traffic, victim)
-    require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
     before = server.mended()
-    process.send_signal(number)
+    with _lasting_calls(server, victim):
+        traffic = bench.traffic(server, victim.asks)
+        process = _wait_at_work(server, traffic, victim)
+        require(traffic.under_way >= _LEAST, f"only {traffic.under_way} requests under way")
+        process.send_signal(number)
     with ThreadPoolExecutor(2) as pool:
         found = pool.submit(server.wait_found, before)
         back = pool.submit(server.wait_back, process)
