@@ -79,12 +79,22 @@ def state_folder(shm_prefix: str) -> Path:
 
 def _remove_execution_environment(begun_s: float) -> None:
     """Removes the empty folder that the Python backend makes in /tmp at start, for packed Python
-    environments that we do not use, and that a killed server leaves behind."""
+    environments that we do not use, and that a killed server leaves behind. What may be another
+    server's stays: that one would end badly without it."""
+    living = psutil.process_iter(["name", "create_time"])
+    others_s = [each.info["create_time"] for each in living if each.info["name"] == "tritonserver"]
     for path in Path("/tmp").glob("python_env_*"):
         with contextlib.suppress(OSError):
             status = path.stat()
-            if status.st_uid == os.getuid() and begun_s <= status.st_mtime < begun_s + 10:
+            made_s = status.st_mtime
+            if status.st_uid != os.getuid() or any(_made_soon(made_s, at_s) for at_s in others_s):
+                continue
+            if _made_soon(made_s, begun_s):
                 path.rmdir()
+
+
+def _made_soon(made_s: float, after_s: float) -> bool:
+    return after_s - 1 <= made_s < after_s + 10
 
 
 def _prctl(option: int, value: int) -> None:
