@@ -198,7 +198,7 @@ def _all_inputs(
 ) -> ModelInferRequest:
     request = ModelInferRequest(model_name=model)
     for name, kind in inputs.items():
-        size = triton_to_np_dtype(kind).itemsize if kind != "BYTES" else 4
+        size = np.dtype(triton_to_np_dtype(kind)).itemsize if kind != "BYTES" else 4
         data = b"" if name in shapes else bytes(size)
         calls.add_input(request, name, kind, shapes.get(name, [1]), data)
     return request
