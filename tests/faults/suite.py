@@ -6,6 +6,7 @@ import textwrap
 import time
 from collections.abc import Iterable
 
+from serving.options import REPOSITORY_ROOT
 from tests.faults.bench import Bench
 from tests.faults.report import Result
 from tests.faults.row import NotPossible, Row
@@ -42,7 +43,9 @@ def run_row(row: Row, bench: Bench) -> Result:
         seen, kept = f"{type(error).__name__}: {error}", False
     if not kept:
         bench.discard()
-    seen = textwrap.shorten(seen.replace(str(bench.folder), "…"), _MOST_CHARS)
+    for folder in (bench.folder, REPOSITORY_ROOT):
+        seen = seen.replace(str(folder), "…")
+    seen = textwrap.shorten(seen, _MOST_CHARS)
     return Result.of(row, seen, kept, time.monotonic() - begun)
 
 
