@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.workload import Kind, Request, picture
-from segs_client import Client, SegsError, ServerError, ServerUnavailable
+from segs_client import Client, Retries, SegsError, ServerError, ServerUnavailable
 
 _TIMEOUT_S = 3000.0
+_ONCE = Retries(rounds=0)  # refusals are counted
 _PAUSE_S = 0.05
 
 
@@ -71,7 +72,7 @@ def closed_loop(url: str, pipeline: str, requests: Sequence[Sequence[Request]]) 
     together = threading.Barrier(len(requests))
 
     def work(own: Sequence[Request]) -> list[Answer]:
-        with Client(url, pipeline=pipeline, timeout_s=_TIMEOUT_S) as client:
+        with Client(url, pipeline=pipeline, timeout_s=_TIMEOUT_S, retries=_ONCE) as client:
             client.is_ready()  # the connection is made before the clock starts
             together.wait()
             return [_insist(client, each) for each in own]
@@ -90,7 +91,7 @@ def open_loop(
     """Requests that arrive as a Poisson process, whatever became of those before."""
     pauses = np.random.default_rng(seed).exponential(1 / rate_per_s, len(requests))
     with (
-        Client(url, pipeline=pipeline, timeout_s=_TIMEOUT_S) as client,
+        Client(url, pipeline=pipeline, timeout_s=_TIMEOUT_S, retries=_ONCE) as client,
         ThreadPoolExecutor(len(requests)) as pool,
     ):
         client.is_ready()

@@ -54,7 +54,7 @@ class Tour:
 def wait_for_the_server(tour: Tour) -> str:
     """Waits until the server takes requests."""
     tour.client.wait_ready(timeout_s=60)
-    return f"{tour.client.url} is ready"
+    return f"{', '.join(tour.client.urls)} is ready"
 
 
 def detail_boxes(tour: Tour) -> str:

@@ -26,6 +26,15 @@ from serving.options import (
 )
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
+_PINGS = (
+    # A silent call is minutes long. Pings keep it in the memory of what lies between, and tell
+    # soon that a client has gone without a word.
+    "--grpc-keepalive-time=60000",
+    "--grpc-keepalive-timeout=20000",
+    "--grpc-http2-max-pings-without-data=0",
+    # Clients may do the same; gRPC's own limit, 5 minutes, would end their connections.
+    "--grpc-http2-min-recv-ping-interval-without-data=10000",
+)
 _KEY_PATTERN = f"(?i){API_KEY_HEADER}"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -129,6 +138,7 @@ def server_command(
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--grpc-address={host}",
         f"--grpc-port={ports['grpc']}",
+        *_PINGS,
         *([f"--grpc-restricted-protocol={restricted}"] if names else []),
         *tls,
         f"--allow-http={str('http' in ports).lower()}",

@@ -33,13 +33,16 @@ from segs_client.errors import (
 )
 from segs_client.messages import DetailResult
 from segs_client.pasting import paste
+from segs_client.retries import Retries, Retry
 from segs_client.scaling import scaled_to
 from segs_client.segs import Seg, Segs, crop_region
 
 if TYPE_CHECKING:
+    from segs_client.async_client import AsyncClient
     from segs_client.client import Client
 
 __all__ = [
+    "AsyncClient",
     "Cancelled",
     "Client",
     "DeadlineExceeded",
@@ -49,6 +52,8 @@ __all__ = [
     "OutputOptions",
     "PasteOptions",
     "Report",
+    "Retries",
+    "Retry",
     "Seg",
     "SegError",
     "SegReport",
@@ -71,4 +76,8 @@ def __getattr__(name: str) -> Any:
         from segs_client.client import Client
 
         return Client
+    if name == "AsyncClient":
+        from segs_client.async_client import AsyncClient
+
+        return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

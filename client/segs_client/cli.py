@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from segs_client.access import API_KEY_VARIABLE, TLS_FILE_VARIABLES, TLS_VARIABLE, Tls
 from segs_client.boxes import Box
-from segs_client.client import DEFAULT_TIMEOUT_S, Client
+from segs_client.client import Client
 from segs_client.compare import compare_image
 from segs_client.contract import DetailRequest, Report, SegReport
 from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
 from segs_client.flags import add_flags, given_options
 from segs_client.messages import DetailResult
 from segs_client.segs import Segs
+from segs_client.server_flags import add_server_flags, server_settings
 
 DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE = 0, 1, 2, 3
 _JPEG_QUALITY = 95
@@ -65,9 +65,7 @@ def report_table(report: Report) -> str:
 
 
 def _run(given: argparse.Namespace, options: dict[str, object]) -> DetailResult:
-    with Client(
-        given.url, timeout_s=given.timeout, api_key=_api_key(given), tls=_tls(given)
-    ) as client:
+    with Client(**server_settings(given)) as client:
         result = client.detail(given.image, _segments(given, options), **options)  # type: ignore[arg-type]
     if result.image is None:
         raise ValueError("output.image=none leaves nothing to write")
@@ -121,62 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--report", type=Path, metavar="FILE", help="also write the report's JSON")
     add(
-        "--url",
-        default="127.0.0.1:8001",
-        metavar="HOST:PORT",
-        help="the server's gRPC address (default %(default)s)",
-    )
-    add(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="SECONDS",
-        help="give up after this time (default %(default)g)",
-    )
-    add(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="any option by its name in the contract, e.g. paste.feather=3",
     )
-    _add_access(parser.add_argument_group("access to the server"))
+    add_server_flags(parser.add_argument_group("the server"))
     add_flags(parser.add_argument_group("options of the detailer"))
     return parser
-
-
-def _add_access(group: argparse._ArgumentGroup) -> None:
-    """The key comes from a file or the environment: other users can read a command line."""
-    add = group.add_argument
-    add(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help=f"holds the API key; or set {API_KEY_VARIABLE}",
-    )
-    add("--tls", action="store_true", help=f"encrypt the connection; or set {TLS_VARIABLE}=1")
-    for name, text in (
-        ("ca", "check the server's certificate with these (PEM), not the well-known ones"),
-        ("cert", "the client's own certificate (PEM)"),
-        ("key", "its private key (PEM)"),
-    ):
-        add(
-            f"--tls-{name}",
-            type=Path,
-            metavar="FILE",
-            help=f"{text}; implies --tls; or set {TLS_FILE_VARIABLES[name]}",
-        )
-
-
-def _api_key(given: argparse.Namespace) -> str | None:
-    path: Path | None = given.api_key_file
-    return None if path is None else path.read_text(encoding="utf-8").strip()
-
-
-def _tls(given: argparse.Namespace) -> Tls | bool | None:
-    if given.tls_ca or given.tls_cert or given.tls_key:
-        return Tls(given.tls_ca, given.tls_cert, given.tls_key)
-    return given.tls or None
 
 
 def _box(text: str) -> Box:

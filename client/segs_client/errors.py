@@ -73,7 +73,10 @@ class Unauthenticated(SegsError):  # noqa: N818
 class ServerUnavailable(SegsError):  # noqa: N818
     """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
 
-    ``retry_after_s``: when, by the server's own estimate; None where it gave none.
+    Attributes:
+        retry_after_s: when, by the server's own estimate; None where it gave none.
+        is_loss: whether the server, or a part of it, went away while it had the request; which may
+            be the cause.
     """
 
     code: ErrorCode = "UNAVAILABLE"
@@ -84,6 +87,7 @@ class ServerUnavailable(SegsError):  # noqa: N818
     ) -> None:
         super().__init__(message, request_id=request_id)
         self.retry_after_s = retry_after_s
+        self.is_loss = any(sign in message for sign in _LOSSES)
 
 
 class DeadlineExceeded(SegsError):  # noqa: N818
@@ -120,6 +124,10 @@ _CODES: dict[str, ErrorCode] = {
 }
 _QUEUE_TIMEOUT = "timeout expired"  # Triton reports a request that waited too long as UNAVAILABLE
 _DEAD_PROCESS = "is not healthy"  # and one that found its model's process dead as INTERNAL
+_TOO_LARGE = "larger than max"  # gRPC's own limits; it calls that RESOURCE_EXHAUSTED
+_LOSSES = (_DEAD_PROCESS, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
+           "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
+"""Of messages of Triton, this service and gRPC: there was a connection, and it ended."""
 
 
 def from_transport(
@@ -143,6 +151,8 @@ def from_transport(
         code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
         if code == "UNAVAILABLE" and _QUEUE_TIMEOUT in text.lower():
             code = "DEADLINE_EXCEEDED"
+        elif code == "UNAVAILABLE" and _TOO_LARGE in text.lower():
+            code = "INVALID_ARGUMENT"
         elif code == "INTERNAL" and _DEAD_PROCESS in text:
             code = "UNAVAILABLE"
         message = text.strip() or f"the server answered {status or 'an unknown error'}"

@@ -65,12 +65,16 @@ class DetailResult:
         report: what became of each SEG.
         control_images: per SEG of ``report.segs`` the pictures its ControlNets were shown, RGB;
             where output.control_images asked for them.
+        url: the server that made it.
+        tries: how many requests it took, those included that were UNAVAILABLE.
     """
 
     image: Image.Image | None
     segs: Segs
     report: Report
     control_images: tuple[tuple[Image.Image, ...], ...] = ()
+    url: str = ""
+    tries: int = 1
 
     @property
     def failed(self) -> tuple[SegReport, ...]:

@@ -20,9 +20,19 @@ CHANNEL_ARGS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A server that is starting is noticed soon; gRPC would wait up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # gRPC's name is misleading: this is how long one attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    # A call may be silent for minutes. NATs and load balancers forget a silent connection after
+    # 4 minutes and more, without a word to either end; pings keep it and tell a dead one.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Between calls there are no pings: a server may end a connection for those. It is left before
+    # others forget it.
+    ("grpc.client_idle_timeout_ms", 180_000),
 ]
+"""How every channel is set up; seconds and bytes are documented in docs/client.md."""
 
 
 def new_request_id() -> str:
@@ -33,13 +43,10 @@ def new_request_id() -> str:
 def infer_arguments(built: BuiltRequest, request_id: str, timeout_s: float) -> dict[str, Any]:
     """Keyword arguments of tritonclient's ``infer`` for one request.
 
-    The time-out is sent as the gRPC deadline and, in microseconds, as Triton's own, which the
-    server honours at every step.
-
     Raises:
         InvalidRequest: the time-out is not a positive number of seconds.
     """
-    check_timeout(timeout_s)
+    timing = time_arguments(timeout_s)
     text = built.request.model_dump_json().encode()
     inputs = [_tensor("request", np.array([text], np.object_), "BYTES")]
     for name, data in (
@@ -50,13 +57,18 @@ def infer_arguments(built: BuiltRequest, request_id: str, timeout_s: float) -> d
     ):
         if data is not None:
             inputs.append(_tensor(name, data, "UINT8"))
-    return {
-        "model_name": MODEL_NAME,
-        "inputs": inputs,
-        "request_id": request_id,
-        "timeout": max(int(timeout_s * 1e6), 1),
-        "client_timeout": timeout_s,
-    }
+    return {"model_name": MODEL_NAME, "inputs": inputs, "request_id": request_id, **timing}
+
+
+def time_arguments(timeout_s: float) -> dict[str, Any]:
+    """Those arguments that end it after ``timeout_s``: gRPC's deadline, and in microseconds
+    Triton's own, which the server honours at every step.
+
+    Raises:
+        InvalidRequest: the time-out is not a positive number of seconds.
+    """
+    check_timeout(timeout_s)
+    return {"timeout": max(int(timeout_s * 1e6), 1), "client_timeout": timeout_s}
 
 
 def read_answer(built: BuiltRequest, answer: Any) -> DetailResult:

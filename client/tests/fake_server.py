@@ -48,12 +48,12 @@ def inputs_of(request: Any) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def serving(fake: FakeTriton) -> Iterator[str]:
-    """Runs ``fake`` on a free port of loopback and yields its address."""
+def serving(fake: FakeTriton, port: int = 0) -> Iterator[str]:
+    """Runs ``fake`` on a port of loopback, 0 for a free one, and yields its address."""
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=unlimited)
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=unlimited)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

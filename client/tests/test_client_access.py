@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from segs_client import Client, InvalidRequest, Tls, Unauthenticated, access, cli
 from segs_client.contract import API_KEY_HEADER, ErrorDetail
+from segs_client.server_flags import add_server_flags, server_settings
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 
@@ -79,7 +81,7 @@ def test_the_command_line_takes_the_key_from_a_file(
     key.write_text("right\n")
     with serving(FakeTriton(gate)) as url:
         words = [str(photo), "--box", "0,0,8,8", "--pipeline", "base", "--url", url]
-        words += ["-o", str(tmp_path / "out.png")]
+        words += ["-o", str(tmp_path / "out.png"), "--retries", "0"]
         assert cli.main(words) == cli.WRONG_INPUT
         assert "unknown key" in capsys.readouterr().err
         assert cli.main([*words, "--api-key-file", str(key)]) == cli.SERVER_TROUBLE
@@ -91,9 +93,12 @@ def test_the_command_line_takes_the_key_from_a_file(
 
 
 def test_the_command_line_takes_certificates() -> None:
-    parser = cli._parser()
-    words = ["p.png", "-o", "o.png", "--box", "0,0,8,8", "--pipeline", "base"]
-    assert cli._tls(parser.parse_args(words)) is None
-    assert cli._tls(parser.parse_args([*words, "--tls"])) is True
-    given = parser.parse_args([*words, "--tls-ca", "ca.pem"])
-    assert cli._tls(given) == Tls(ca=Path("ca.pem"))
+    parser = argparse.ArgumentParser()
+    add_server_flags(parser.add_argument_group())
+
+    def tls(*flags: str) -> Any:
+        return server_settings(parser.parse_args(flags))["tls"]
+
+    assert tls() is None
+    assert tls("--tls") is True
+    assert tls("--tls-ca", "ca.pem") == Tls(ca=Path("ca.pem"))

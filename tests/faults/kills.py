@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from examples import scene
-from segs_client import Client, SegsError
+from segs_client import Client, Retries, SegsError
 from tests.faults.mix import MOST_OFF, PIPELINE
 from tests.faults.observe import shared_files
 from tests.faults.soak import REPOSITORY
@@ -175,7 +175,7 @@ class Kills:
                 thread.join()
 
     def _ask(self, url: str, choose: random.Random) -> None:
-        with Client(url, pipeline=PIPELINE) as client:
+        with Client(url, pipeline=PIPELINE, retries=Retries(rounds=0)) as client:
             while not self._over.wait(choose.uniform(0.0, _THINK_S)):
                 self._wish(client, Request(choose.randrange(_SCENES)))
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from examples import scene
-from segs_client import Client, DeadlineExceeded, InvalidRequest, Segs, transport
+from segs_client import Client, DeadlineExceeded, InvalidRequest, Retries, Segs, transport
 from segs_client.errors import Cancelled, from_transport
 from segs_client.messages import BuiltRequest, build
 from tests.service import test_refusals as refusals
@@ -60,6 +60,11 @@ class Outcome:
     problem: str = ""
 
 
+def _client(url: str) -> Client:
+    """One that hides no refusal."""
+    return Client(url, pipeline=PIPELINE, timeout_s=ANSWER_S, retries=Retries(rounds=0))
+
+
 class Traffic:
     """Clients of one server; safe to use from several threads.
 
@@ -69,7 +74,7 @@ class Traffic:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._kept = Client(url, pipeline=PIPELINE, timeout_s=ANSWER_S)
+        self._kept = _client(url)
         self._known: np.ndarray[Any, Any] | None = None
         self._doers: dict[str, Callable[[np.random.Generator, int], str]] = {
             "picture": self._picture,
@@ -126,7 +131,7 @@ class Traffic:
         options = {**_options(random, index), "output": {"image": form}}
         segs = _segs(random, _SIZES[which], int(random.integers(1, 9)))
         if random.random() < _NEW_CLIENT:
-            with Client(self._url, pipeline=PIPELINE, timeout_s=ANSWER_S) as client:
+            with _client(self._url) as client:
                 result = client.detail(picture, segs, **options)
         else:
             result = self._kept.detail(picture, segs, **options)

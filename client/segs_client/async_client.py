@@ -1,0 +1,105 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tritonclient.grpc.aio import InferenceServerClient
+
+from segs_client.base_client import BaseClient
+from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
+from segs_client.messages import DetailResult
+from segs_client.pictures import Picture
+from segs_client.segs import Segs
+
+T = TypeVar("T")
+
+
+class AsyncClient(BaseClient):
+    """:class:`~segs_client.Client` for asyncio, with its arguments and errors; for one event loop.
+
+    Any number of calls may be under way at once. Cancelling one cancels it on the server too.
+    Pictures are encoded and decoded in threads, so that the loop goes on.
+
+    Example:
+        >>> async def main() -> None:  # doctest: +SKIP
+        ...     async with AsyncClient("127.0.0.1:8001", pipeline="base") as client:
+        ...         calls = [client.detail(path, [(40, 50, 80, 100)]) for path in paths]
+        ...         for result in await asyncio.gather(*calls):
+        ...             result.image.save(f"{result.report.request_id}.png")
+    """
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; calls that are under way are cancelled."""
+        for triton in self._tritons:
+            await triton.close()
+
+    async def detail(
+        self,
+        image: Picture,
+        segs: Segs | Sequence[Sequence[int]],
+        *,
+        pipeline: str | None = None,
+        prompt: str = "",
+        negative: str = "",
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> DetailResult:
+        """Redraws the segments of a picture; arguments, result and errors are those of
+        :meth:`Client.detail`."""
+        options = {"prompt": prompt, "negative": negative, **options}
+        built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
+        answered = await self._run(self._ask(built, request_id, timeout_s))
+        return await asyncio.to_thread(self._read, built, answered)
+
+    async def is_ready(self, timeout_s: float = LONGEST_PROBE_S) -> bool:
+        """Whether a server and its detailer's model accept requests now."""
+        return await self._run(self._obstacle(timeout_s)) is None
+
+    async def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Waits until a server and its detailer's model accept requests.
+
+        Raises:
+            ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+        """
+        await self._run(self._readiness(timeout_s))
+
+    @cached_property
+    def _tritons(self) -> list[InferenceServerClient]:
+        # A channel belongs to the loop in which it is made: the one of the first call.
+        return [InferenceServerClient(url, **self._connection) for url in self.urls]
+
+    async def _run(self, program: Program[T]) -> T:
+        try:
+            step = next(program)
+            while True:
+                try:
+                    led_to = await self._take(step)
+                except BaseException as error:
+                    step = program.throw(error)
+                else:
+                    step = program.send(led_to)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        return await getattr(self._tritons[step.server], step.method)(**step.arguments)

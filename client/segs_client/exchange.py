@@ -1,0 +1,220 @@
+"""What the clients do for a call, as programs of steps.
+
+A program is a generator that yields a :data:`Step` and is sent what it led to, or thrown the error.
+Whoever runs one decides how to wait: the sync client in its thread, the async client in its event
+loop. All else (who is asked, what is repeated, what is an error) is here, once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from tritonclient.utils import InferenceServerException
+
+from segs_client.contract import MODEL_NAME
+from segs_client.errors import (
+    InvalidRequest,
+    SegsError,
+    ServerUnavailable,
+    Unauthenticated,
+    from_transport,
+)
+from segs_client.retries import Retries, Retry
+from segs_client.servers import PROBE_S, Server, Servers
+from segs_client.transport import time_arguments
+
+TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
+PROBE_PAUSE_S = 0.2
+LONGEST_PROBE_S = 5.0
+
+log = logging.getLogger("segs_client")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A method of tritonclient's client of one server; leads to what it returns."""
+
+    server: int
+    method: str
+    arguments: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Seconds in which nothing is done; leads to None."""
+
+    seconds: float
+
+
+Step: TypeAlias = Call | Pause
+T = TypeVar("T")
+Program: TypeAlias = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a request led to.
+
+    Attributes:
+        answer: tritonclient's ``InferResult``.
+        url: who answered.
+        tries: how many requests it took.
+    """
+
+    answer: Any
+    url: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that is to be sent.
+
+    Attributes:
+        arguments: of tritonclient's ``infer``; each try gets the time-outs of what is left.
+        request_id: for errors.
+        work: by :func:`~segs_client.work.estimated_work`.
+        timeout_s: for all tries together.
+    """
+
+    arguments: Mapping[str, Any] = field(repr=False)
+    request_id: str
+    work: float
+    timeout_s: float
+
+
+def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
+    """Sends a request, again where that may help.
+
+    Raises:
+        SegsError: what the last try ended with.
+    """
+    deadline = time.monotonic() + asked.timeout_s
+    tries = losses = 0
+    for round_number in itertools.count(1):
+        refusals: dict[Server, ServerUnavailable] = {}
+        while len(refusals) < len(servers):
+            server, outcome = yield from _try(asked, servers, refusals, deadline)
+            tries += 1
+            if not isinstance(outcome, ServerUnavailable):
+                return Answered(outcome, server.url, tries)
+            refusals[server] = outcome
+            losses += outcome.is_loss
+            pause_s: float | None = 0.0
+            if len(refusals) == len(servers):
+                pause_s = retries.pause_s(round_number, list(refusals.values()))
+            is_late = pause_s is None or time.monotonic() + pause_s >= deadline
+            if pause_s is None or is_late or losses >= retries.losses:
+                raise outcome
+            _tell(retries, Retry(asked.request_id, tries, server.url, outcome, pause_s))
+            if pause_s:
+                yield Pause(pause_s)
+    raise AssertionError("the rounds are not limited here")
+
+
+def readiness(servers: Servers, timeout_s: float) -> Program[None]:
+    """Waits until one of the servers and its detailer's model accept requests.
+
+    Raises:
+        ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        left_s = end - time.monotonic()
+        seen = yield from obstacle(servers, min(max(left_s, 0.05), LONGEST_PROBE_S))
+        if seen is None:
+            return
+        if time.monotonic() + PROBE_PAUSE_S >= end:
+            raise ServerUnavailable(
+                f"{', '.join(servers.urls)} not ready after {timeout_s:g} s; last seen: {seen}"
+            )
+        yield Pause(PROBE_PAUSE_S)
+
+
+def obstacle(servers: Servers, timeout_s: float) -> Program[str | None]:
+    """What keeps every server from answering requests now, or None."""
+    seen = None
+    for index in range(len(servers)):
+        seen = yield from _obstacle(index, timeout_s)
+        if seen is None:
+            return None
+    return seen
+
+
+def _try(
+    asked: Asked, servers: Servers, refused_by: Collection[Server], deadline: float
+) -> Program[tuple[Server, Any]]:
+    """Sends a request to the best server that has not refused it.
+
+    Returns:
+        The server, and its answer or how it was unavailable.
+
+    Raises:
+        SegsError: another try would end like this one.
+    """
+    with servers.chosen(asked.work, but=refused_by) as (server, is_doubtful):
+        sent_s = time.monotonic()
+        try:
+            if is_doubtful:
+                yield from _require_ready(server, deadline - sent_s)
+            answer = yield _infer(asked, server, deadline)
+        except (*TRANSPORT_ERRORS, ServerUnavailable) as error:
+            told = _told(error, asked.request_id)
+            if isinstance(told, ServerUnavailable):
+                servers.fails(server, sent_s, told)
+                return server, told
+            if isinstance(told, (InvalidRequest, Unauthenticated)):
+                servers.works(server, sent_s)
+            raise told from error
+        servers.works(server, sent_s, asked.work)
+        return server, answer
+
+
+def _infer(asked: Asked, server: Server, deadline: float) -> Call:
+    left_s = max(deadline - time.monotonic(), 0.001)
+    return Call(server.index, "infer", {**asked.arguments, **time_arguments(left_s)})
+
+
+def _told(error: Exception, request_id: str) -> SegsError:
+    if isinstance(error, ServerUnavailable):
+        return error
+    told = from_transport(error, request_id=request_id)
+    told.__cause__ = error
+    return told
+
+
+def _tell(retries: Retries, retry: Retry) -> None:
+    log.info(
+        "request %s: %s was %s (%s); try %d in %.2f s",
+        retry.request_id, retry.url, retry.error.code, retry.error.message, retry.tries + 1,
+        retry.pause_s,
+    )  # fmt: skip
+    if retries.on_retry is not None:
+        retries.on_retry(retry)
+
+
+def _require_ready(server: Server, timeout_s: float) -> Program[None]:
+    seen = yield from _obstacle(server.index, max(min(PROBE_S, timeout_s), 0.05))
+    if seen is not None:
+        raise ServerUnavailable(f"{server.url}: {seen}")
+
+
+def _obstacle(server: int, timeout_s: float) -> Program[str | None]:
+    limit = {"client_timeout": timeout_s}
+    try:
+        if not (yield Call(server, "is_server_live", limit)):
+            return "the server is not live"
+        if not (yield Call(server, "is_server_ready", limit)):
+            return "the server is live, but not ready: models are loading or have failed"
+        if not (yield Call(server, "is_model_ready", {"model_name": MODEL_NAME, **limit})):
+            return f"the server is ready, but its model {MODEL_NAME} is not"
+    except TRANSPORT_ERRORS as error:
+        seen = from_transport(error)
+        return f"{seen.code}: {seen.message}"
+    return None

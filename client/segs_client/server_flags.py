@@ -1,0 +1,89 @@
+"""Command line flags that say which server is asked, and how."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segs_client.access import API_KEY_VARIABLE, TLS_FILE_VARIABLES, TLS_VARIABLE, Tls
+from segs_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from segs_client.retries import Retries
+
+
+def add_server_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds them. (The API key comes from a file or the environment: other users can read a command
+    line.)"""
+    add = group.add_argument
+    add(
+        "--url",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"the server's gRPC address (default {DEFAULT_URL}); of several, each request goes to "
+        "the one with the least work",
+    )
+    add(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="give up a request after this time, retries included (default %(default)g)",
+    )
+    add(
+        "--retries",
+        type=int,
+        default=Retries().rounds,
+        metavar="N",
+        help="ask again where no server is available, after growing pauses (default %(default)s; "
+        "0: once)",
+    )
+    _add_access(add)
+
+
+def server_settings(given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a client that were given.
+
+    Raises:
+        InvalidRequest: one is malformed.
+        OSError: the API key's file cannot be read.
+    """
+    return {
+        "url": given.url or DEFAULT_URL,
+        "timeout_s": given.timeout,
+        "retries": Retries(rounds=given.retries),
+        "api_key": _api_key(given),
+        "tls": _tls(given),
+    }
+
+
+def _add_access(add: Callable[..., Any]) -> None:
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"holds the API key; or set {API_KEY_VARIABLE}",
+    )
+    add("--tls", action="store_true", help=f"encrypt the connection; or set {TLS_VARIABLE}=1")
+    for name, text in (
+        ("ca", "check the server's certificate with these (PEM), not the well-known ones"),
+        ("cert", "the client's own certificate (PEM)"),
+        ("key", "its private key (PEM)"),
+    ):
+        add(
+            f"--tls-{name}",
+            type=Path,
+            metavar="FILE",
+            help=f"{text}; implies --tls; or set {TLS_FILE_VARIABLES[name]}",
+        )
+
+
+def _api_key(given: argparse.Namespace) -> str | None:
+    path: Path | None = given.api_key_file
+    return None if path is None else path.read_text(encoding="utf-8").strip()
+
+
+def _tls(given: argparse.Namespace) -> Tls | bool | None:
+    if given.tls_ca or given.tls_cert or given.tls_key:
+        return Tls(given.tls_ca, given.tls_cert, given.tls_key)
+    return given.tls or None
