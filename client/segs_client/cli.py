@@ -10,28 +10,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from segs_client.boxes import Box
 from segs_client.client import Client
 from segs_client.compare import compare_image
-from segs_client.contract import DetailRequest, Report, SegReport
+from segs_client.contract import Report, SegReport
 from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
-from segs_client.flags import add_flags, given_options
+from segs_client.flags import add_flags, box_flag, given_options
+from segs_client.local_files import check_suffix, opened, save, segments
 from segs_client.messages import DetailResult
-from segs_client.segs import Segs
 from segs_client.server_flags import add_server_flags, server_settings
 
 DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE = 0, 1, 2, 3
-_JPEG_QUALITY = 95
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status; wrong usage exits with 2."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["batch"]:
+        from segs_client.batch import command  # most calls have no use for asyncio
+
+        return command.main(words[1:])
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if not given.box and not given.mask:
         parser.error("nothing to redraw: give --box or --mask")
     try:
@@ -64,14 +67,15 @@ def report_table(report: Report) -> str:
     )
 
 
-def _run(given: argparse.Namespace, options: dict[str, object]) -> DetailResult:
+def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
     with Client(**server_settings(given)) as client:
-        result = client.detail(given.image, _segments(given, options), **options)  # type: ignore[arg-type]
+        segs = segments(given.image, given.box, given.mask, options)
+        result = client.detail(given.image, segs, **options)
     if result.image is None:
         raise ValueError("output.image=none leaves nothing to write")
-    _save(result.image, given.output)
+    save(result.image, given.output)
     if given.compare:
-        _save(_comparison(given.image, result.image, result), given.compare)
+        save(_comparison(given.image, result.image, result), given.compare)
     if given.report:
         given.report.write_text(result.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     print(report_table(result.report))  # noqa: T201
@@ -83,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="segs-detail",
         description="Redraw segments of a picture at higher resolution.",
         epilog="exit status: 0 done, 3 done but for SEGs that failed, 2 wrong usage or request, "
-        "1 server trouble",
+        "1 server trouble. Many pictures: segs-detail batch --help",
     )
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="the picture")
@@ -97,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--box",
-        type=_box,
+        type=box_flag,
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2",
@@ -130,59 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _box(text: str) -> Box:
-    try:
-        x1, y1, x2, y2 = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a box; four whole numbers X1,Y1,X2,Y2 expected"
-        ) from None
-    return x1, y1, x2, y2
-
-
-def _segments(given: argparse.Namespace, options: dict[str, object]) -> Segs | list[Box]:
-    """Boxes alone are left to the server; with a mask all SEGS are made here."""
-    boxes: list[Box] = given.box
-    if not given.mask:
-        return boxes
-    shared = {
-        name: options.get(name, DetailRequest.model_fields[name].default)
-        for name in ("crop_factor", "crop_min_size")
-    }
-    masks = [np.asarray(_opened(path).convert("L")) for path in given.mask]
-    segs = Segs.from_masks(masks, **shared)  # type: ignore[arg-type]
-    if not boxes:
-        return segs
-    picture = _opened(given.image)
-    size = (picture.height, picture.width)
-    return Segs.from_boxes(boxes, size, **shared).plus(segs)  # type: ignore[arg-type]
-
-
 def _comparison(path: Path, after: Image.Image, result: DetailResult) -> Image.Image:
-    return compare_image(_opened(path).convert("RGB"), after, result.segs)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture)
+    return compare_image(opened(path).convert("RGB"), after, result.segs)
 
 
 def _check_writable(path: Path | None) -> None:
     """Refuses what could not be written before the server does its work for nothing."""
     if path is None:
         return
-    known = Image.registered_extensions()
-    if known.get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"{path}: no picture format has the suffix {path.suffix!r}")
+    check_suffix(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder does not exist")
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
-        picture.save(path, quality=_JPEG_QUALITY)
-    else:
-        picture.save(path)
 
 
 def _row(seg: SegReport) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from segs_client.boxes import Box
 from segs_client.contract import request_schema
 from segs_client.ranges import allowed_values, node_at
 
@@ -64,6 +65,17 @@ def given_options(namespace: argparse.Namespace, extra: Sequence[str]) -> dict[s
             raise ValueError(f"--option {text}: name=value expected")
         _insert(found, name, _json_or_text(value))
     return found
+
+
+def box_flag(text: str) -> Box:
+    """Reads ``X1,Y1,X2,Y2``; a type for argparse."""
+    try:
+        x1, y1, x2, y2 = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a box; four whole numbers X1,Y1,X2,Y2 expected"
+        ) from None
+    return x1, y1, x2, y2
 
 
 def _options() -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:

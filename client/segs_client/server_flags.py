@@ -12,9 +12,9 @@ from segs_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from segs_client.retries import Retries
 
 
-def add_server_flags(group: argparse._ArgumentGroup) -> None:
-    """Adds them. (The API key comes from a file or the environment: other users can read a command
-    line.)"""
+def add_server_flags(group: argparse._ArgumentGroup, rounds: int = Retries().rounds) -> None:
+    """Adds them, with ``rounds`` of retries by default. (The API key comes from a file or the
+    environment: other users can read a command line.)"""
     add = group.add_argument
     add(
         "--url",
@@ -33,7 +33,7 @@ def add_server_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--retries",
         type=int,
-        default=Retries().rounds,
+        default=rounds,
         metavar="N",
         help="ask again where no server is available, after growing pauses (default %(default)s; "
         "0: once)",

@@ -1,0 +1,83 @@
+"""What the command line reads and writes: segments of a picture, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from segs_client.boxes import Box
+from segs_client.contract import DetailRequest
+from segs_client.segs import Segs
+
+_JPEG_QUALITY = 95
+_WITH_QUALITY = (".jpg", ".jpeg", ".webp")
+
+
+def segments(
+    image: Path, boxes: Sequence[Box], masks: Sequence[Path], options: Mapping[str, Any]
+) -> Segs | list[Box]:
+    """What is to be redrawn. Boxes alone are left to the server; with a mask, SEGS are made here.
+
+    Args:
+        image: the picture; read only where boxes meet masks.
+        boxes: half-open pixels.
+        masks: pictures whose white areas are segments.
+        options: the request's, for the crop regions.
+
+    Raises:
+        OSError: a file cannot be read.
+        InvalidRequest: a box or a mask makes no SEG.
+    """
+    if not masks:
+        return list(boxes)
+    shared = {
+        name: options.get(name, DetailRequest.model_fields[name].default)
+        for name in ("crop_factor", "crop_min_size")
+    }
+    segs = Segs.from_masks([np.asarray(opened(path).convert("L")) for path in masks], **shared)
+    if not boxes:
+        return segs
+    picture = opened(image)
+    return Segs.from_boxes(boxes, (picture.height, picture.width), **shared).plus(segs)
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture as it is meant to be seen.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a file name in whose format no picture can be written.
+
+    Raises:
+        ValueError: its suffix is unknown.
+    """
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path}: no picture format has the suffix {path.suffix!r}")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Writes a picture, whole or not at all, in the format of the suffix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    quality: dict[str, Any] = {}
+    if path.suffix.lower() in _WITH_QUALITY:
+        quality = {"quality": _JPEG_QUALITY}
+    try:
+        picture.save(part, **quality)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
