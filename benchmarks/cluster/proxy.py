@@ -76,6 +76,7 @@ class Proxy:
         names = ("grpc", "monitoring", "admin")
         ports = {name: claim_port(_HOST, 0, f"--{name}-port") for name in names}
         self.url = f"{_HOST}:{ports['grpc']}"
+        self.admin_port = ports["admin"]
         self._monitoring_url = f"http://{_HOST}:{ports['monitoring']}"
         self._config = folder / "envoy.json"
         config = configuration(backends, ports["grpc"], ports["monitoring"], ports["admin"])

@@ -228,3 +228,25 @@ def test_calls_that_change_or_describe_a_server_end_here(method: str, tmp_path: 
         assert fakes[0].calls == 0
         _call(channel, "/inference.GRPCInferenceService/ServerReady")
         assert fakes[0].calls == 1
+
+
+def test_a_proxy_that_is_stopped_ends_what_it_has(tmp_path: Path) -> None:
+    pytest.importorskip("helm_python", reason="the package helm-python-sdk is not installed")
+    from tests.deploy.charts import pod, render
+
+    (container,) = pod(render({"proxy": {"drainSeconds": 1}}), "-proxy")["containers"]
+    *bash, script = container["lifecycle"]["preStop"]["exec"]["command"]
+    over = threading.Event()
+
+    def waits(request: bytes, context: grpc.ServicerContext) -> bytes:
+        assert over.wait(20)
+        return b"done"
+
+    with behind(tmp_path, waits) as (fakes, proxy, channel):
+        call = channel.unary_unary(INFER).future(b"?", timeout=20)
+        _until(lambda: fakes[0].calls == 1)
+        command = [*bash, script.replace("9901", str(proxy.admin_port))]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        assert "200 OK" in told.stdout
+        over.set()
+        assert call.result() == b"done"
