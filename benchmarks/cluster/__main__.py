@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.cluster.load import Load, pictures
@@ -81,14 +82,14 @@ def measure(through: str, servers: int, clients: int, calm_s: float) -> Run:
         members = [Member(folder / f"server-{index}", old) for index in range(servers)]
         for member in members:
             stack.callback(member.drain)
-        members[0].update(new)
-        members[0].start()
-        right = pictures(members[0].server.url)
-        members[0].drain()
-        members[0].update(old)
-        for member in members:
-            member.start()
-        known = [pictures(members[0].server.url), right]
+        *others, last = members
+        last.update(new)
+        _start(members)
+        right = pictures(last.server.url)
+        last.update(old)
+        last.drain()
+        last.start()
+        known = [pictures(others[0].server.url), right]
         urls = [member.server.url for member in members]
         proxy = None
         if through == "proxy":
@@ -103,13 +104,19 @@ def measure(through: str, servers: int, clients: int, calm_s: float) -> Run:
         return Run(story.phases, load.answers, watch.sights, retries)
 
 
+def _start(members: Sequence[Member]) -> None:
+    """All at once."""
+    with ThreadPoolExecutor(len(members)) as pool:
+        list(pool.map(Member.start, members))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs it; returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cluster", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--through", choices=("proxy", "client"), default="proxy")
-    parser.add_argument("--servers", type=int, default=3)
+    parser.add_argument("--servers", type=int, default=3, help="at least 2")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--calm", type=float, default=30.0, help="seconds between what is done")
     parser.add_argument("--report", type=Path, default=Path("build/cluster/report.md"))
