@@ -25,6 +25,7 @@ FAULT_ARGS ?=
 SOAK_ARGS ?=
 KILLS_ARGS ?=
 FUZZ_ARGS ?=
+CLUSTER_ARGS ?=
 FUZZ_SECONDS ?= 300
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
@@ -124,6 +125,10 @@ bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys
 .PHONY: bench-load
 bench-load: $(STAMP) ## throughput, fairness, overload and the model of cost (about an hour)
 	$(PY) -m benchmarks --load
+
+.PHONY: cluster
+cluster: $(STAMP) ## three servers behind the proxy: one killed, one drained, all updated (CLUSTER_ARGS=...)
+	$(PY) -m benchmarks.cluster $(CLUSTER_ARGS)
 
 .PHONY: perf
 perf: $(STAMP) ## load-test with perf_analyzer; CSV files in out/perf (PERF_ARGS=...)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from build_engines import cli as build_cli
 from build_engines.options import TARGETS, check_options
@@ -21,6 +22,8 @@ from tests.deploy.dockerfiles import Dockerfile
 SERVICES = compose.services()
 BUILDERS = {"gpu": "builder", "cpu": "builder-cpu"}
 SERVERS = {"gpu": "triton", "cpu": "server-cpu"}
+BESIDE = {"proxy": "proxy", "prometheus": "monitoring", "grafana": "monitoring"}
+"""Services of other projects, and their profiles."""
 PYTHON = "/opt/venv/bin/python"
 
 
@@ -55,7 +58,7 @@ def test_a_broken_file_is_refused(sound: str, broken: str, complaint: str, tmp_p
 
 
 def test_each_profile_has_a_builder_and_a_server_of_one_image() -> None:
-    assert set(SERVICES) == {*BUILDERS.values(), *SERVERS.values()}
+    assert set(SERVICES) == {*BUILDERS.values(), *SERVERS.values(), *BESIDE}
     for profile in BUILDERS:
         builder, server = SERVICES[BUILDERS[profile]], SERVICES[SERVERS[profile]]
         assert builder["profiles"] == server["profiles"] == [profile]
@@ -88,10 +91,10 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_pinned(name: str) -> None:
     _, tag = SERVICES[name]["image"].rsplit(":", 1)
-    assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*BUILDERS.values(), *SERVERS.values()])
 def test_folders_exist_in_the_image_and_belong_to_the_user(name: str) -> None:
     service = SERVICES[name]
     dockerfile = Dockerfile(compose.ROOT / service["build"]["dockerfile"])
@@ -181,6 +184,36 @@ def test_the_old_server_stays_on_this_machine() -> None:
     (own,) = re.findall(r"\n  server-cpu:\n(.*?)\n\n", raw, re.DOTALL)
     assert own.count('- "127.0.0.1:') == 3
     assert "${LISTEN" not in own
+
+
+@pytest.mark.parametrize("name", SERVERS.values())
+def test_proxy_and_monitoring_find_every_server(name: str) -> None:
+    service = SERVICES[name]
+    assert service["networks"]["default"]["aliases"] == ["segs-servers"]
+    options = serving_cli._parser().parse_args(shlex.split(service["command"])[3:])
+    proxy = (compose.ROOT / "deploy" / "proxy" / "envoy.yaml").read_text()
+    address = r"address: segs-servers, port_value: (\d+) .*\n.*health_check_config: .*: (\d+)"
+    (backend,) = re.findall(address, proxy)
+    assert backend == (str(options.grpc_port), str(options.grpc_health_port))
+    jobs = YAML(typ="safe").load(compose.ROOT / "deploy" / "monitoring" / "prometheus.yml")
+    found = {
+        job["dns_sd_configs"][0]["names"][0]: job["dns_sd_configs"][0]["port"]
+        for job in jobs["scrape_configs"]
+    }
+    assert found == {"segs-servers": options.metrics_port, "segs-proxy": 9902}
+    assert SERVICES["proxy"]["networks"]["default"]["aliases"] == ["segs-proxy"]
+
+
+@pytest.mark.parametrize(("name", "profile"), BESIDE.items())
+def test_services_of_others(name: str, profile: str) -> None:
+    service = SERVICES[name]
+    assert service["profiles"] == [profile]
+    assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"])
+    for volume in service["volumes"]:
+        source = volume.partition(":")[0]
+        if source.startswith("."):
+            assert (compose.ROOT / source).exists()
+            assert volume.endswith(":ro")
 
 
 @pytest.mark.parametrize("name", SERVERS.values())

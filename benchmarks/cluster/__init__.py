@@ -1,0 +1,1 @@
+"""Several servers as one service: their balance, and what clients see when some are lost."""

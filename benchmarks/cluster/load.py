@@ -1,0 +1,170 @@
+"""Clients that never stop asking, and what they got."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segs_client import Client, SegsError
+from segs_client.boxes import Box
+
+Pixels = NDArray[np.uint8]
+
+PIPELINE = "sd15"
+REQUESTS = 24
+"""Different ones; each is sent again and again, so that its picture is known."""
+_SIDE_PX = 128
+_BOX_PX = 48
+_SAMPLED_PX = 64
+_STEPS = (4, 8, 16, 40)
+_SEGS = (1, 2, 4)
+_TIMEOUT_S = 120.0
+_MOST_DIFFERENCE = 2
+"""Grey levels between a request's picture alone and among others."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request; the ``number`` decides all of it."""
+
+    number: int
+
+    @property
+    def steps(self) -> int:
+        return _STEPS[self.number % len(_STEPS)]
+
+    @property
+    def segs(self) -> int:
+        return _SEGS[self.number // len(_STEPS) % len(_SEGS)]
+
+    @property
+    def rows(self) -> int:
+        """Of the UNet, in all steps: the request's work."""
+        return 2 * self.steps * self.segs
+
+    def send(self, client: Client) -> Pixels:
+        """The picture that comes back [height, width, 3].
+
+        Raises:
+            SegsError: none does, or a SEG of it failed.
+        """
+        result = client.detail(
+            _picture(),
+            self._boxes(),
+            prompt=f"a face, {self.number}",
+            seed=self.number,
+            steps=self.steps,
+            crop_factor=1.0,
+            guide_size=_SAMPLED_PX,
+            max_size=_SAMPLED_PX,
+        )
+        if result.failed:
+            raise SegsError(f"{len(result.failed)} SEGs failed")
+        return np.asarray(result.image)
+
+    def _boxes(self) -> list[Box]:
+        corners = np.random.default_rng(self.number).integers(0, _SIDE_PX - _BOX_PX, (self.segs, 2))
+        return [(int(x), int(y), int(x) + _BOX_PX, int(y) + _BOX_PX) for x, y in corners]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one request; times on the monotonic clock.
+
+    ``engine`` is the place of the picture among those that engines make of it; None: it is none of
+    them, or there is none.
+    """
+
+    ask: Ask
+    start_s: float
+    end_s: float
+    engine: int | None = None
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+
+class Load:
+    """Clients in threads, each with its next request as soon as it has an answer; a context
+    manager.
+
+    Args:
+        urls: the addresses that every client knows.
+        right: for each engine, the picture of every request.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], clients: int, right: Sequence[Sequence[Pixels]]
+    ) -> None:
+        self.answers: list[Answer] = []
+        self._urls = urls
+        self._right = right
+        self._over = threading.Event()
+        self._pool = ThreadPoolExecutor(clients)
+        self._clients = clients
+
+    def __enter__(self) -> Load:
+        self._futures = [self._pool.submit(self._ask, index) for index in range(self._clients)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._pool.shutdown()
+        for future in self._futures:
+            future.result()
+
+    def _ask(self, index: int) -> None:
+        order = np.random.default_rng(index)
+        with open_client(self._urls) as client:
+            while not self._over.is_set():
+                self.answers.append(self._one(client, Ask(int(order.integers(REQUESTS)))))
+
+    def _one(self, client: Client, ask: Ask) -> Answer:
+        start_s = time.monotonic()
+        try:
+            picture = ask.send(client)
+        except SegsError as error:
+            return Answer(ask, start_s, time.monotonic(), error=f"{error.code}: {error}")
+        end_s = time.monotonic()
+        engine = _engine(picture, [right[ask.number] for right in self._right])
+        return Answer(ask, start_s, end_s, engine, "" if engine is not None else "wrong picture")
+
+
+def open_client(urls: Sequence[str]) -> Client:
+    """A client of one address, or of several that it balances between."""
+    arguments: dict[str, Any] = {"pipeline": PIPELINE, "timeout_s": _TIMEOUT_S}
+    return Client(urls[0] if len(urls) == 1 else urls, **arguments)  # type: ignore[arg-type]
+
+
+def pictures(url: str, together: int = 4) -> list[Pixels]:
+    """Every request's picture from a server that nobody else asks."""
+    with ExitStack() as stack:
+        client = stack.enter_context(open_client([url]))
+        pool = stack.enter_context(ThreadPoolExecutor(together))
+        return list(pool.map(lambda number: Ask(number).send(client), range(REQUESTS)))
+
+
+def _engine(picture: Pixels, right: Sequence[Pixels]) -> int | None:
+    for index, expected in enumerate(right):
+        if picture.shape == expected.shape:
+            difference = np.abs(picture.astype(np.int16) - expected)
+            if int(difference.max()) <= _MOST_DIFFERENCE:
+                return index
+    return None
+
+
+@cache
+def _picture() -> Pixels:
+    shape = (_SIDE_PX, _SIDE_PX, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
