@@ -144,7 +144,7 @@ class Load:
 def open_client(urls: Sequence[str]) -> Client:
     """A client of one address, or of several that it balances between."""
     arguments: dict[str, Any] = {"pipeline": PIPELINE, "timeout_s": _TIMEOUT_S}
-    return Client(urls[0] if len(urls) == 1 else urls, **arguments)  # type: ignore[arg-type]
+    return Client(urls, **arguments)
 
 
 def pictures(url: str, together: int = 4) -> list[Pixels]:
