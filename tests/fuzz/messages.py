@@ -17,6 +17,8 @@ Message = Any
 TIMEOUT_US = 4_000_000
 INSIDE = "f" * 64
 """Where it is sent stands the token of calls between a server's own models."""
+_MOST_BYTES = 2**16
+"""Of a tensor whose bytes fit its shape; a network that takes more of them is honestly at work."""
 _AXES = (
     0, 1, -1, -2, -4, 2, 3, 5, 17, 64, 10_000, 2**16, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**56 + 1,
     2**58, 2**58 + 4, 2**60, 2**60 + 1, 2**61, 2**62, 2**63 - 1, -(2**63), -(2**62),
@@ -144,7 +146,7 @@ def _wrapped(rng: random.Random, made: Message) -> None:
     del tensor.shape[:]
     tensor.shape.extend(shape)
     place = list(made.inputs).index(tensor)
-    if size % 2**64 <= 2**20 and place < len(made.raw_input_contents):
+    if size % 2**64 <= _MOST_BYTES and place < len(made.raw_input_contents):
         made.raw_input_contents[place] = bytes(size % 2**64)
 
 
