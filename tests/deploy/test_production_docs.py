@@ -9,6 +9,7 @@ import pytest
 
 from build_engines import cli as build_cli
 from segs_client import cli as client_cli
+from segs_client.base_client import DEFAULT_URL
 from segs_client.flags import given_options
 from serving import __main__ as serving_cli
 from tests.deploy import compose
@@ -50,7 +51,8 @@ def test_the_client_command_parses() -> None:
     (command,) = [line for line in LINES if line.startswith("segs-detail ")]
     given = client_cli._parser().parse_args(shlex.split(command)[1:])
     assert given_options(given, given.option)["pipeline"] == compose.settings()["PIPELINE"][0]
-    assert given.url == "127.0.0.1:{}".format(compose.settings()["GRPC_PORT"][0])
+    assert given.url is None
+    assert DEFAULT_URL == "127.0.0.1:{}".format(compose.settings()["GRPC_PORT"][0])
 
 
 def test_metrics_and_health_are_where_the_text_says() -> None:
