@@ -52,7 +52,7 @@ def test_the_client_command_parses() -> None:
     given = client_cli._parser().parse_args(shlex.split(command)[1:])
     assert given_options(given, given.option)["pipeline"] == compose.settings()["PIPELINE"][0]
     assert given.url is None
-    assert DEFAULT_URL == "127.0.0.1:{}".format(compose.settings()["GRPC_PORT"][0])
+    assert "127.0.0.1:{}".format(compose.settings()["GRPC_PORT"][0]) == DEFAULT_URL
 
 
 def test_metrics_and_health_are_where_the_text_says() -> None:
