@@ -95,13 +95,10 @@ class Traffic:
     def do(self, index: int) -> Outcome:
         """Does the ``index``-th thing and says what came of it; raises nothing."""
         kind = _kinds(index // len(_slots()))[index % len(_slots())]
-        return self._done(kind, index)
+        return self.do_one(kind, index)
 
-    def large_picture(self, index: int) -> Outcome:
-        """The same with a large picture, whatever the mix says."""
-        return self._done("large picture", index)
-
-    def _done(self, kind: str, index: int) -> Outcome:
+    def do_one(self, kind: str, index: int) -> Outcome:
+        """One thing of this kind, whatever the mix says."""
         begun_s = time.monotonic()
         try:
             problem = self._doers[kind](np.random.default_rng([index, 1]), index)

@@ -44,11 +44,11 @@ MOST_MORE = 2.0
 steps of 1 MiB."""
 _INTERVAL_S = 10.0
 _KNOWN_EVERY = 20
-_CROWD_EVERY = 200
-"""Things done between two crowds: the most that is asked at once comes early, and again."""
-_CROWD = 6
-"""Large pictures at once."""
+_CROWD_EVERY = 500
+"""Things done between two crowds: of large pictures, and of ones with a ControlNet."""
 _CLIENTS = 16
+"""So many things at most are under way at once, on a machine however busy; a crowd is as many: the
+most memory that this traffic can need is needed before anything is compared."""
 _REPORT_EVERY_S = 300.0
 _MIB = 2**20
 _Reader = Callable[[Sample], float]
@@ -138,13 +138,14 @@ class Soak:
             if index % _KNOWN_EVERY == 0:
                 pool.submit(self._do, traffic.known_picture)
             if index % _CROWD_EVERY == 0:
-                for number in range(_CROWD):
-                    pool.submit(self._do, traffic.large_picture, index + number)
+                for kind in ("large picture", "ControlNet"):
+                    for number in range(_CLIENTS):
+                        pool.submit(self._do, traffic.do_one, kind, index + number)
         pool.shutdown(wait=True)
         traffic.close()
 
-    def _do(self, what: Callable[..., Outcome], *index: int) -> None:
-        self.outcomes.append(what(*index))
+    def _do(self, what: Callable[..., Outcome], *arguments: Any) -> None:
+        self.outcomes.append(what(*arguments))
 
     @property
     def settled(self) -> list[Sample]:
