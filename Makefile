@@ -118,6 +118,11 @@ lint: $(STAMP) ## ruff: rules and formatting
 types: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
 
+.PHONY: docs
+docs: $(STAMP) ## write what is generated from the code: API, fields of the contract, its JSON Schema
+	$(PY) -m docgen
+	$(PY) -m segs_client.schema
+
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys
 	$(PY) -m benchmarks
