@@ -69,6 +69,11 @@ demo: $(STAMP) ## build a small pipeline, serve it, and redraw a picture's segme
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
 	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
 
+.PHONY: test-node
+test-node: $(STAMP) ## install the example for Node with npm and run its tests
+	cd examples/node && npm ci --ignore-scripts --no-audit --no-fund
+	$(PY) -m pytest client/tests/test_node_example.py $(PYTEST_ARGS)
+
 .PHONY: install-quantize
 install-quantize: $(QUANTIZE_STAMP) ## create .venv-quantize with NVIDIA ModelOpt, for --quantize
 
@@ -117,6 +122,11 @@ lint: $(STAMP) ## ruff: rules and formatting
 .PHONY: types
 types: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
+
+.PHONY: docs
+docs: $(STAMP) ## write what is generated from the code: API, fields of the contract, its JSON Schema
+	$(PY) -m docgen
+	$(PY) -m segs_client.schema
 
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys

@@ -1,0 +1,1 @@
+"""References that are generated from the code: ``python -m docgen`` writes them."""
