@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from segs_client.batch import command  # most calls have no use for asyncio
 
         return command.main(words[1:])
+    if words[:1] == ["convert"]:
+        from segs_client.workflows import command as conversion
+
+        return conversion.main(words[1:])
     parser = _parser()
     given = parser.parse_args(words)
     if not given.box and not given.mask:
@@ -87,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="segs-detail",
         description="Redraw segments of a picture at higher resolution.",
         epilog="exit status: 0 done, 3 done but for SEGs that failed, 2 wrong usage or request, "
-        "1 server trouble. Many pictures: segs-detail batch --help",
+        "1 server trouble. Many pictures: segs-detail batch --help. From a ComfyUI workflow: "
+        "segs-detail convert --help",
     )
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="the picture")

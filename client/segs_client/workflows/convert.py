@@ -1,0 +1,264 @@
+"""Which request a detailer node is, and what of it has to come from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from segs_client.contract import DetailRequest, from_validation_error
+from segs_client.workflows.graph import WIDGETS, Graph, Node, WorkflowError, read
+
+DETAILER = "SEGSDetailer"
+RELATED = ("DetailerForEach", "DetailerForEachPipe", "FaceDetailer", "FaceDetailerPipe")
+"""Nodes with the same options that also paste; some detect the SEGS themselves."""
+_OPTIONS = WIDGETS[DETAILER]
+_CONTROLNETS = ("ImpactControlNetApplySEGS", "ImpactControlNetApplyAdvancedSEGS")
+_MOST_HOPS = 100
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A request, without its SEGS, of one node.
+
+    Args:
+        node: which it is of, such as ``node 12 (SEGSDetailer)``.
+        request: with all that the workflow says.
+        notes: what it does not say, or what cannot be carried over, each in a sentence.
+    """
+
+    node: str
+    request: DetailRequest
+    notes: tuple[str, ...]
+
+    def json(self) -> dict[str, Any]:
+        """What is not the contract's default, and the place of the SEGS."""
+        content = self.request.model_dump(mode="json", exclude_defaults=True)
+        return {"pipeline": content.pop("pipeline"), "segs": {"items": []}, **content}
+
+
+def convert(text: str | bytes, pipelines: Mapping[str, str] | None = None) -> list[Conversion]:
+    """The requests of all detailer nodes of a workflow, in the file's order.
+
+    Args:
+        text: a workflow in the API format or the editor's.
+        pipelines: checkpoint file → the pipeline that was built of it; for others a name is made
+            of the file's.
+
+    Raises:
+        WorkflowError: no workflow, or one without a detailer.
+    """
+    graph = read(text)
+    detailers = [node for node in graph.of_kind(DETAILER, *RELATED) if not node.muted]
+    if not detailers:
+        known = ", ".join((DETAILER, *RELATED))
+        raise WorkflowError(f"no node of the workflow is one of {known}")
+    return [_Converter(graph, pipelines or {}, node).run() for node in detailers]
+
+
+@dataclass
+class _Converter:
+    graph: Graph
+    pipelines: Mapping[str, str]
+    node: Node
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> Conversion:
+        content: dict[str, Any] = {}
+        pipe = self.node
+        if "basic_pipe" in self.node.links or "positive" not in self.node.links:
+            pipe = self._pipe(self.node, "basic_pipe")
+        content["pipeline"] = self._pipeline(pipe)
+        content["prompt"] = self._text(pipe, "positive")
+        content["negative"] = self._text(pipe, "negative")
+        content |= self._options()
+        content |= self._refiner()
+        content |= self._segs()
+        content["paste"] = self._paste()
+        self._rest()
+        request = self._valid(content)
+        return Conversion(str(self.node), request, tuple(dict.fromkeys(self.notes)))
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def _value(self, node: Node, name: str) -> Any:
+        """An input's value, of a primitive node where it is linked to one; None: unknown."""
+        if name not in node.links:
+            return node.values.get(name)
+        source = self.graph.source(node, name)
+        if source is not None and len(source.values) >= 1 and not source.links:
+            value = source.values.get("value", next(iter(source.values.values())))
+            if isinstance(value, str | int | float):
+                return value
+        self._note(f"{name}: comes from {source or 'a node that is missing'}; set it yourself")
+        return None
+
+    def _options(self) -> dict[str, Any]:
+        found = {}
+        for name in _OPTIONS:
+            if (value := self._value(self.node, name)) is not None:
+                found[name] = value
+        # Those that belong to optional inputs, and those that the node has not, are the defaults'.
+        missing = [name for name in self.node.old if name in _OPTIONS]
+        if missing:
+            self._note(f"{', '.join(missing)}: not in the file; the defaults are taken")
+        if self.node.kind != DETAILER:
+            self._note(
+                f"{self.node.kind} has SEGSDetailer's options, but the service was compared with "
+                "SEGSDetailer alone: compare a few pictures"
+            )
+        return found
+
+    def _pipe(self, node: Node, name: str) -> Node:
+        """The node that has the model and the conditionings of a basic_pipe."""
+        source = self.graph.source(node, name)
+        hops = 0
+        while source is not None and hops < _MOST_HOPS:
+            if "positive" in source.links or "model" in source.links:
+                return source
+            source = self.graph.source(source, "basic_pipe")
+            hops += 1
+        self._note(
+            f"{name}: no node with a model and prompts leads there; set pipeline and prompts"
+        )
+        return Node("", "")
+
+    def _pipeline(self, pipe: Node) -> str:
+        """The name, after the checkpoint at the end of the chain of models."""
+        source, loras = self.graph.source(pipe, "model"), []
+        for _ in range(_MOST_HOPS):
+            if source is None or "ckpt_name" in source.values:
+                break
+            if source.kind in ("LoraLoader", "LoraLoaderModelOnly"):
+                loras.append(
+                    f"--lora {source.values.get('lora_name')}:{source.values.get('strength_model')}"
+                )
+            else:
+                self._note(f"{source} changes the model; that is not carried over")
+            source = self.graph.source(source, "model")
+        if source is None or "ckpt_name" not in source.values:
+            self._note("pipeline: no checkpoint leads to the node; name the pipeline yourself")
+            return "base"
+        self._parts(pipe, source)
+        checkpoint = str(source.values["ckpt_name"])
+        name = self.pipelines.get(checkpoint) or _name(checkpoint)
+        # A model's first LoRA is the last that is met on the way up.
+        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *reversed(loras)])
+        self._note(f"pipeline {name}: build it with python -m build_engines {build}")
+        return name
+
+    def _parts(self, pipe: Node, checkpoint: Node) -> None:
+        """Says where text encoder or VAE are not the checkpoint's own."""
+        for name in ("clip", "vae"):
+            source, hops = self.graph.source(pipe, name), 0
+            while source is not None and source.kind == "LoraLoader" and hops < _MOST_HOPS:
+                source, hops = self.graph.source(source, name), hops + 1
+            if source is not None and source.id != checkpoint.id:
+                self._note(
+                    f"{name}: {source} is not the checkpoint's own; that is not carried over"
+                )
+
+    def _text(self, pipe: Node, side: str) -> str:
+        source = self.graph.source(pipe, side)
+        if source is None:
+            return ""
+        if source.kind != "CLIPTextEncode":
+            self._note(f"{side}: {source} is more than a prompt; see prompts and negatives")
+            return ""
+        text = self._value(source, "text")
+        return text if isinstance(text, str) else ""
+
+    def _refiner(self) -> dict[str, Any]:
+        if "refiner_basic_pipe_opt" not in self.node.links:
+            return {}
+        pipe = self._pipe(self.node, "refiner_basic_pipe_opt")
+        return {
+            "refiner": {
+                "pipeline": self._pipeline(pipe),
+                "prompt": self._text(pipe, "positive"),
+                "negative": self._text(pipe, "negative"),
+            }
+        }
+
+    def _segs(self) -> dict[str, Any]:
+        """ControlNets on the way of the SEGS, and the crop factor that they were made with."""
+        controlnets: list[dict[str, Any]] = []
+        found: dict[str, Any] = {}
+        source = self.graph.source(self.node, "segs")
+        for _ in range(_MOST_HOPS):
+            if source is None:
+                break
+            if source.kind in _CONTROLNETS:
+                controlnets.insert(0, self._controlnet(source))
+            if isinstance(factor := source.values.get("crop_factor"), int | float):
+                found["crop_factor"] = factor
+            if "segs" not in source.links:
+                break
+            source = self.graph.source(source, "segs")
+        if isinstance(factor := self.node.values.get("bbox_crop_factor"), int | float):
+            found["crop_factor"] = factor  # of a node that detects by itself
+        finder = "" if source is None else f"{source} finds them; "
+        self._note(f"segs: {finder}give boxes or masks with each picture")
+        return found | ({"controlnets": controlnets} if controlnets else {})
+
+    def _controlnet(self, node: Node) -> dict[str, Any]:
+        loader = self.graph.source(node, "control_net")
+        file = None if loader is None else loader.values.get("control_net_name")
+        name = _name(str(file)) if file else "controlnet"
+        self._note(f"controlnet {name}: build it in with --controlnet {name}={file or 'FOLDER'}")
+        if "segs_preprocessor" in node.links:
+            source = self.graph.source(node, "segs_preprocessor")
+            self._note(f"controlnet {name}: {source} prepares its picture; set preprocessor")
+        if "control_image" in node.links:
+            self._note(f"controlnet {name}: it has a picture of its own; send it as image")
+        wanted = ("strength", "start_percent", "end_percent")
+        values = {each: node.values[each] for each in wanted if each in node.values}
+        return {"name": name, **values}
+
+    def _paste(self) -> dict[str, Any]:
+        """Of the SEGSPaste that this node leads to, or of the node itself, where it pastes."""
+        if self.node.kind in RELATED:
+            feather = self._value(self.node, "feather")
+            return {} if feather is None else {"feather": feather}
+        for paste in self.graph.of_kind("SEGSPaste"):
+            source = self.graph.source(paste, "segs")
+            if source is not None and source.id == self.node.id:
+                values = {name: self._value(paste, name) for name in ("feather", "alpha")}
+                return {name: value for name, value in values.items() if value is not None}
+        self._note("paste: no SEGSPaste follows; the answer's picture is pasted with its defaults")
+        return {}
+
+    def _rest(self) -> None:
+        """Names what is linked or written and has no place in a request."""
+        for name in ("scheduler_func_opt", "detailer_hook"):
+            if name in self.node.links:
+                self._note(f"{name}: {self.graph.source(self.node, name)} is not carried over")
+        if self.node.values.get("wildcard"):
+            self._note("wildcard: not carried over; see seg_prompts and wildcards")
+
+    def _valid(self, content: dict[str, Any]) -> DetailRequest:
+        """The request; a value that the contract refuses is named and left out."""
+        while True:
+            try:
+                return DetailRequest.model_validate(content)
+            except ValidationError as error:
+                refused = from_validation_error(error).detail
+                path = str(error.errors()[0]["loc"][0])
+                if path not in content:
+                    raise WorkflowError(f"{self.node}: {refused.message}") from None
+                self._note(f"{refused.message}; left out")
+                del content[path]
+                if path == "pipeline":
+                    content[path] = "base"
+
+
+def _name(file: str) -> str:
+    """A name that the contract takes: the file's, without folder and suffix."""
+    stem = PureWindowsPath(file).stem  # takes both kinds of slashes
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip("_.-")[:64] or "base"
