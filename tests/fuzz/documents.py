@@ -208,7 +208,8 @@ def any_value(rng: random.Random, depth: int = 3) -> Json:
     if kind == 5:
         return {rng.choice(_TEXTS): any_value(rng, depth - 1) for _ in range(rng.randrange(4))}
     if kind == 6:
-        return [any_value(rng, depth - 1)] * rng.choice([0, 1, 2, 3, 4, 5, 17, 5000])
+        count = rng.choice([0, 1, 2, 3, 4, 5, 17, 5000])
+        return [any_value(rng, 0 if count > 17 else depth - 1)] * count
     nested: Json = any_value(rng, 0)
     for _ in range(rng.choice([3, 50, 120, 240])):
         nested = [nested] if rng.random() < 0.5 else {"a": nested}
