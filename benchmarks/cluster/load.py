@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,12 @@ from segs_client.boxes import Box
 Pixels = NDArray[np.uint8]
 
 PIPELINE = "sd15"
-REQUESTS = 24
+REQUESTS = 12
 """Different ones; each is sent again and again, so that its picture is known."""
 _SIDE_PX = 128
 _BOX_PX = 48
 _SAMPLED_PX = 64
-_STEPS = (4, 8, 16, 40)
+_STEPS = (4, 8, 12, 24)
 _SEGS = (1, 2, 4)
 _TIMEOUT_S = 120.0
 _MOST_DIFFERENCE = 2
@@ -142,9 +141,8 @@ class Load:
 
 
 def open_client(urls: Sequence[str]) -> Client:
-    """A client of one address, or of several that it balances between."""
-    arguments: dict[str, Any] = {"pipeline": PIPELINE, "timeout_s": _TIMEOUT_S}
-    return Client(urls, **arguments)
+    """A client of these addresses, between which it balances."""
+    return Client(urls, pipeline=PIPELINE, timeout_s=_TIMEOUT_S)
 
 
 def pictures(url: str, together: int = 4) -> list[Pixels]:

@@ -139,6 +139,19 @@ def test_unavailable_is_asked_elsewhere_with_all_of_the_request(tmp_path: Path) 
         assert fakes[0].calls + fakes[1].calls >= 1
 
 
+def test_a_server_that_refuses_is_not_given_all_requests(tmp_path: Path) -> None:
+    def works(request: bytes, context: grpc.ServicerContext) -> bytes:
+        time.sleep(0.05)
+        return b""
+
+    # It has always the fewest requests under way, and its health says nothing.
+    refuses = _refuses(grpc.StatusCode.UNAVAILABLE)
+    with behind(tmp_path, refuses, works, works) as (fakes, _, channel):
+        with ThreadPoolExecutor(16) as pool:
+            assert set(pool.map(lambda _: _call(channel), range(160))) == {b""}
+        assert fakes[0].calls < 60
+
+
 @pytest.mark.parametrize(
     "name", ["INVALID_ARGUMENT", "INTERNAL", "CANCELLED", "RESOURCE_EXHAUSTED"]
 )
