@@ -14,6 +14,7 @@ from segs_client.pictures import Picture
 from segs_client.retries import Retries
 from segs_client.segs import Segs
 from segs_client.servers import Servers
+from segs_client.shared_memory import Room
 from segs_client.work import estimated_work
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -33,6 +34,8 @@ class BaseClient:
         tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
             given are looked for in the environment, see :mod:`segs_client.access`.
         retries: what is done where no server is available.
+        shared_memory: pictures go through shared memory, to servers on this host that are open to
+            that, see :mod:`segs_client.shared_memory`.
 
     Raises:
         InvalidRequest: an argument is malformed.
@@ -48,11 +51,13 @@ class BaseClient:
         api_key: str | None = None,
         tls: Tls | bool | None = None,
         retries: Retries = Retries(),  # noqa: B008 - frozen
+        shared_memory: bool = False,
     ) -> None:
         transport.check_timeout(timeout_s)
         self.pipeline = pipeline
         self.timeout_s = timeout_s
         self.retries = retries
+        self.shared_memory = shared_memory
         self._servers = Servers(url)
         self._headers = access.headers(api_key)
         self._connection = {"channel_args": transport.CHANNEL_ARGS, **access.connection(tls)}
@@ -95,12 +100,13 @@ class BaseClient:
             request_id,
             estimated_work(built.request),
             timeout_s,
+            Room.of(built) if self.shared_memory else None,
         )
         return exchange.inference(asked, self._servers, self.retries)
 
     @staticmethod
     def _read(built: BuiltRequest, answered: exchange.Answered) -> DetailResult:
-        result = transport.read_answer(built, answered.answer)
+        result = transport.read_answer(built, answered.answer, answered.elsewhere)
         return replace(result, url=answered.url, tries=answered.tries)
 
     def _obstacle(self, timeout_s: float) -> exchange.Program[str | None]:

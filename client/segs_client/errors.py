@@ -124,6 +124,7 @@ _CODES: dict[str, ErrorCode] = {
 }
 _QUEUE_TIMEOUT = "timeout expired"  # Triton reports a request that waited too long as UNAVAILABLE
 _DEAD_PROCESS = "is not healthy"  # and one that found its model's process dead as INTERNAL
+_CLOSED = "protocol is restricted"  # and a call that it is closed for, as UNAVAILABLE too
 _TOO_LARGE = "larger than max"  # gRPC's own limits; it calls that RESOURCE_EXHAUSTED
 _LOSSES = (_DEAD_PROCESS, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
            "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
@@ -151,6 +152,8 @@ def from_transport(
         code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
         if code == "UNAVAILABLE" and _QUEUE_TIMEOUT in text.lower():
             code = "DEADLINE_EXCEEDED"
+        elif code == "UNAVAILABLE" and _CLOSED in text:
+            code = "UNAUTHENTICATED"
         elif code == "UNAVAILABLE" and _TOO_LARGE in text.lower():
             code = "INVALID_ARGUMENT"
         elif code == "INTERNAL" and _DEAD_PROCESS in text:

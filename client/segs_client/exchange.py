@@ -7,6 +7,7 @@ loop. All else (who is asked, what is repeated, what is an error) is here, once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from tritonclient.utils import InferenceServerException
 
+from segs_client.arrays import ByteArray
 from segs_client.contract import MODEL_NAME
 from segs_client.errors import (
     InvalidRequest,
@@ -27,6 +29,7 @@ from segs_client.errors import (
 )
 from segs_client.retries import Retries, Retry
 from segs_client.servers import PROBE_S, Server, Servers
+from segs_client.shared_memory import Region, Room
 from segs_client.transport import time_arguments
 
 TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
@@ -65,11 +68,13 @@ class Answered:
         answer: tritonclient's ``InferResult``.
         url: who answered.
         tries: how many requests it took.
+        elsewhere: outputs that came by shared memory, by name.
     """
 
     answer: Any
     url: str
     tries: int
+    elsewhere: Mapping[str, ByteArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ class Asked:
         request_id: for errors.
         work: by :func:`~segs_client.work.estimated_work`.
         timeout_s: for all tries together.
+        room: in shared memory for its pictures; None: they go by gRPC.
     """
 
     arguments: Mapping[str, Any] = field(repr=False)
     request_id: str
     work: float
     timeout_s: float
+    room: Room | None = None
 
 
 def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
@@ -103,7 +110,8 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
             server, outcome = yield from _try(asked, servers, refusals, deadline)
             tries += 1
             if not isinstance(outcome, ServerUnavailable):
-                return Answered(outcome, server.url, tries)
+                answer, elsewhere = outcome
+                return Answered(answer, server.url, tries, elsewhere)
             refusals[server] = outcome
             losses += outcome.is_loss
             pause_s: float | None = 0.0
@@ -153,7 +161,7 @@ def _try(
     """Sends a request to the best server that has not refused it.
 
     Returns:
-        The server, and its answer or how it was unavailable.
+        The server, and its answer (and outputs that are not in there) or how it was unavailable.
 
     Raises:
         SegsError: another try would end like this one.
@@ -163,7 +171,7 @@ def _try(
         try:
             if is_doubtful:
                 yield from _require_ready(server, deadline - sent_s)
-            answer = yield _infer(asked, server, deadline)
+            answer = yield from _send(asked, server, deadline)
         except (*TRANSPORT_ERRORS, ServerUnavailable) as error:
             told = _told(error, asked.request_id)
             if isinstance(told, ServerUnavailable):
@@ -176,9 +184,28 @@ def _try(
         return server, answer
 
 
-def _infer(asked: Asked, server: Server, deadline: float) -> Call:
+def _send(
+    asked: Asked, server: Server, deadline: float
+) -> Program[tuple[Any, Mapping[str, ByteArray]]]:
+    if asked.room is None:
+        return (yield _infer(asked.arguments, server, deadline)), {}
+    limit = {"headers": asked.arguments["headers"], "client_timeout": LONGEST_PROBE_S}
+    with Region(asked.room) as region:
+        yield Call(
+            server.index, "register_system_shared_memory", {**region.registration(), **limit}
+        )
+        try:
+            answer = yield _infer(region.arguments(asked.arguments), server, deadline)
+            return answer, region.results(answer)
+        finally:
+            with contextlib.suppress(*TRANSPORT_ERRORS):  # its own error is the one to be told
+                forget = {"name": region.name, **limit}
+                yield Call(server.index, "unregister_system_shared_memory", forget)
+
+
+def _infer(arguments: Mapping[str, Any], server: Server, deadline: float) -> Call:
     left_s = max(deadline - time.monotonic(), 0.001)
-    return Call(server.index, "infer", {**asked.arguments, **time_arguments(left_s)})
+    return Call(server.index, "infer", {**arguments, **time_arguments(left_s)})
 
 
 def _told(error: Exception, request_id: str) -> SegsError:

@@ -27,6 +27,8 @@ from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.regions import moved
 
 _OWN_FIELDS = ("version", "image", "segs")
+OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
+"""Names of an answer's tensors, as :func:`parse` takes them."""
 OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
 
 

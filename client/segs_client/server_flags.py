@@ -38,6 +38,11 @@ def add_server_flags(group: argparse._ArgumentGroup, rounds: int = Retries().rou
         help="ask again where no server is available, after growing pauses (default %(default)s; "
         "0: once)",
     )
+    add(
+        "--shared-memory",
+        action="store_true",
+        help="send pictures through this host's shared memory, where the server is open to that",
+    )
     _add_access(add)
 
 
@@ -52,6 +57,7 @@ def server_settings(given: argparse.Namespace) -> dict[str, Any]:
         "url": given.url or DEFAULT_URL,
         "timeout_s": given.timeout,
         "retries": Retries(rounds=given.retries),
+        "shared_memory": given.shared_memory,
         "api_key": _api_key(given),
         "tls": _tls(given),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tritonclient.grpc import InferInput
 from segs_client.arrays import ByteArray
 from segs_client.contract import MODEL_NAME
 from segs_client.errors import InvalidRequest
-from segs_client.messages import BuiltRequest, DetailResult, parse
+from segs_client.messages import OUTPUTS, BuiltRequest, DetailResult, parse
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL_ARGS = [
@@ -71,15 +72,23 @@ def time_arguments(timeout_s: float) -> dict[str, Any]:
     return {"timeout": max(int(timeout_s * 1e6), 1), "client_timeout": timeout_s}
 
 
-def read_answer(built: BuiltRequest, answer: Any) -> DetailResult:
+def read_answer(
+    built: BuiltRequest, answer: Any, elsewhere: Mapping[str, ByteArray]
+) -> DetailResult:
     """The result out of tritonclient's ``InferResult``.
+
+    Args:
+        built: the request.
+        answer: the ``InferResult``.
+        elsewhere: outputs that came another way, by name.
 
     Raises:
         ServerError: the answer breaks the contract.
     """
-    report = _output(answer, "report").tobytes()
-    outputs = ("detailed_image", "detailed_segs", "used_control_images")
-    return parse(built, report, *(_output(answer, name) for name in outputs))
+    report, *pictures = (
+        elsewhere[name] if name in elsewhere else _output(answer, name) for name in OUTPUTS
+    )
+    return parse(built, report.tobytes(), *pictures)
 
 
 def check_timeout(timeout_s: float) -> None:
