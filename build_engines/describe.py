@@ -9,6 +9,7 @@ from typing import cast
 from build_engines.fingerprint import hash_files
 from build_engines.networks import NetworkExport, VaeDecoder
 from build_engines.pipeline import Pipeline
+from build_engines.preview import fit_preview
 from build_engines.quantize.report import QualityReport
 from build_engines.targets import Target
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
@@ -48,6 +49,7 @@ def describe(
         unet_channels=unet.config["in_channels"],
         latent_channels=decoder.config["latent_channels"],
         latent_scale=decoder.latent_scale,
+        preview=fit_preview(checkpoint, pipeline.networks),
         context_dim=unet.context_dim,
         text_encoders=tuple(
             text_encoder_spec(checkpoint, each, f"{each.model_name(name)}/{TOKENIZER_FILE}")

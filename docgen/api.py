@@ -55,7 +55,7 @@ def _object(found: Object, name: str) -> Iterator[str]:
     if not isinstance(found, Class):
         yield from _docstring(found)
         return
-    if any(str(base).rpartition(".")[2] == _CONTRACT_BASE for base in found.bases):
+    if any(str(base).rpartition(".")[2] == _CONTRACT_BASE for base in _lineage(found)):
         yield from _docstring(found)
         fields = f"contract-reference.md#{name.lower()}"
         yield f"A model of pydantic; its fields: [the contract]({fields}).\n"

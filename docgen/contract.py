@@ -27,6 +27,9 @@ def contract_text() -> str:
     for document, node in documents.items():
         name = node["$ref"].rpartition("/")[2]
         parts.append(f"- {document}: [`{name}`](#{name.lower()})")
+    for name, node in schema["$defs"].items():
+        if "discriminator" in node:
+            parts.append(f"- {name}: {_type(node, schema)}")
     parts.append("")
     for name in sorted(models):
         parts.extend(_model(name, models[name], schema))

@@ -142,6 +142,18 @@ class Quality(_Model):
     ]
 
 
+class Preview(_Model):
+    """How a latent's colours are guessed without the VAE: RGB, 0…1, is ``factors · latent + bias``
+    in each cell."""
+
+    factors: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+    """A row for each colour, a column for each channel of the scaled latent."""
+    bias: tuple[float, float, float]
+    error: Annotated[
+        float, Field(description="RMS difference from the VAE's pictures it was fitted to, 0…1")
+    ]
+
+
 class PipelineDescriptor(_Model):
     """All that sampling has to know of a compiled checkpoint."""
 
@@ -168,6 +180,9 @@ class PipelineDescriptor(_Model):
     ] = 4
     latent_channels: Annotated[int, Field(ge=1)] = 4
     latent_scale: Annotated[float, Field(gt=0, description="the VAE's scaling factor")]
+    preview: Annotated[
+        Preview | None, Field(description="null in builds from before there were previews")
+    ] = None
     context_dim: Annotated[int, Field(ge=1, description="width of the text conditioning")]
     text_encoders: tuple[TextEncoderSpec, ...]
     """In the order in which their hidden states are joined, feature by feature."""

@@ -99,7 +99,10 @@ class Limits:
     )
     max_memory_bytes: int = _limit(8 * _GIB, "the same of all requests that are sampled", LATER)
     max_message_bytes: int = _limit(
-        4 * _GIB, "tensors, as they come, of all requests inside, those that wait too", LATER
+        4 * _GIB,
+        "tensors, as they come, of all requests inside a door (one is segs_detailer, the other "
+        "segs_detailer_stream), those that wait too",
+        LATER,
     )
     max_requests: int = _limit(512, "requests that are sampled", LATER, most=100_000)
     max_queue_s: float = _limit(600.0, "their estimated device seconds", LATER, least=1e-3)

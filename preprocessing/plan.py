@@ -16,6 +16,9 @@ class DeadlineExceededError(Exception):
 class CancelledByClientError(Exception):
     """Nobody waits for the answer any more."""
 
+    def __init__(self, why: str = "the client has gone") -> None:
+        super().__init__(why)
+
 
 class UnavailableError(Exception):
     """The request was not done, and may be sent again.

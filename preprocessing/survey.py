@@ -205,6 +205,8 @@ class Survey:
                 "the SEGs are too many or too large together",
                 allowed=f"up to {limits.max_request_pixels} sampled pixels in all passes",
             )
+        if request.stream.segment_pictures:
+            self._send(area * _PIXEL_BYTES * request.batch_size)
         steps = request.steps if item.steps is None else item.steps
         sides = 2 + len(request.prompts) + len(request.negatives)
         runs = steps * request.cycle * request.batch_size * sides / 2 * (1 + controls)

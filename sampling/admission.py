@@ -59,6 +59,14 @@ class Admission:
             raise OverloadedError(wait_s)
         self._admitted[requester] = asked
 
+    def standing(self, requester: Requester) -> tuple[int, float | None]:
+        """How many requests under way came before one that was let in, and how long it still takes
+        among them by estimate; None where its work is not known."""
+        asked = self._admitted[requester]
+        everyone = list(self._admitted.values())
+        known = asked.work.alone_s > 0
+        return everyone.index(asked), _left_s(asked, everyone) if known else None
+
     def leave(self, requester: Requester) -> None:
         """The request is done, however it ended."""
         self._admitted.pop(requester, None)

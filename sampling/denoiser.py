@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,8 +58,17 @@ class Sampled:
     steps: int
 
 
+Heard = Callable[[float, torch.Tensor], None]
+"""Is told, at every call that reports, its σ and what was predicted ``[1, c, h, w]``."""
+
+
 def run_sampler(
-    sampler: Sampler, denoiser: Denoiser, x: torch.Tensor, sigmas: Sequence[float], run: Run
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x: torch.Tensor,
+    sigmas: Sequence[float],
+    run: Run,
+    heard: Heard | None = None,
 ) -> Program[Sampled]:
     """Lets a sampler ask its denoiser until it is done.
 
@@ -73,6 +82,8 @@ def run_sampler(
         prediction = yield from denoiser.predict(question.x, question.sigma)
         if question.reports:
             denoised, taken = prediction.denoised, taken + 1
+            if heard is not None:
+                heard(question.sigma, denoised)
         try:
             question = steps.send(prediction)
         except StopIteration as end:

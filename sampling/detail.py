@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,12 +12,13 @@ import torch
 from preprocessing.plan import PlannedSeg
 from sampling import schedulers, vae
 from sampling.conditioning import Guidance
-from sampling.denoiser import Denoiser, Sampled, run_sampler
+from sampling.denoiser import Denoiser, Heard, Sampled, run_sampler
 from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
 from sampling.masks import LatentMask, MaskSchedule, to_latent
 from sampling.noise import brownian_tree, next_seed, seeded_noise, step_noise
 from sampling.pipeline import Pipeline
 from sampling.program import Program
+from sampling.progress import Step, Watch
 from sampling.samplers import SAMPLERS, Run
 from sampling.unet import Control
 from segs_client.contract import DetailRequest
@@ -93,18 +95,18 @@ def encode(
 
 def detail(
     base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
-    encoded: EncodedSeg, seed: int,
+    encoded: EncodedSeg, seed: int, watch: Watch | None = None,
 ) -> Program[Detailed]:  # fmt: skip
     """Samples a SEG ``cycle`` times over, with seed, seed+1, …, on the device its latent is on.
 
     ``steps_run`` is 0 where the schedule is too short for the denoise asked for; the latent is
-    then the one given.
+    then the one given. ``watch`` is told every step.
     """
     latent, steps_run = encoded.latent, 0
     base = base.to(latent.device)
     refiner = None if refiner is None else refiner.to(latent.device)
     for cycle in range(request.cycle):
-        run = _Cycle(request, seg, encoded.mask, latent, next_seed(seed, cycle))
+        run = _Cycle(request, seg, encoded.mask, latent, next_seed(seed, cycle), cycle, watch)
         channels = base.pipeline.unet.channels
         concat = inpaint_channels(channels, latent, encoded.mask, encoded.masked_latent)
         sampled = yield from run.sample(replace(base, concat=concat), refiner)
@@ -122,6 +124,8 @@ class _Cycle:
     mask: torch.Tensor | None
     latent: torch.Tensor
     seed: int
+    number: int = 0
+    watch: Watch | None = None
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
         levels = self._levels(base)
@@ -129,13 +133,15 @@ class _Cycle:
         if refiner is None:
             if not levels.has_steps:
                 return Detailed(self.latent, 0)
-            done = yield from self._run(base, levels, self.latent, noise, hard=True)
+            heard = self._heard(levels.sigmas)
+            done = yield from self._run(base, levels, self.latent, noise, heard, hard=True)
             return Detailed(done.denoised, done.steps)
         split = math.floor(self.seg.steps * (1 - self.request.refiner_ratio))
         latent, steps = self.latent, 0
         first = levels._replace(sigmas=levels.sigmas[: split + 1])
         if first.has_steps:
-            done = yield from self._run(base, first, latent, noise, hard=True)
+            heard = self._heard(levels.sigmas)
+            done = yield from self._run(base, first, latent, noise, heard, hard=True)
             latent, steps = done.x, done.steps
         if self.mask is not None:
             latent = latent * self.mask + self.latent * (1 - self.mask)
@@ -145,8 +151,20 @@ class _Cycle:
             return Detailed(latent, steps)
         concat = inpaint_channels(refiner.pipeline.unet.channels, latent, self.mask, None)
         stage = replace(refiner, concat=concat)
-        done = yield from self._run(stage, rest, latent, torch.zeros_like(noise), hard=False)
+        none, heard = torch.zeros_like(noise), self._heard(levels.sigmas)
+        done = yield from self._run(stage, rest, latent, none, heard, hard=False)
         return Detailed(done.denoised, steps + done.steps)
+
+    def _heard(self, sigmas: Sequence[float]) -> Heard | None:
+        """What tells the steps of a cycle, whose levels these are, to those who watch."""
+        watch = self.watch
+        if watch is None:
+            return None
+
+        def heard(sigma: float, denoised: torch.Tensor) -> None:
+            watch(Step.at(sigma, sigmas, self.number, denoised))
+
+        return heard
 
     def _levels(self, stage: Stage) -> schedulers.RunLevels:
         request, seg = self.request, self.seg
@@ -169,6 +187,7 @@ class _Cycle:
         levels: schedulers.RunLevels,
         latent: torch.Tensor,
         noise: torch.Tensor,
+        heard: Heard | None,
         *,
         hard: bool,
     ) -> Program[Sampled]:
@@ -193,7 +212,7 @@ class _Cycle:
         )
         x = _noised(latent, noise, sigmas[0], schedule.sigma_max)
         denoiser = stage.denoiser(self.seg.cfg, mask, latent)
-        return (yield from run_sampler(sampler, denoiser, x, sigmas, run))
+        return (yield from run_sampler(sampler, denoiser, x, sigmas, run, heard))
 
 
 def needs_negative(request: DetailRequest, seg: PlannedSeg) -> bool:

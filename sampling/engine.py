@@ -154,6 +154,11 @@ class StepEngine:
             self.close()
 
     @property
+    def programs(self) -> int:
+        """Programs under way."""
+        return len(self._live)
+
+    @property
     def flights(self) -> list[Flight]:
         """The batches under way."""
         return list(self._running.values())

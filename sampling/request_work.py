@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -31,6 +31,7 @@ from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
+from sampling.progress import Follower
 from sampling.text import check_prompt
 from sampling.unet import Control
 from segs_client.contract import SegError
@@ -55,6 +56,11 @@ class Done:
     steps_run: int
     sample_s: float
 
+    @property
+    def status(self) -> Literal["enhanced", "unsampled_schedule_too_short"]:
+        """Whether anything was redrawn."""
+        return "enhanced" if self.steps_run else "unsampled_schedule_too_short"
+
 
 class RequestWork:
     """The tasks of one request. Each crop is encoded once, whatever needs it."""
@@ -66,12 +72,14 @@ class RequestWork:
         plan: Plan,
         crops: Pixels,
         masks: Pixels,
+        follower: Follower | None = None,
     ) -> None:
         self._service = service
         self._requester = requester
         self._plan = plan
         self._crops = crops
         self._masks = masks
+        self._follower = follower
         self._tasks: list[asyncio.Future[Any]] = []
         self._shared: dict[Hashable, asyncio.Future[Any]] = {}
         self._last_error: Exception | None = None
@@ -133,19 +141,28 @@ class RequestWork:
     async def _in_place(
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
     ) -> Done | FailedSeg:
+        follower = self._follower
         async with self._service.slots.place(self._requester):
+            if follower is not None:
+                follower.started(index, batch_pass)
             try:
-                return await self._detail(index, seg, crop, batch_pass)
+                done = await self._detail(index, seg, crop, batch_pass)
+                if follower is not None:
+                    follower.done(done)
+                return done
             except _REQUEST_WIDE:
                 raise
             except Exception as error:
                 self._last_error = error
-                return FailedSeg(
+                failed = FailedSeg(
                     index=index,
                     batch_pass=batch_pass,
                     seed=_seed(seg, batch_pass),
                     error=self._told(error, index, batch_pass),
                 )
+                if follower is not None:
+                    follower.failed(failed)
+                return failed
 
     def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
         """What the caller hears of a SEG's failure; the log has the story."""
@@ -220,6 +237,7 @@ class RequestWork:
             seg,
             encoded,
             seed,
+            None if self._follower is None else self._follower.watch(index, batch_pass),
         )
         sampled = await self._run(program)
         decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent))

@@ -24,6 +24,7 @@ from sampling.admission import Admission
 from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.pipeline import Pipeline, device_of, network_table
 from sampling.policy import PRIORITY_WEIGHTS, Requester
+from sampling.progress import Follower
 from sampling.request_work import RequestWork
 from sampling.slots import Slots
 from sampling.text_cache import TextCache
@@ -79,11 +80,14 @@ class DetailService:
         """The same for what decides whether a request is begun: it waits for no array work."""
         return await asyncio.get_running_loop().run_in_executor(self._checks, work)
 
-    async def sample(self, plan: Plan, crops: Pixels, masks: Pixels) -> SampledRequest:
+    async def sample(
+        self, plan: Plan, crops: Pixels, masks: Pixels, follower: Follower | None = None
+    ) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
 
         Args:
             crops, masks: the flat tensors that the plan points into.
+            follower: is told how it goes, from the event loop.
 
         Raises:
             OverloadedError: there is too much work already; nothing was begun.
@@ -97,16 +101,21 @@ class DetailService:
             await self.checked(lambda: self._estimator.learn(plan))
         self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
-            work = RequestWork(self, requester, plan, crops, masks).run()
+            if follower is not None:
+                told = self.admission.standing(requester)
+                follower.accepted(*told, self.pipelines[plan.request.pipeline])
+            work = RequestWork(self, requester, plan, crops, masks, follower).run()
             done, failed = await _in_time(work, plan.deadline_s)
         finally:
             self.admission.leave(requester)
+            if follower is not None:
+                follower.ended()
         packer = Packer()
         segs = tuple(
             SampledSeg(
                 index=one.seg,
                 batch_pass=one.batch_pass,
-                status="enhanced" if one.steps_run else "unsampled_schedule_too_short",
+                status=one.status,
                 pixels=packer.add(one.pixels),
                 seed=one.seed,
                 steps_run=one.steps_run,

@@ -5,10 +5,11 @@ Triton's health calls say ready even after a model's process has died or hangs.
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -18,7 +19,8 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from pipelines import PipelineDescriptor
-from segs_client.contract import MODEL_NAME
+from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ContractError
+from segs_client.events import EVENT_OUTPUT, ErrorEvent, ResultEvent, parse_event
 from serving.connection import Connection
 from serving.errors import CanaryError
 
@@ -31,19 +33,22 @@ class Song:
 
     pipeline: str
     controlnet: str | None = None
+    streamed: bool = False
+    """Through the other door."""
 
     def __str__(self) -> str:
         controlnet = f" with ControlNet {self.controlnet!r}" if self.controlnet else ""
-        return f"pipeline {self.pipeline!r}{controlnet}"
+        return f"pipeline {self.pipeline!r}{controlnet}" + (", streamed" if self.streamed else "")
 
 
 def songs(pipelines: Iterable[PipelineDescriptor]) -> tuple[Song, ...]:
-    """Those that go through every model of these pipelines."""
-    return tuple(
+    """Those that go through every model of these pipelines, and both doors."""
+    found = [
         Song(each.name, controlnet)
         for each in pipelines
         for controlnet in (None, *each.controlnets)
-    )
+    ]
+    return (*found, *(Song(each.pipeline, streamed=True) for each in found[:1]))
 
 
 def canary_request(song: Song) -> dict[str, Any]:
@@ -76,23 +81,10 @@ def run_canary(
     Raises:
         CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
     """
-    request = grpc.InferInput("request", [1], "BYTES")
-    text = json.dumps(canary_request(song)).encode()
-    request.set_data_from_numpy(np.array([text], dtype=np.object_))
-    pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
-    image = grpc.InferInput("image", list(pixels.shape), "UINT8")
-    image.set_data_from_numpy(pixels)
     answers: SimpleQueue[Exception | None] = SimpleQueue()
     begun = time.monotonic()
     with server.open() as client:
-        call = client.async_infer(
-            MODEL_NAME,
-            [request, image],
-            callback=lambda result, error: answers.put(error),
-            request_id=f"canary-{song.pipeline}",
-            client_timeout=timeout_s,
-            headers=dict(server.headers),
-        )
+        cancel = _send(client, song, answers, timeout_s, dict(server.headers))
         while stop_asked is None or not stop_asked.is_set():
             try:
                 error = answers.get(timeout=0.05)
@@ -104,9 +96,57 @@ def run_canary(
             if error is not None and not (refused_is_fine and _is_overload(error)):
                 raise CanaryError(f"{song}: {error}")
             return time.monotonic() - begun
-        call.cancel()
+        cancel()
     raise CanaryError(f"{song}: stopped while waiting for the answer")
 
 
+def _send(
+    client: grpc.InferenceServerClient,
+    song: Song,
+    answers: SimpleQueue[Exception | None],
+    timeout_s: float,
+    headers: dict[str, str],
+) -> Callable[[], object]:
+    """Returns what cancels it."""
+    request = grpc.InferInput("request", [1], "BYTES")
+    text = json.dumps(canary_request(song)).encode()
+    request.set_data_from_numpy(np.array([text], dtype=np.object_))
+    pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
+    image = grpc.InferInput("image", list(pixels.shape), "UINT8")
+    image.set_data_from_numpy(pixels)
+    asked = {"inputs": [request, image], "request_id": f"canary-{song.pipeline}"}
+    if song.streamed:
+        client.start_stream(
+            lambda result, error: _hear(answers, result, error),
+            stream_timeout=timeout_s,
+            headers=headers,
+        )
+        client.async_stream_infer(STREAM_MODEL_NAME, **asked)
+        return functools.partial(client.stop_stream, cancel_requests=True)
+    call = client.async_infer(
+        MODEL_NAME,
+        callback=lambda result, error: answers.put(error),
+        client_timeout=timeout_s,
+        headers=headers,
+        **asked,
+    )
+    cancel: Callable[[], object] = call.cancel
+    return cancel
+
+
+def _hear(answers: SimpleQueue[Exception | None], result: Any, error: Exception | None) -> None:
+    """Takes one response of a stream; all but the last are no answer yet."""
+    if error is not None:
+        answers.put(error)
+        return
+    event = parse_event(result.as_numpy(EVENT_OUTPUT).tobytes())
+    if isinstance(event, ErrorEvent):
+        answers.put(ContractError(event.error))
+    elif isinstance(event, ResultEvent):
+        answers.put(None)
+
+
 def _is_overload(error: Exception) -> bool:
+    if isinstance(error, ContractError):
+        return error.detail.code == "UNAVAILABLE"
     return isinstance(error, InferenceServerException) and "UNAVAILABLE" in str(error.status())

@@ -1,4 +1,4 @@
-"""The door: lets requests from outside through to the stages, and watches over them.
+"""The doors: let requests from outside through to the stages, and watch over them.
 
 Triton tells only the model that a client calls that the client has gone or that its deadline has
 passed; steps of an ensemble never hear of it. So this model stands in front of the ensemble, tells
@@ -14,6 +14,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from preprocessing.plan import (
     DeadlineExceededError,
     LostError,
 )
-from segs_client.contract import ErrorDetail
+from segs_client.contract import ContractError, ErrorDetail
 from serving import heart, stub
 from serving.api_keys import CANARY, ApiKeys
 from serving.heart import ENGINE_MODEL
@@ -40,6 +41,10 @@ TOKEN = "token"
 """Parameter of a request's stages: by it the step engine knows what to drop."""
 DROP = "drop"
 """Parameter of a call that tells the step engine to drop a request."""
+FOLLOWED = "followed"
+"""Parameter of a request's stages: somebody listens on the channel to how it goes."""
+OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
+"""Of the stages."""
 _STAGE_MODELS = ("prepare", ENGINE_MODEL, "composite")
 
 _LOOK_S = 0.05
@@ -50,6 +55,30 @@ _NEW_PROCESS_S = 30.0
 """How long a request waits for a dead process's successor."""
 _TRIES = 2
 """A request that takes a process down with it does so twice, no more."""
+
+
+@dataclass(eq=False)
+class Visitor:
+    """A request from outside."""
+
+    request: Any
+    request_id: str
+
+    def check(self) -> None:
+        """
+        Raises:
+            CancelledByClientError: nobody waits for the answer any more.
+        """
+        if self.request.is_cancelled():
+            raise CancelledByClientError
+
+    def begin(self, token: str) -> Mapping[str, str]:
+        """It is sent through the stages, or once more, under this token.
+
+        Returns:
+            Further parameters of the stages.
+        """
+        return {}
 
 
 @dataclass
@@ -75,19 +104,35 @@ class Door:
 
     async def answer(self, request: Any) -> Any:
         """The response to a request; never raises."""
-        request_id = request.request_id() or uuid.uuid4().hex
+        visitor = Visitor(request, id_of(request))
         try:
-            self._ask_who(request, request_id)
-            with self.room.taken(stub.size_bytes(request)):
-                return await _Passage(self, request, request_id).go()
+            self.ask_who(visitor)
+            return pb_utils.InferenceResponse(await self.let_through(visitor))
         except Exception as error:
-            return stub.refusal(error, request_id)
+            return stub.refusal(error, visitor.request_id)
 
-    def _ask_who(self, request: Any, request_id: str) -> None:
-        if self.keys is not None:
-            name = self.keys.check(request.parameters())
-            level = logging.DEBUG if name == CANARY else logging.INFO
-            log.log(level, "request %r: key %r", request_id, name)
+    def ask_who(self, visitor: Visitor) -> str | None:
+        """Whose key came with a request; None where nobody is asked.
+
+        Raises:
+            ContractError: UNAUTHENTICATED.
+        """
+        if self.keys is None:
+            return None
+        name = self.keys.check(visitor.request.parameters())
+        level = logging.DEBUG if name == CANARY else logging.INFO
+        log.log(level, "request %r: key %r", visitor.request_id, name)
+        return name
+
+    async def let_through(self, visitor: Visitor) -> list[Any]:
+        """The stages' output tensors.
+
+        Raises:
+            ContractError: the stages' own refusal.
+            Exception: what else ended the request, for :func:`stub.error_detail`.
+        """
+        with self.room.taken(stub.size_bytes(visitor.request)):
+            return await _Passage(self, visitor).go()
 
     def lose(self) -> None:
         """A call will never end: its thread is left to itself, and new ones serve the others."""
@@ -104,23 +149,22 @@ class Door:
 class _Passage:
     """One request's way through the stages."""
 
-    def __init__(self, door: Door, request: Any, request_id: str) -> None:
+    def __init__(self, door: Door, visitor: Visitor) -> None:
         self._door = door
-        self._request = request
-        self._id = request_id
-        timeout_us = request.timeout()
+        self._visitor = visitor
+        timeout_us = visitor.request.timeout()
         self._deadline_s = time.time() + timeout_us / 1e6 if timeout_us else math.inf
         self._trouble_s = math.inf
         """Since when a process is missing."""
 
-    async def go(self) -> Any:
+    async def go(self) -> list[Any]:
         """Through the stages, again if a process on the way dies."""
         deaths = 0
         while deaths < _TRIES:
             processes = await self._stages()
-            response = await self._call(processes)
-            if response is not None:
-                return response
+            tensors = await self._call(processes)
+            if tensors is not None:
+                return tensors
             deaths += not processes.all_alive(*_STAGE_MODELS)
             await self._wait_in_trouble()
         raise LostError
@@ -139,18 +183,20 @@ class _Passage:
             raise LostError
         await asyncio.sleep(_LOOK_S)
 
-    async def _call(self, processes: heart.Processes) -> Any | None:
+    async def _call(self, processes: heart.Processes) -> list[Any] | None:
         """Goes through the stages once; None if one of their processes died."""
         token = uuid.uuid4().hex
+        request = self._visitor.request
+        asked = [name for name in request.requested_output_names() if name in OUTPUTS]
         left_s = self._deadline_s - time.time()
         call = asyncio.ensure_future(
             pb_utils.InferenceRequest(
                 model_name=STAGES,
-                requested_output_names=list(self._request.requested_output_names()),
-                inputs=self._request.inputs(),
-                request_id=self._id,
+                requested_output_names=asked or list(OUTPUTS),
+                inputs=request.inputs(),
+                request_id=self._visitor.request_id,
                 timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
-                parameters={TOKEN: token, **inside_parameters()},
+                parameters={TOKEN: token, **self._visitor.begin(token), **inside_parameters()},
             ).async_exec()
         )
         while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:
@@ -163,24 +209,23 @@ class _Passage:
             if not processes.all_alive(ENGINE_MODEL):
                 self._door.lose()
                 return None
-        return _response(call.result())
+        return _tensors(call.result())
 
     def _check(self) -> None:
         """Raises if nobody waits for the answer any more."""
-        if self._request.is_cancelled():
-            raise CancelledByClientError
+        self._visitor.check()
         if time.time() >= self._deadline_s:
             raise DeadlineExceededError
 
 
-def _response(answer: Any) -> Any | None:
-    """The stages' answer as the door's; None if a process died."""
+def _tensors(answer: Any) -> list[Any] | None:
+    """The stages' answer; None if a process died."""
     if not answer.has_error():
-        return pb_utils.InferenceResponse(answer.output_tensors())
+        return list(answer.output_tensors())
     text = answer.error().message()
     detail = ErrorDetail.from_status_message(text)
     if detail is not None:
-        return stub.error_response(detail)
+        raise ContractError(detail)
     if stub.tells_of_death(text):
         return None
     raise RuntimeError(text)
@@ -203,6 +248,11 @@ async def _drop(call: asyncio.Future[Any], token: str) -> None:
         await order.async_exec()
         if (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
             return
+
+
+def id_of(request: Any) -> str:
+    """A request's own id, or one that is made up."""
+    return request.request_id() or uuid.uuid4().hex
 
 
 def parameter(request: Any, name: str) -> str | None:

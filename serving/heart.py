@@ -30,7 +30,8 @@ BEAT_S = 1.0
 ENGINE_MODEL = "sample"
 """The model that the step engine runs in."""
 _ENGINE = "engine.json"
-_DOOR = "door.json"
+_DOOR = ".door.json"
+"""After the name of the model."""
 _DRAIN = "drain"
 
 Drain = Literal["refuse", "end"]
@@ -46,18 +47,26 @@ class EngineState(BaseModel):
     """Under way."""
     answered: int
     """Since the start, with a result."""
+    segs: int = 0
+    """SEGs under way."""
+    programs: int = 0
+    """Their programs that the engine drives."""
     flights: tuple[Flight, ...] = ()
 
 
 class DoorState(BaseModel):
-    """What the door is doing."""
+    """What a door is doing."""
 
     model_config = ConfigDict(frozen=True)
 
+    model: str
+    """The door's."""
     pending: int
     """Requests inside."""
     lost: int
     """Calls that Triton will never end, as their process died: they hold memory and a thread."""
+    followed: int = 0
+    """Requests whose events it listens to."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def _read_beat(path: Path) -> tuple[str, int]:
 def write_state(state: EngineState | DoorState) -> None:
     """A sign of life of the step engine or the door; for others to read whole or not at all."""
     if (place := folder()) is not None:
-        name = _ENGINE if isinstance(state, EngineState) else _DOOR
+        name = _ENGINE if isinstance(state, EngineState) else state.model + _DOOR
         write_whole(place / name, state.model_dump_json())
 
 
@@ -159,12 +168,13 @@ def forget_engine(place: Path) -> None:
     (place / _ENGINE).unlink(missing_ok=True)
 
 
-def read_door(place: Path) -> DoorState | None:
-    """The door's last word; None if there is none."""
-    try:
-        return DoorState.model_validate_json((place / _DOOR).read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError):
-        return None
+def read_doors(place: Path) -> list[DoorState]:
+    """The last words of the doors that have said any."""
+    found = []
+    for path in sorted(place.glob(f"*{_DOOR}")):
+        with contextlib.suppress(OSError, ValidationError, json.JSONDecodeError):
+            found.append(DoorState.model_validate_json(path.read_bytes()))
+    return found
 
 
 def order_drain(place: Path, order: Drain) -> None:

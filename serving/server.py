@@ -21,7 +21,7 @@ from typing import Any
 
 from tritonclient.utils import InferenceServerException
 
-from segs_client.contract import MODEL_NAME
+from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
 from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
 from serving.credentials import ADMIN_KEY, Credentials
@@ -308,7 +308,7 @@ class EmbeddedServer:
             ServingError: it does not load, or the requests are lost with it anyway.
         """
         guard = self._require_running()
-        if MODEL_NAME in down.models:
+        if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
         before = [
             pid

@@ -28,6 +28,7 @@ _CODES = {
     "UNAVAILABLE": "UNAVAILABLE",
     # Not one that callers try again.
     "UNAUTHENTICATED": "INVALID_ARG",
+    "NOT_FOUND": "NOT_FOUND",
     # Triton has no such code; clients go by the detail in the message.
     "DEADLINE_EXCEEDED": "CANCELLED",
     "CANCELLED": "CANCELLED",
@@ -106,31 +107,30 @@ def answer(**tensors: Tensor) -> Any:
     )
 
 
-def refusal(error: BaseException, request_id: str) -> Any:
-    """The response to a request that failed.
+def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
+    """What the caller of a request that failed is told.
 
-    The caller learns what it can mend; what is our fault gets an id, and the log the story.
+    He learns what he can mend; what is our fault gets an id, and the log the story.
     """
     if isinstance(error, ContractError):
-        detail = error.detail.model_copy(update={"request_id": request_id})
-    elif isinstance(error, DeadlineExceededError):
-        detail = _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
-    elif isinstance(error, CancelledByClientError):
-        detail = _detail("CANCELLED", "the client has gone", request_id)
-    elif isinstance(error, UnavailableError):
+        return error.detail.model_copy(update={"request_id": request_id})
+    if isinstance(error, DeadlineExceededError):
+        return _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
+    if isinstance(error, CancelledByClientError):
+        return _detail("CANCELLED", str(error), request_id)
+    if isinstance(error, UnavailableError):
         detail = _detail("UNAVAILABLE", str(error), request_id)
-        detail = detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
+        return detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
+    if isinstance(error, IncidentError):
+        incident = error.incident
     else:
-        if isinstance(error, IncidentError):
-            incident = error.incident
-        else:
-            incident = open_incident(error, request_id)
-        detail = _detail("INTERNAL", told(incident), request_id)
-    return error_response(detail)
+        incident = open_incident(error, request_id)
+    return _detail("INTERNAL", told(incident), request_id)
 
 
-def error_response(detail: ErrorDetail) -> Any:
-    """The response that carries such an error."""
+def refusal(error: BaseException, request_id: str) -> Any:
+    """The response to a request that failed, with :func:`error_detail`."""
+    detail = error_detail(error, request_id)
     return pb_utils.InferenceResponse(
         output_tensors=[],
         error=pb_utils.TritonError(

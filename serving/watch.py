@@ -14,7 +14,7 @@ from serving.heart import (
     find_silent,
     instances,
     model_of,
-    read_door,
+    read_doors,
     read_state,
 )
 from serving.process import Deaths, cpu_s, is_stopped, model_processes
@@ -96,8 +96,7 @@ class Watch:
     def is_worn(self) -> bool:
         """Whether so many calls were lost with their processes, which Triton never ends, that a
         fresh server is better."""
-        state = read_door(self._state)
-        return state is not None and state.lost > _MOST_LOST
+        return sum(door.lost for door in read_doors(self._state)) > _MOST_LOST
 
     def _check_networks(self, processes: Mapping[str, int]) -> None:
         state = read_state(self._state)

@@ -21,15 +21,28 @@ from segs_client.contract import (
     Report,
     SegError,
     SegReport,
+    StreamOptions,
 )
 from segs_client.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
+    NotFound,
     SegsError,
     ServerError,
     ServerUnavailable,
     Unauthenticated,
+)
+from segs_client.events import (
+    AcceptedEvent,
+    CancelledEvent,
+    ErrorEvent,
+    PreviewEvent,
+    ResultEvent,
+    SegmentEvent,
+    SegmentStartedEvent,
+    StepEvent,
+    StreamEvent,
 )
 from segs_client.messages import DetailResult
 from segs_client.pasting import paste
@@ -40,27 +53,40 @@ from segs_client.segs import Seg, Segs, crop_region
 if TYPE_CHECKING:
     from segs_client.async_client import AsyncClient
     from segs_client.client import Client
+    from segs_client.streaming import StreamUpdate
 
 __all__ = [
+    "AcceptedEvent",
     "AsyncClient",
     "Cancelled",
+    "CancelledEvent",
     "Client",
     "DeadlineExceeded",
     "DetailRequest",
     "DetailResult",
+    "ErrorEvent",
     "InvalidRequest",
+    "NotFound",
     "OutputOptions",
     "PasteOptions",
+    "PreviewEvent",
     "Report",
+    "ResultEvent",
     "Retries",
     "Retry",
     "Seg",
     "SegError",
     "SegReport",
+    "SegmentEvent",
+    "SegmentStartedEvent",
     "Segs",
     "SegsError",
     "ServerError",
     "ServerUnavailable",
+    "StepEvent",
+    "StreamEvent",
+    "StreamOptions",
+    "StreamUpdate",
     "Tls",
     "Unauthenticated",
     "compare_image",
@@ -80,4 +106,8 @@ def __getattr__(name: str) -> Any:
         from segs_client.async_client import AsyncClient
 
         return AsyncClient
+    if name == "StreamUpdate":
+        from segs_client.streaming import StreamUpdate
+
+        return StreamUpdate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

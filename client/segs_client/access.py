@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,25 @@ def connection(tls: Tls | bool | None) -> dict[str, Any]:
         tls = Tls(**files)
     named = {"root_certificates": tls.ca, "certificate_chain": tls.cert, "private_key": tls.key}
     return {"ssl": True, **{name: str(path) for name, path in named.items() if path is not None}}
+
+
+def open_channel(url: str, settings: Mapping[str, Any]) -> Any:
+    """A gRPC channel of our own, for calls that tritonclient does not make.
+
+    Args:
+        settings: :func:`connection`, and ``channel_args``.
+
+    Raises:
+        OSError: a certificate cannot be read.
+    """
+    import grpc  # here, as what only reads the contract has no use for it
+
+    options = settings.get("channel_args")
+    if not settings.get("ssl"):
+        return grpc.insecure_channel(url, options)
+    names = ("root_certificates", "private_key", "certificate_chain")
+    files = {name: Path(settings[name]).read_bytes() for name in names if name in settings}
+    return grpc.secure_channel(url, grpc.ssl_channel_credentials(**files), options)
 
 
 def _switched_on() -> bool:

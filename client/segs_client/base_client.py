@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from segs_client import access, exchange, transport
+from segs_client import access, exchange, streaming, transport
 from segs_client.access import Tls
 from segs_client.errors import InvalidRequest
 from segs_client.messages import BuiltRequest, DetailResult, build
@@ -103,6 +103,12 @@ class BaseClient:
             Room.of(built) if self.shared_memory else None,
         )
         return exchange.inference(asked, self._servers, self.retries)
+
+    def _message(self, built: BuiltRequest, request_id: str | None, timeout_s: float | None) -> Any:
+        """The protobuf message of a stream."""
+        request_id = request_id or transport.new_request_id()
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        return streaming.stream_message(built, request_id, timeout_s)
 
     @staticmethod
     def _read(built: BuiltRequest, answered: exchange.Answered) -> DetailResult:

@@ -7,6 +7,7 @@ server is in trouble.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
 from segs_client.flags import add_flags, box_flag, given_options
 from segs_client.local_files import check_suffix, opened, save, segments
 from segs_client.messages import DetailResult
+from segs_client.progress import ProgressBars
 from segs_client.server_flags import add_server_flags, server_settings
 
 DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE = 0, 1, 2, 3
@@ -73,8 +75,7 @@ def report_table(report: Report) -> str:
 
 def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
     with Client(**server_settings(given)) as client:
-        segs = segments(given.image, given.box, given.mask, options)
-        result = client.detail(given.image, segs, **options)
+        result = _detailed(client, given, options)
     if result.image is None:
         raise ValueError("output.image=none leaves nothing to write")
     save(result.image, given.output)
@@ -84,6 +85,19 @@ def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
         given.report.write_text(result.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     print(report_table(result.report))  # noqa: T201
     return result
+
+
+def _detailed(client: Client, given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
+    segs = segments(given.image, given.box, given.mask, options)
+    if not (sys.stderr.isatty() if given.progress is None else given.progress):
+        return client.detail(given.image, segs, **options)
+    stream = client.stream(given.image, segs, **options)
+    with ProgressBars() as bars, contextlib.closing(stream):
+        for update in stream:
+            bars.show(update.event)
+            if update.result is not None:
+                return update.result
+    raise AssertionError("a stream ends with its result, or raises")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="any option by its name in the contract, e.g. paste.feather=3",
+    )
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show how it goes, SEG by SEG (default: where stderr is a terminal)",
     )
     add_server_flags(parser.add_argument_group("the server"))
     add_flags(parser.add_argument_group("options of the detailer"))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+import grpc
 from tritonclient.grpc import InferenceServerClient
 
+from segs_client import access, streaming
 from segs_client.base_client import BaseClient
+from segs_client.errors import NotFound, ServerError, ServerUnavailable, from_transport
 from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
-from segs_client.messages import DetailResult
+from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
+from segs_client.streaming import StreamUpdate
+from segs_client.work import estimated_work
 
 T = TypeVar("T")
 
@@ -30,6 +36,9 @@ class Client(BaseClient):
 
     def _connect(self) -> None:
         self._tritons = [InferenceServerClient(each, **self._connection) for each in self.urls]
+        self._channels: dict[int, Any] = {}
+        """Of streams, by server: tritonclient's connection has room for one stream."""
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Client:
         return self
@@ -43,9 +52,11 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; streams that are open end."""
         for triton in self._tritons:
             triton.close()
+        for channel in self._channels.values():
+            channel.close()
 
     def detail(
         self,
@@ -85,6 +96,95 @@ class Client(BaseClient):
         built = self._build(image, segs, pipeline, options)
         answered = self._run(self._ask(built, request_id, timeout_s))
         return self._read(built, answered)
+
+    def stream(
+        self,
+        image: Picture,
+        segs: Segs | Sequence[Sequence[int]],
+        *,
+        pipeline: str | None = None,
+        prompt: str = "",
+        negative: str = "",
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Generator[StreamUpdate, None, None]:
+        """Redraws the segments of a picture and tells how it goes, until the result.
+
+        The arguments are those of :meth:`detail`; the option ``stream``, such as
+        ``stream={"preview_every": 5}``, says what is told
+        (:class:`~segs_client.contract.StreamOptions`). The call begins with the first ``next`` and
+        is not repeated. Closing the generator, or leaving it to be collected, cancels the request.
+        Who reads slowly hears of fewer steps.
+
+        Yields:
+            Updates; the last one's ``result`` is what :meth:`detail` returns.
+
+        Raises:
+            SegsError: as :meth:`detail`; while it is iterated, but for InvalidRequest.
+
+        Example:
+            >>> for update in client.stream("photo.png", boxes):  # doctest: +SKIP
+            ...     if update.event.event == "step":
+            ...         print(update.event.seg, update.event.step, "of", update.event.steps)
+            >>> update.result.image.save("detailed.png")  # doctest: +SKIP
+        """
+        options = {"prompt": prompt, "negative": negative, **options}
+        built = self._build(image, segs, pipeline, options)
+        return self._streamed(built, self._message(built, request_id, timeout_s))
+
+    def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
+        """Ends a request of :meth:`stream`, whichever client with the same API key sent it.
+
+        Raises:
+            NotFound: no such request is under way at any of the servers.
+            SegsError: as :meth:`detail`.
+        """
+        message = streaming.cancel_message(request_id, timeout_s)
+        unknown = None
+        for index in range(len(self.urls)):
+            try:
+                for _ in self._updates(index, message, None):
+                    pass
+                return
+            except NotFound as error:
+                unknown = error
+        raise unknown or ServerError("nobody was asked")
+
+    def _streamed(self, built: BuiltRequest, message: Any) -> Generator[StreamUpdate, None, None]:
+        """From the server with the least work, whose state is noted."""
+        work = estimated_work(built.request)
+        with self._servers.chosen(work, but=()) as (server, _):
+            sent_s = time.monotonic()
+            try:
+                yield from self._updates(server.index, message, built)
+            except ServerUnavailable as error:
+                self._servers.fails(server, sent_s, error)
+                raise
+            self._servers.works(server, sent_s, work)
+
+    def _updates(
+        self, server: int, message: Any, built: BuiltRequest | None
+    ) -> Generator[StreamUpdate, None, None]:
+        call = streaming.open_stream(self._channel(server), [message], self._headers)
+        try:
+            for response in call:
+                update = streaming.read_update(built, response, message.id)
+                yield update
+                if update.is_last:
+                    return
+        except grpc.RpcError as error:
+            raise from_transport(error, request_id=message.id) from error
+        finally:
+            call.cancel()
+        raise ServerError("the stream ended without a result", request_id=message.id)
+
+    def _channel(self, server: int) -> Any:
+        with self._lock:
+            if server not in self._channels:
+                channel = access.open_channel(self.urls[server], self._connection)
+                self._channels[server] = channel
+            return self._channels[server]
 
     def is_ready(self, timeout_s: float = LONGEST_PROBE_S) -> bool:
         """Whether a server and its detailer's model accept requests now."""

@@ -42,6 +42,7 @@ from segs_client.features import (
     SchedulerName,
     SegOptions,
     SegPrompts,
+    StreamOptions,
     Wildcards,
     check_axes,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "API_KEY_HEADER",
     "CONTRACT_VERSION",
     "MODEL_NAME",
+    "STREAM_MODEL_NAME",
     "Box",
     "Buffer",
     "ContractError",
@@ -79,6 +81,7 @@ __all__ = [
     "SegReport",
     "SegStatus",
     "SegsInput",
+    "StreamOptions",
     "from_validation_error",
     "invalid",
     "parse_request",
@@ -86,6 +89,7 @@ __all__ = [
 
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
+STREAM_MODEL_NAME = "segs_detailer_stream"
 API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, of a server that wants keys
 
 SegStatus = Literal[
@@ -301,6 +305,7 @@ class DetailRequest(Model):
     ] = "normal"
     paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
     output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
+    stream: Annotated[StreamOptions, Field(description="what is told on the way")] = StreamOptions()
 
 
 class SegError(Model):

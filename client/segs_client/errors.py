@@ -5,6 +5,7 @@
     SegsError
     ├── InvalidRequest      the request breaks the contract; also a ValueError
     ├── Unauthenticated     the server wants an API key, and another one
+    ├── NotFound            there is no such request to be cancelled
     ├── ServerUnavailable   not reachable, not ready or overloaded: try again
     ├── DeadlineExceeded    the time-out passed before the answer
     ├── Cancelled           the call was cancelled
@@ -70,6 +71,12 @@ class Unauthenticated(SegsError):  # noqa: N818
     code: ErrorCode = "UNAUTHENTICATED"
 
 
+class NotFound(SegsError):  # noqa: N818
+    """The server works on no such request, or on none with this API key."""
+
+    code: ErrorCode = "NOT_FOUND"
+
+
 class ServerUnavailable(SegsError):  # noqa: N818
     """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
 
@@ -108,6 +115,7 @@ class ServerError(SegsError):
 
 _CLASSES: dict[ErrorCode, type[SegsError]] = {
     "UNAUTHENTICATED": Unauthenticated,
+    "NOT_FOUND": NotFound,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
     "INTERNAL": ServerError,

@@ -212,6 +212,24 @@ class SegOptions(Model):
     skip: Annotated[bool, Field(description="leave this SEG as it is")] = False
 
 
+class StreamOptions(Model):
+    """What ``segs_detailer_stream`` tells beside the result; ``segs_detailer`` tells nothing."""
+
+    preview_every: Annotated[
+        int,
+        Field(ge=0, le=1000, description="steps between two previews of a SEG; 0: none"),
+    ] = 0
+    preview_size_px: Annotated[
+        int, Field(ge=8, le=512, description="longest side of a preview, at most")
+    ] = 128
+    segment_pictures: Annotated[
+        bool, Field(description="each detailed crop as soon as it is done, at its sampled size")
+    ] = False
+    picture: Annotated[
+        Literal["png", "jpeg", "webp"], Field(description="form of previews and such crops")
+    ] = "png"
+
+
 def check_axes(buffer: Buffer | None, name: str, allowed: str) -> None:
     """Refuses an array that has not as many axes as ``allowed`` names."""
     if buffer is not None and len(buffer.shape) != allowed.count(",") + 1:

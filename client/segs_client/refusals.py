@@ -21,6 +21,7 @@ from segs_client.ranges import allowed_values, node_at
 ErrorCode = Literal[
     "INVALID_ARGUMENT",
     "UNAUTHENTICATED",
+    "NOT_FOUND",
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
     "CANCELLED",

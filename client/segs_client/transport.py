@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,16 +48,9 @@ def infer_arguments(built: BuiltRequest, request_id: str, timeout_s: float) -> d
         InvalidRequest: the time-out is not a positive number of seconds.
     """
     timing = time_arguments(timeout_s)
-    text = built.request.model_dump_json().encode()
-    inputs = [_tensor("request", np.array([text], np.object_), "BYTES")]
-    for name, data in (
-        ("image", built.image),
-        ("masks", built.masks),
-        ("seg_images", built.seg_images),
-        ("control_images", built.control_images),
-    ):
-        if data is not None:
-            inputs.append(_tensor(name, data, "UINT8"))
+    text = np.array([request_text(built)], np.object_)
+    inputs = [_tensor("request", text, "BYTES")]
+    inputs += [_tensor(name, data, "UINT8") for name, data in byte_tensors(built)]
     return {"model_name": MODEL_NAME, "inputs": inputs, "request_id": request_id, **timing}
 
 
@@ -70,6 +63,19 @@ def time_arguments(timeout_s: float) -> dict[str, Any]:
     """
     check_timeout(timeout_s)
     return {"timeout": max(int(timeout_s * 1e6), 1), "client_timeout": timeout_s}
+
+
+def request_text(built: BuiltRequest) -> bytes:
+    """The content of the tensor ``request``."""
+    return built.request.model_dump_json().encode()
+
+
+def byte_tensors(built: BuiltRequest) -> Iterator[tuple[str, ByteArray]]:
+    """The other tensors of a request, by name, those that it has."""
+    for name in ("image", "masks", "seg_images", "control_images"):
+        data = getattr(built, name)
+        if data is not None:
+            yield name, data
 
 
 def read_answer(

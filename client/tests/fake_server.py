@@ -11,13 +11,18 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 Handler = Callable[[Any, grpc.ServicerContext], dict[str, bytes]]
+Streamer = Callable[[Any, grpc.ServicerContext], Iterator[dict[str, bytes]]]
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers ``ModelInfer`` with what ``handler`` returns: output name to raw bytes."""
+    """Answers ``ModelInfer`` with what ``handler`` returns, output name to raw bytes; and
+    ``ModelStreamInfer`` with what ``streamer`` yields of such."""
 
-    def __init__(self, handler: Handler, model_ready: bool = True) -> None:
+    def __init__(
+        self, handler: Handler, model_ready: bool = True, streamer: Streamer | None = None
+    ) -> None:
         self.handler = handler
+        self.streamer = streamer
         self.model_ready = model_ready
         self.requests: list[Any] = []
 
@@ -32,11 +37,25 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.requests.append(request)
-        response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
-        for name, data in self.handler(request, context).items():
-            response.outputs.add(name=name, datatype="UINT8", shape=[len(data)])
-            response.raw_output_contents.append(data)
-        return response
+        return _response(request, self.handler(request, context))
+
+    def ModelStreamInfer(  # noqa: N802
+        self, requests: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        assert self.streamer is not None
+        for request in requests:
+            self.requests.append(request)
+            for outputs in self.streamer(request, context):
+                answer = _response(request, outputs)
+                yield service_pb2.ModelStreamInferResponse(infer_response=answer)
+
+
+def _response(request: Any, outputs: dict[str, bytes]) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+    for name, data in outputs.items():
+        response.outputs.add(name=name, datatype="UINT8", shape=[len(data)])
+        response.raw_output_contents.append(data)
+    return response
 
 
 def inputs_of(request: Any) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 import segs_client
 from segs_client import contract, messages, schema
 from segs_client.contract import ContractError, DetailRequest, ErrorDetail, parse_request
+from segs_client.events import parse_event
 
 DOCS = Path(__file__).parents[2] / "docs"
 BOX = {"bbox": [0, 0, 8, 8]}
@@ -229,6 +230,14 @@ def test_documented_examples_are_valid(part: str, heading: str, model: type[Base
     for example in examples(heading):
         validator(part).validate(json.loads(example))
         model.model_validate_json(example)
+
+
+def test_documented_streams_are_valid() -> None:
+    event, request = examples("Streams")
+    validator("event").validate(json.loads(event))
+    parse_event(event)
+    asked = DetailRequest.model_validate_json(request)
+    assert asked.stream == DetailRequest(pipeline="base").stream  # those are the defaults
 
 
 def test_built_requests_match_the_schema_and_bad_ones_do_not() -> None:

@@ -18,7 +18,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from pipelines import load_all
-from segs_client import Client, Tls, Unauthenticated
+from segs_client import Cancelled, Client, NotFound, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.__main__ import main
 from serving.api_keys import key_line
@@ -32,6 +32,7 @@ from tests.certificates import Authority
 pytestmark = pytest.mark.server
 
 KEY = "segs_the-right-key"
+GUEST_KEY = "segs_of-somebody-else"
 PICTURE = np.full((64, 64, 3), 128, np.uint8)
 OPTIONS: dict[str, Any] = {"pipeline": "sd15", "steps": 1, "guide_size": 64, "max_size": 64}
 BOXES = [(16, 16, 48, 48)]
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def keys(folder: Path) -> Path:
     path = folder / "keys"
-    path.write_text(key_line("shop", KEY))
+    path.write_text("\n".join([key_line("shop", KEY), key_line("guest", GUEST_KEY)]))
     path.chmod(0o600)
     return path
 
@@ -98,6 +99,28 @@ def test_keys_change_while_it_runs(server: EmbeddedServer, tls: Tls, keys: Path)
         keys.write_text(before)
         with pytest.raises(Unauthenticated):
             client.detail(PICTURE, BOXES, **OPTIONS)
+
+
+def test_streams_ask_too_and_are_cancelled_by_their_own_key(
+    server: EmbeddedServer, tls: Tls
+) -> None:
+    asked = {**OPTIONS, "steps": 9000, "request_id": "streamed"}
+    with (
+        Client(server.grpc_url, tls=tls, api_key=KEY) as shop,
+        Client(server.grpc_url, tls=tls, api_key=GUEST_KEY) as guest,
+        Client(server.grpc_url, tls=tls, api_key="wrong") as stranger,
+    ):
+        with pytest.raises(Unauthenticated, match="unknown API key"):
+            list(stranger.stream(PICTURE, BOXES, **OPTIONS))
+        stream = shop.stream(PICTURE, BOXES, **asked)
+        assert next(stream).event.event == "accepted"
+        with pytest.raises(NotFound):
+            guest.cancel("streamed")
+        with pytest.raises(Unauthenticated):
+            stranger.cancel("streamed")
+        shop.cancel("streamed")
+        with pytest.raises(Cancelled):
+            list(stream)
 
 
 def inputs_of(client: grpc.InferenceServerClient, model: str) -> list[grpc.InferInput]:

@@ -23,7 +23,9 @@ from sampling.service import DetailService
 from segs_client.contract import ContractError
 from serving import heart, stub
 from serving.bls import TritonNetworks
-from serving.door import DROP, TOKEN, parameter
+from serving.channel import EventSender, channel_path
+from serving.door import DROP, FOLLOWED, TOKEN, parameter
+from serving.following import EngineFollower
 from serving.inside import check_inside
 from serving.stub_logging import configure_logging
 
@@ -38,6 +40,7 @@ class TritonPythonModel:
         table = network_table(pipelines.values())
         networks = TritonNetworks({name: list(each.outputs) for name, each in table.items()})
         self._service = DetailService(networks, pipelines, stub.limits())
+        self._events = EventSender(channel_path())
         self._answered = 0
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._loop = asyncio.new_event_loop()
@@ -64,6 +67,7 @@ class TritonPythonModel:
             sender,
             request.request_id(),
             parameter(request, TOKEN) or uuid.uuid4().hex,
+            parameter(request, FOLLOWED) is not None,
             stub.text(request, "plan"),
             stub.required(request, "crops"),
             stub.required(request, "seg_masks"),
@@ -108,6 +112,8 @@ class TritonPythonModel:
                 heart.EngineState(
                     requests=len(self._service.admission),
                     answered=self._answered,
+                    segs=self._service.slots.live,
+                    programs=self._service.engine.programs,
                     flights=tuple(self._service.engine.flights),
                 )
             )
@@ -123,6 +129,7 @@ class TritonPythonModel:
         sender: Any,
         request_id: str,
         token: str,
+        followed: bool,
         plan_json: bytes,
         crops: Pixels,
         masks: Pixels,
@@ -130,7 +137,8 @@ class TritonPythonModel:
         self._calls[token] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
             plan = Plan.model_validate_json(plan_json)
-            done = await self._service.sample(plan, crops, masks)
+            follower = EngineFollower(self._events, token, plan) if followed else None
+            done = await self._service.sample(plan, crops, masks, follower)
             response = stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )

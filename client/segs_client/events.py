@@ -1,0 +1,154 @@
+"""What the model ``segs_detailer_stream`` tells of a request: versioned JSON, one event a response.
+
+Every response has the output ``event`` (UINT8 [n], JSON of one of these models). Where the event
+says that there is a picture, the output ``picture`` (UINT8 [n]) is that file. The last event is
+``result``, whose response also has all outputs of ``segs_detailer``; or ``error``.
+
+Events are told as they come, the newest where there are more than can be told: steps and previews
+may be left out, the others never are while the server's parts are up.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from segs_client.contract import ErrorDetail, SegError, SegStatus
+from segs_client.wire import Model
+
+EVENT_OUTPUT = "event"
+PICTURE_OUTPUT = "picture"
+CANCEL_PARAMETER = "cancel"
+"""Request parameter of a call without inputs: the id of the request that is to end."""
+
+_Index = Annotated[int, Field(ge=0)]
+
+
+class PictureInfo(Model):
+    """The form of the response's ``picture``."""
+
+    encoding: Literal["png", "jpeg", "webp"]
+    shape: Annotated[tuple[int, int, Literal[3]], Field(description="[height, width, 3]")]
+
+
+class EventBase(Model):
+    """What every event says."""
+
+    version: Literal[1] = 1
+    request_id: str
+    seq: Annotated[int, Field(ge=0, description="0, 1, 2 … in the order of the responses")]
+    at_s: Annotated[float, Field(ge=0, description="seconds since the server took the request")]
+
+
+class SegEvent(EventBase):
+    """What every event of a SEG says."""
+
+    seg: Annotated[_Index, Field(description="position among the request's segs")]
+    batch_pass: Annotated[_Index, Field(description="0 … batch_size−1")] = 0
+
+
+class AcceptedEvent(EventBase):
+    """The request was let in. It may be told again where a part of the server died meanwhile and
+    the request began anew."""
+
+    event: Literal["accepted"] = "accepted"
+    position: Annotated[_Index, Field(description="requests under way that came before it")]
+    estimate_s: Annotated[
+        float | None,
+        Field(ge=0, description="until its end, among the others; null: nothing measured yet"),
+    ]
+    seg_passes: Annotated[_Index, Field(description="SEGs to be sampled, in all passes")]
+    previews: Annotated[bool, Field(description="whether there will be previews")] = False
+
+
+class SegmentStartedEvent(SegEvent):
+    """A SEG is begun."""
+
+    event: Literal["segment_started"] = "segment_started"
+    label: str = ""
+    sampled_size: Annotated[tuple[int, int], Field(description="height, width")]
+    cycles: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=0, description="of each cycle, as asked for")]
+
+
+class StepEvent(SegEvent):
+    """A sampling step of a SEG is done."""
+
+    event: Literal["step"] = "step"
+    cycle: Annotated[_Index, Field(description="0 … cycles−1")]
+    step: Annotated[int, Field(ge=1, description="steps of this cycle that are done")]
+    steps: Annotated[int, Field(ge=1, description="steps of this cycle, as they are run")]
+
+
+class PreviewEvent(SegEvent):
+    """What a SEG is becoming, in rough: its latent's colours, not decoded."""
+
+    event: Literal["preview"] = "preview"
+    cycle: _Index
+    step: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    picture: PictureInfo
+
+
+class SegmentEvent(SegEvent):
+    """What became of a SEG."""
+
+    event: Literal["segment"] = "segment"
+    status: SegStatus
+    error: Annotated[SegError | None, Field(description="where status is failed")] = None
+    steps_run: _Index = 0
+    sample_s: Annotated[float, Field(ge=0, description="seconds from encode to decode")] = 0.0
+    picture: Annotated[
+        PictureInfo | None, Field(description="the detailed crop, where asked for")
+    ] = None
+
+
+class ResultEvent(EventBase):
+    """The end: this response has all outputs of ``segs_detailer``."""
+
+    event: Literal["result"] = "result"
+
+
+class ErrorEvent(EventBase):
+    """The end: what a call of ``segs_detailer`` would have failed with."""
+
+    event: Literal["error"] = "error"
+    error: ErrorDetail
+
+
+class CancelledEvent(EventBase):
+    """The answer to a call that cancels: the request that it names is being ended."""
+
+    event: Literal["cancelled"] = "cancelled"
+
+
+StreamEvent = Annotated[
+    AcceptedEvent
+    | SegmentStartedEvent
+    | StepEvent
+    | PreviewEvent
+    | SegmentEvent
+    | ResultEvent
+    | ErrorEvent
+    | CancelledEvent,
+    Field(discriminator="event"),
+]
+"""Any of the events; ``event`` tells which."""
+EVENT_ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
+
+
+def parse_event(text: str | bytes) -> StreamEvent:
+    """Reads the output ``event``.
+
+    Raises:
+        ValueError: it is no event of this version.
+
+    Example:
+        >>> parse_event('{"event": "result", "request_id": "r", "seq": 3, "at_s": 1.5}').seq
+        3
+    """
+    try:
+        return EVENT_ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"not an event: {error}") from error

@@ -1,0 +1,156 @@
+"""How streams ride on Triton's protocol: a message out, updates in; shared by all clients."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from segs_client import transport
+from segs_client.contract import STREAM_MODEL_NAME
+from segs_client.errors import ServerError, from_detail, from_transport
+from segs_client.events import (
+    CANCEL_PARAMETER,
+    EVENT_OUTPUT,
+    PICTURE_OUTPUT,
+    CancelledEvent,
+    ErrorEvent,
+    ResultEvent,
+    StreamEvent,
+    parse_event,
+)
+from segs_client.messages import BuiltRequest, DetailResult, parse
+
+_TIMEOUT = "timeout"
+_RESULT_OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
+
+
+@dataclass(frozen=True, eq=False)
+class StreamUpdate:
+    """One thing that a stream tells.
+
+    Attributes:
+        event: what it is, and what it says.
+        picture: a preview or a detailed crop, RGB, where the event has one.
+        result: with the last event, what :meth:`segs_client.Client.detail` returns.
+    """
+
+    event: StreamEvent
+    picture: Image.Image | None = None
+    result: DetailResult | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing comes after it."""
+        return isinstance(self.event, ResultEvent | CancelledEvent)
+
+
+def stream_message(built: BuiltRequest, request_id: str, timeout_s: float) -> Any:
+    """The protobuf message of a request to be followed.
+
+    Raises:
+        InvalidRequest: the time-out is not a positive number of seconds.
+    """
+    message = _message(request_id, timeout_s)
+    text = transport.request_text(built)
+    message.inputs.add(name="request", datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
+    for name, data in transport.byte_tensors(built):
+        message.inputs.add(name=name, datatype="UINT8", shape=[data.size])
+        message.raw_input_contents.append(data.tobytes())
+    return message
+
+
+def cancel_message(request_id: str, timeout_s: float) -> Any:
+    """The protobuf message that cancels a request.
+
+    Raises:
+        InvalidRequest: the time-out is not a positive number of seconds.
+    """
+    message = _message(transport.new_request_id(), timeout_s)
+    message.parameters[CANCEL_PARAMETER].string_param = request_id
+    return message
+
+
+def _message(request_id: str, timeout_s: float) -> Any:
+    timeout_us = transport.time_arguments(timeout_s)["timeout"]
+    message = service_pb2.ModelInferRequest(model_name=STREAM_MODEL_NAME, id=request_id)
+    message.parameters[_TIMEOUT].int64_param = timeout_us
+    return message
+
+
+def open_stream(channel: Any, messages: Sequence[Any], headers: Mapping[str, str]) -> Any:
+    """gRPC's call, to be iterated for responses and cancelled; it reads as it is iterated. It ends
+    with the longest time-out of its messages.
+
+    Args:
+        channel: of grpc or of grpc.aio.
+    """
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    timeout_us = max(message.parameters[_TIMEOUT].int64_param for message in messages)
+    return stub.ModelStreamInfer(
+        iter(messages), metadata=tuple(headers.items()), timeout=timeout_us / 1e6
+    )
+
+
+def read_update(built: BuiltRequest | None, response: Any, request_id: str) -> StreamUpdate:
+    """What one response tells.
+
+    Args:
+        built: the request, for its result; None for one that only cancels.
+        response: a ``ModelStreamInferResponse``.
+
+    Raises:
+        SegsError: the request has failed, or the answer breaks the contract.
+    """
+    if response.error_message:
+        error = InferenceServerException(response.error_message)
+        raise from_transport(error, request_id=request_id)
+    outputs = _outputs(response.infer_response)
+    try:
+        event = parse_event(outputs.get(EVENT_OUTPUT, b""))
+        picture = _picture(event, outputs)
+    except (ValueError, OSError) as broken:
+        raise ServerError(f"the server's answer breaks the contract: {broken}") from broken
+    if isinstance(event, ErrorEvent):
+        raise from_detail(event.error, request_id=request_id)
+    result = None
+    if isinstance(event, ResultEvent) and built is not None:
+        report, *pictures = (outputs.get(name, b"") for name in _RESULT_OUTPUTS)
+        image, segs, controls = (np.frombuffer(each, np.uint8) for each in pictures)
+        result = parse(built, report, image, segs, controls)
+    return StreamUpdate(event, picture, result)
+
+
+def _outputs(response: Any) -> Mapping[str, bytes]:
+    """The raw bytes of each output.
+
+    Raises:
+        ServerError: one is not as long as it says.
+    """
+    outputs, contents = response.outputs, response.raw_output_contents
+    lengths = [math.prod(output.shape) for output in outputs]
+    if lengths != [len(content) for content in contents]:
+        raise ServerError("the server's answer breaks the contract: outputs of other lengths")
+    return {output.name: content for output, content in zip(outputs, contents, strict=True)}
+
+
+def _picture(event: StreamEvent, outputs: Mapping[str, bytes]) -> Image.Image | None:
+    """
+    Raises:
+        OSError, ValueError: it is none, or not of the form that the event tells.
+    """
+    told = getattr(event, "picture", None)
+    if told is None:
+        return None
+    with Image.open(io.BytesIO(outputs.get(PICTURE_OUTPUT, b"")), formats=[told.encoding]) as file:
+        if (file.height, file.width) != told.shape[:2]:
+            raise ValueError(f"a picture of {file.width}×{file.height} px")
+        return file.convert("RGB")

@@ -1,0 +1,74 @@
+"""What both doors are as Triton models: an event loop in a thread of its own.
+
+execute returns at once; answers are sent from the loop. Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from typing import Any
+
+from serving import heart, stub
+from serving.api_keys import keys_of_environment
+from serving.door import Door
+from serving.room import Room
+from serving.stub_logging import configure_logging
+
+
+class DoorModel(ABC):
+    """Base of their ``TritonPythonModel``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        configure_logging()
+        self._name = args["model_name"]
+        self.door = Door(Room(stub.limits()), keys_of_environment())
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._serve, name="door", daemon=True).start()
+        heart.start_beating(args["model_instance_name"])
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            work = self.answer(request, request.get_response_sender())
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def finalize(self) -> None:
+        self._loop.call_soon_threadsafe(self._telling.cancel)
+
+    async def open(self) -> None:
+        """What is done in the loop before the first request."""
+        self.door.open()
+
+    @abstractmethod
+    async def answer(self, request: Any, sender: Any) -> None:
+        """Sends all responses to a request, the last one flagged as such; never raises."""
+
+    def followed(self) -> int:
+        """Requests whose events are listened to."""
+        return 0
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._telling = self._loop.create_task(self._tell())
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._telling)
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    async def _tell(self) -> None:
+        """Opens the door, and says every second how it goes."""
+        await self.open()
+        while True:
+            heart.write_state(
+                heart.DoorState(
+                    model=self._name,
+                    pending=self.door.room.requests,
+                    lost=self.door.lost,
+                    followed=self.followed(),
+                )
+            )
+            await asyncio.sleep(heart.BEAT_S)
