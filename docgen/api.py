@@ -46,13 +46,14 @@ def api_text() -> str:
     return "\n".join(parts)
 
 
-def _object(found: Object, name: str) -> Iterator[str]:
+def _object(found: Any, name: str) -> Iterator[str]:
     yield f"### `{name}`\n"
     if isinstance(found, Function):
         yield _code(_signature(name, found))
         yield from _docstring(found)
         return
     if not isinstance(found, Class):
+        yield _code(f"{name} = {found.value}")
         yield from _docstring(found)
         return
     if any(str(base).rpartition(".")[2] == _CONTRACT_BASE for base in _lineage(found)):

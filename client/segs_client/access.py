@@ -85,11 +85,12 @@ def connection(tls: Tls | bool | None) -> dict[str, Any]:
     return {"ssl": True, **{name: str(path) for name, path in named.items() if path is not None}}
 
 
-def open_channel(url: str, settings: Mapping[str, Any]) -> Any:
+def open_channel(url: str, settings: Mapping[str, Any], library: Any) -> Any:
     """A gRPC channel of our own, for calls that tritonclient does not make.
 
     Args:
         settings: :func:`connection`, and ``channel_args``.
+        library: grpc or grpc.aio.
 
     Raises:
         OSError: a certificate cannot be read.
@@ -98,10 +99,10 @@ def open_channel(url: str, settings: Mapping[str, Any]) -> Any:
 
     options = settings.get("channel_args")
     if not settings.get("ssl"):
-        return grpc.insecure_channel(url, options)
+        return library.insecure_channel(url, options)
     names = ("root_certificates", "private_key", "certificate_chain")
     files = {name: Path(settings[name]).read_bytes() for name in names if name in settings}
-    return grpc.secure_channel(url, grpc.ssl_channel_credentials(**files), options)
+    return library.secure_channel(url, grpc.ssl_channel_credentials(**files), options)
 
 
 def _switched_on() -> bool:

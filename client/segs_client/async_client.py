@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
 
+import grpc
 from tritonclient.grpc.aio import InferenceServerClient
 
+from segs_client import access, streaming
 from segs_client.base_client import BaseClient
+from segs_client.errors import NotFound, ServerError, from_transport
 from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
-from segs_client.messages import DetailResult
+from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
+from segs_client.streaming import StreamUpdate
 
 T = TypeVar("T")
 
@@ -33,6 +38,10 @@ class AsyncClient(BaseClient):
         ...             result.image.save(f"{result.report.request_id}.png")
     """
 
+    def _connect(self) -> None:
+        self._channels: dict[int, Any] = {}
+        """Of streams, by server: tritonclient's connection has room for one stream."""
+
     async def __aenter__(self) -> AsyncClient:
         return self
 
@@ -48,6 +57,8 @@ class AsyncClient(BaseClient):
         """Closes the connections; calls that are under way are cancelled."""
         for triton in self._tritons:
             await triton.close()
+        for channel in self._channels.values():
+            await channel.close()
 
     async def detail(
         self,
@@ -67,6 +78,70 @@ class AsyncClient(BaseClient):
         built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
         answered = await self._run(self._ask(built, request_id, timeout_s))
         return await asyncio.to_thread(self._read, built, answered)
+
+    async def stream(
+        self,
+        image: Picture,
+        segs: Segs | Sequence[Sequence[int]],
+        *,
+        pipeline: str | None = None,
+        prompt: str = "",
+        negative: str = "",
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[StreamUpdate, None]:
+        """Redraws the segments of a picture and tells how it goes, until the result; arguments,
+        updates and errors are those of :meth:`Client.stream`.
+
+        Example:
+            >>> updates = client.stream("photo.png", boxes)  # doctest: +SKIP
+            >>> async with contextlib.aclosing(updates):  # doctest: +SKIP
+            ...     async for update in updates:  # leaving it cancels the request
+            ...         print(update.event)
+        """
+        options = {"prompt": prompt, "negative": negative, **options}
+        built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
+        message = self._message(built, request_id, timeout_s)
+        with self._followed(built) as server:
+            async with contextlib.aclosing(self._updates(server, message, built)) as updates:
+                async for update in updates:
+                    yield update
+
+    async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
+        """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
+        message = streaming.cancel_message(request_id, timeout_s)
+        unknown = None
+        for index in range(len(self.urls)):
+            try:
+                async for _ in self._updates(index, message, None):
+                    pass
+                return
+            except NotFound as error:
+                unknown = error
+        raise unknown or ServerError("nobody was asked")
+
+    async def _updates(
+        self, server: int, message: Any, built: BuiltRequest | None
+    ) -> AsyncGenerator[StreamUpdate, None]:
+        call = streaming.open_stream(self._channel(server), [message], self._headers)
+        try:
+            async for response in call:
+                update = await asyncio.to_thread(streaming.read_update, built, response, message.id)
+                yield update
+                if update.is_last:
+                    return
+        except grpc.RpcError as error:
+            raise from_transport(error, request_id=message.id) from error
+        finally:
+            call.cancel()
+        raise ServerError("the stream ended without a result", request_id=message.id)
+
+    def _channel(self, server: int) -> Any:
+        if server not in self._channels:
+            url = self.urls[server]
+            self._channels[server] = access.open_channel(url, self._connection, grpc.aio)
+        return self._channels[server]
 
     async def is_ready(self, timeout_s: float = LONGEST_PROBE_S) -> bool:
         """Whether a server and its detailer's model accept requests now."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from segs_client import access, exchange, streaming, transport
 from segs_client.access import Tls
-from segs_client.errors import InvalidRequest
+from segs_client.errors import InvalidRequest, ServerUnavailable
 from segs_client.messages import BuiltRequest, DetailResult, build
 from segs_client.pictures import Picture
 from segs_client.retries import Retries
@@ -109,6 +111,20 @@ class BaseClient:
         request_id = request_id or transport.new_request_id()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         return streaming.stream_message(built, request_id, timeout_s)
+
+    @contextlib.contextmanager
+    def _followed(self, built: BuiltRequest) -> Iterator[int]:
+        """The place of the server with the least work, for a stream inside of the ``with``; what
+        became of it is noted."""
+        work = estimated_work(built.request)
+        with self._servers.chosen(work, but=()) as (server, _):
+            sent_s = time.monotonic()
+            try:
+                yield server.index
+            except ServerUnavailable as error:
+                self._servers.fails(server, sent_s, error)
+                raise
+            self._servers.works(server, sent_s, work)
 
     @staticmethod
     def _read(built: BuiltRequest, answered: exchange.Answered) -> DetailResult:

@@ -13,13 +13,12 @@ from tritonclient.grpc import InferenceServerClient
 
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
-from segs_client.errors import NotFound, ServerError, ServerUnavailable, from_transport
+from segs_client.errors import NotFound, ServerError, from_transport
 from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
 from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
 from segs_client.streaming import StreamUpdate
-from segs_client.work import estimated_work
 
 T = TypeVar("T")
 
@@ -152,16 +151,8 @@ class Client(BaseClient):
         raise unknown or ServerError("nobody was asked")
 
     def _streamed(self, built: BuiltRequest, message: Any) -> Generator[StreamUpdate, None, None]:
-        """From the server with the least work, whose state is noted."""
-        work = estimated_work(built.request)
-        with self._servers.chosen(work, but=()) as (server, _):
-            sent_s = time.monotonic()
-            try:
-                yield from self._updates(server.index, message, built)
-            except ServerUnavailable as error:
-                self._servers.fails(server, sent_s, error)
-                raise
-            self._servers.works(server, sent_s, work)
+        with self._followed(built) as server:
+            yield from self._updates(server, message, built)
 
     def _updates(
         self, server: int, message: Any, built: BuiltRequest | None
@@ -182,7 +173,7 @@ class Client(BaseClient):
     def _channel(self, server: int) -> Any:
         with self._lock:
             if server not in self._channels:
-                channel = access.open_channel(self.urls[server], self._connection)
+                channel = access.open_channel(self.urls[server], self._connection, grpc)
                 self._channels[server] = channel
             return self._channels[server]
 

@@ -26,10 +26,9 @@ from segs_client.events import (
     StreamEvent,
     parse_event,
 )
-from segs_client.messages import BuiltRequest, DetailResult, parse
+from segs_client.messages import OUTPUTS, BuiltRequest, DetailResult, parse
 
 _TIMEOUT = "timeout"
-_RESULT_OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,7 @@ def read_update(built: BuiltRequest | None, response: Any, request_id: str) -> S
         raise from_detail(event.error, request_id=request_id)
     result = None
     if isinstance(event, ResultEvent) and built is not None:
-        report, *pictures = (outputs.get(name, b"") for name in _RESULT_OUTPUTS)
+        report, *pictures = (outputs.get(name, b"") for name in OUTPUTS)
         image, segs, controls = (np.frombuffer(each, np.uint8) for each in pictures)
         result = parse(built, report, image, segs, controls)
     return StreamUpdate(event, picture, result)
