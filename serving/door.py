@@ -53,6 +53,8 @@ _DROP_AGAIN_S = 0.25
 """The engine may not have had the request yet when it was told to drop it."""
 _NEW_PROCESS_S = 30.0
 """How long a request waits for a dead process's successor."""
+_ENDLESS_S = 1e9
+"""A time-out beyond this is none: microseconds up to 2⁶⁴ − 1 may be asked for."""
 _TRIES = 2
 """A request that takes a process down with it does so twice, no more."""
 
@@ -152,8 +154,8 @@ class _Passage:
     def __init__(self, door: Door, visitor: Visitor) -> None:
         self._door = door
         self._visitor = visitor
-        timeout_us = visitor.request.timeout()
-        self._deadline_s = time.time() + timeout_us / 1e6 if timeout_us else math.inf
+        timeout_s = visitor.request.timeout() / 1e6 or math.inf
+        self._deadline_s = time.time() + timeout_s if timeout_s < _ENDLESS_S else math.inf
         self._trouble_s = math.inf
         """Since when a process is missing."""
 

@@ -143,7 +143,7 @@ class SchedulerFunc(Model):
     name: Literal["karras", "exponential", "polyexponential", "sigmas"] = "karras"
     sigma_min: Annotated[float, Field(gt=0, le=1e5)] = 0.0291675
     sigma_max: Annotated[float, Field(gt=0, le=1e5)] = 14.614642
-    rho: Annotated[float, Field(gt=0, le=100, description="not used by exponential")] = 7.0
+    rho: Annotated[float, Field(ge=0.15, le=100, description="not used by exponential")] = 7.0
     sigmas: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e5)], ...],
         Field(max_length=10_001, description="falling; for name 'sigmas'", fail_fast=True),

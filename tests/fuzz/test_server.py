@@ -40,6 +40,9 @@ def test_a_thousand_hostile_calls(target: Target, repository: Path) -> None:
     assert sum(counts.values()) == CALLS
     assert all(counts.values())
     assert run.tallies["valid"].verdicts["answered"] == counts["valid"]
+    # Only a network may fail, at what our own models would never send it.
+    failed = {kind for kind, tally in run.tallies.items() if tally.verdicts["failed"]}
+    assert failed <= {"network"}
 
 
 @pytest.mark.server
@@ -49,7 +52,7 @@ def test_a_seed_does_no_harm(target: Target, path: Path) -> None:
     sender = Sender(target)
     outcome = sender.send(call)
     sender.close()
-    assert judge(outcome, call.body) not in BAD, outcome
+    assert judge(outcome, call.body) not in (*BAD, "failed"), outcome
     assert target.wounds() == []
     assert target.sing() < 30
 
