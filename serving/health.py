@@ -1,7 +1,8 @@
 """Whether the server can serve, for probes over HTTP and gRPC.
 
 ``/health/live`` answers 200 while the supervisor runs. ``/health/ready`` answers 200 while the
-canary sings, else 503. Both with the whole state as JSON. ``grpc.health.v1.Health`` says SERVING
+canary sings, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers for
+Prometheus. ``grpc.health.v1.Health`` says SERVING
 and NOT_SERVING likewise. (Triton's own, on its own port, goes on saying that all is well after a
 model's process has died.)
 """
@@ -25,6 +26,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from serving import health_metrics
 from serving.errors import ServingError
 from serving.ports import claim_port, join_address
 
@@ -177,12 +179,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         state = self.health.state()
+        if self.path == "/metrics":
+            self._answer(200, health_metrics.CONTENT_TYPE, health_metrics.text(state))
+            return
         status = {"/health/live": 200, "/health/ready": 200 if state["ready"] else 503}.get(
             self.path, 404
         )
-        body = json.dumps(state if status != 404 else {"error": "no such path"}).encode()
+        content = state if status != 404 else {"error": "no such path"}
+        self._answer(status, "application/json", json.dumps(content))
+
+    def _answer(self, status: int, content_type: str, text: str) -> None:
+        body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -101,6 +101,7 @@ def measure(through: str, servers: int, clients: int, calm_s: float) -> Run:
             story.run()
         counters = proxy.counters() if proxy else {}
         retries = {name: value for name, value in counters.items() if "retry" in name and value}
+        retries["by the clients themselves"] = len(load.retries)
         return Run(story.phases, load.answers, watch.sights, retries)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segs_client import Client, SegsError
 from segs_client.boxes import Box
+from segs_client.retries import Retries, Retry
 
 Pixels = NDArray[np.uint8]
 
@@ -107,6 +108,8 @@ class Load:
         self, urls: Sequence[str], clients: int, right: Sequence[Sequence[Pixels]]
     ) -> None:
         self.answers: list[Answer] = []
+        self.retries: list[Retry] = []
+        """By the clients themselves."""
         self._urls = urls
         self._right = right
         self._over = threading.Event()
@@ -125,7 +128,7 @@ class Load:
 
     def _ask(self, index: int) -> None:
         order = np.random.default_rng(index)
-        with open_client(self._urls) as client:
+        with open_client(self._urls, self.retries.append) as client:
             while not self._over.is_set():
                 self.answers.append(self._one(client, Ask(int(order.integers(REQUESTS)))))
 
@@ -140,9 +143,10 @@ class Load:
         return Answer(ask, start_s, end_s, engine, "" if engine is not None else "wrong picture")
 
 
-def open_client(urls: Sequence[str]) -> Client:
+def open_client(urls: Sequence[str], on_retry: Callable[[Retry], None] | None = None) -> Client:
     """A client of these addresses, between which it balances."""
-    return Client(urls, pipeline=PIPELINE, timeout_s=_TIMEOUT_S)
+    retries = Retries(on_retry=on_retry)
+    return Client(urls, pipeline=PIPELINE, timeout_s=_TIMEOUT_S, retries=retries)
 
 
 def pictures(url: str, together: int = 4) -> list[Pixels]:

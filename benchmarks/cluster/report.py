@@ -36,7 +36,7 @@ class Run:
     answers: Sequence[Answer]
     sights: Sequence[Sight]
     retries: Mapping[str, float]
-    """By the proxy; empty without one."""
+    """How often requests were sent again, by the proxy's counters and by the clients."""
 
     @property
     def failed(self) -> list[Answer]:
@@ -78,7 +78,7 @@ class Run:
         result = [
             f"{len(self.answers)} requests, {len(self.failed)} failed; "
             f"work while all were up: {self.imbalance():.1%} from the mean at most",
-            *([f"the proxy: {retries}"] if retries else []),
+            f"sent again: {retries}",
             *(f"failed: {answer.error}" for answer in self.failed[:5]),
             f"missed: {', '.join(self.missed()) or 'nothing'}",
         ]

@@ -196,11 +196,15 @@ def test_proxy_and_monitoring_find_every_server(name: str) -> None:
     (backend,) = re.findall(address, proxy)
     assert backend == (str(options.grpc_port), str(options.grpc_health_port))
     jobs = YAML(typ="safe").load(compose.ROOT / "deploy" / "monitoring" / "prometheus.yml")
-    found = {
-        job["dns_sd_configs"][0]["names"][0]: job["dns_sd_configs"][0]["port"]
+    found = [
+        (job["job_name"], *job["dns_sd_configs"][0]["names"], job["dns_sd_configs"][0]["port"])
         for job in jobs["scrape_configs"]
-    }
-    assert found == {"segs-servers": options.metrics_port, "segs-proxy": 9902}
+    ]
+    assert found == [
+        ("segs-servers", "segs-servers", options.metrics_port),
+        ("segs-health", "segs-servers", options.health_port),
+        ("segs-proxy", "segs-proxy", 9902),
+    ]
     assert SERVICES["proxy"]["networks"]["default"]["aliases"] == ["segs-proxy"]
 
 
