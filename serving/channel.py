@@ -201,8 +201,8 @@ class EventReceiver:
                 taker = self._takers.get(fields.pop("token", ""))
                 if taker is not None:
                     taker(fields, pixels)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            pass  # asyncio's own callback cannot take a cancelled one, as at the loop's end
         except Exception:
             log.exception("a message of the engine cannot be read")
         finally:

@@ -15,7 +15,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
 from segs_client.errors import NotFound, ServerError, from_transport
-from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
+from segs_client.exchange import FOLLOW, LONGEST_PROBE_S, Pause, Program, Step, inference
 from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
@@ -102,11 +102,14 @@ class AsyncClient(BaseClient):
         """
         options = {"prompt": prompt, "negative": negative, **options}
         built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
-        message = self._message(built, request_id, timeout_s)
-        with self._followed(built) as server:
-            async with contextlib.aclosing(self._updates(server, message, built)) as updates:
+        asked = self._ask_updates(built, request_id, timeout_s)
+        answered = await self._run(inference(asked, self._servers, self.retries))
+        updates, first = answered.answer
+        with self._servers.held(answered.url, asked.work):
+            async with contextlib.aclosing(updates):
+                yield self._signed(first, answered)
                 async for update in updates:
-                    yield update
+                    yield self._signed(update, answered)
 
     async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
@@ -120,6 +123,13 @@ class AsyncClient(BaseClient):
             except NotFound as error:
                 unknown = error
         raise unknown or ServerError("nobody was asked")
+
+    async def _follow(
+        self, server: int, message: Any, built: BuiltRequest, timeout: int
+    ) -> tuple[AsyncGenerator[StreamUpdate, None], StreamUpdate]:
+        """Opens a stream and waits for its first update."""
+        updates = self._updates(server, streaming.in_time(message, timeout), built)
+        return updates, await anext(updates)
 
     async def _updates(
         self, server: int, message: Any, built: BuiltRequest | None
@@ -177,4 +187,9 @@ class AsyncClient(BaseClient):
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
+        if step.method == FOLLOW:
+            given = step.arguments
+            return await self._follow(
+                step.server, given["message"], given["built"], given["timeout"]
+            )
         return await getattr(self._tritons[step.server], step.method)(**step.arguments)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from segs_client import access, exchange, streaming, transport
 from segs_client.access import Tls
-from segs_client.errors import InvalidRequest, ServerUnavailable
+from segs_client.errors import InvalidRequest
 from segs_client.messages import BuiltRequest, DetailResult, build
 from segs_client.pictures import Picture
 from segs_client.retries import Retries
 from segs_client.segs import Segs
 from segs_client.servers import Servers
 from segs_client.shared_memory import Room
+from segs_client.streaming import StreamUpdate
 from segs_client.work import estimated_work
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -106,25 +105,26 @@ class BaseClient:
         )
         return exchange.inference(asked, self._servers, self.retries)
 
-    def _message(self, built: BuiltRequest, request_id: str | None, timeout_s: float | None) -> Any:
-        """The protobuf message of a stream."""
+    def _ask_updates(
+        self, built: BuiltRequest, request_id: str | None, timeout_s: float | None
+    ) -> exchange.Asked:
+        """A stream that is to be opened."""
         request_id = request_id or transport.new_request_id()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return streaming.stream_message(built, request_id, timeout_s)
-
-    @contextlib.contextmanager
-    def _followed(self, built: BuiltRequest) -> Iterator[int]:
-        """The place of the server with the least work, for a stream inside of the ``with``; what
-        became of it is noted."""
+        arguments = {
+            "message": streaming.stream_message(built, request_id, timeout_s),
+            "built": built,
+        }
         work = estimated_work(built.request)
-        with self._servers.chosen(work, but=()) as (server, _):
-            sent_s = time.monotonic()
-            try:
-                yield server.index
-            except ServerUnavailable as error:
-                self._servers.fails(server, sent_s, error)
-                raise
-            self._servers.works(server, sent_s, work)
+        return exchange.Asked(arguments, request_id, work, timeout_s, method=exchange.FOLLOW)
+
+    @staticmethod
+    def _signed(update: StreamUpdate, answered: exchange.Answered) -> StreamUpdate:
+        """With its result, if there is one, telling whose it is."""
+        if update.result is None:
+            return update
+        result = replace(update.result, url=answered.url, tries=answered.tries)
+        return replace(update, result=result)
 
     @staticmethod
     def _read(built: BuiltRequest, answered: exchange.Answered) -> DetailResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -14,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
 from segs_client.errors import NotFound, ServerError, from_transport
-from segs_client.exchange import LONGEST_PROBE_S, Pause, Program, Step
+from segs_client.exchange import FOLLOW, LONGEST_PROBE_S, Asked, Pause, Program, Step, inference
 from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
@@ -112,9 +113,9 @@ class Client(BaseClient):
 
         The arguments are those of :meth:`detail`; the option ``stream``, such as
         ``stream={"preview_every": 5}``, says what is told
-        (:class:`~segs_client.contract.StreamOptions`). The call begins with the first ``next`` and
-        is not repeated. Closing the generator, or leaving it to be collected, cancels the request.
-        Who reads slowly hears of fewer steps.
+        (:class:`~segs_client.contract.StreamOptions`). The call begins with the first ``next``; it
+        is repeated, as :meth:`detail` is, until something was told. Closing the generator, or
+        leaving it to be collected, cancels the request. Who reads slowly hears of fewer steps.
 
         Yields:
             Updates; the last one's ``result`` is what :meth:`detail` returns.
@@ -130,7 +131,7 @@ class Client(BaseClient):
         """
         options = {"prompt": prompt, "negative": negative, **options}
         built = self._build(image, segs, pipeline, options)
-        return self._streamed(built, self._message(built, request_id, timeout_s))
+        return self._streamed(self._ask_updates(built, request_id, timeout_s))
 
     def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`, whichever client with the same API key sent it.
@@ -150,9 +151,20 @@ class Client(BaseClient):
                 unknown = error
         raise unknown or ServerError("nobody was asked")
 
-    def _streamed(self, built: BuiltRequest, message: Any) -> Generator[StreamUpdate, None, None]:
-        with self._followed(built) as server:
-            yield from self._updates(server, message, built)
+    def _streamed(self, asked: Asked) -> Generator[StreamUpdate, None, None]:
+        answered = self._run(inference(asked, self._servers, self.retries))
+        updates, first = answered.answer
+        with self._servers.held(answered.url, asked.work), contextlib.closing(updates):
+            yield self._signed(first, answered)
+            for update in updates:
+                yield self._signed(update, answered)
+
+    def _follow(
+        self, server: int, message: Any, built: BuiltRequest, timeout: int
+    ) -> tuple[Generator[StreamUpdate, None, None], StreamUpdate]:
+        """Opens a stream and waits for its first update."""
+        updates = self._updates(server, streaming.in_time(message, timeout), built)
+        return updates, next(updates)
 
     def _updates(
         self, server: int, message: Any, built: BuiltRequest | None
@@ -207,4 +219,7 @@ class Client(BaseClient):
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
+        if step.method == FOLLOW:
+            given = step.arguments
+            return self._follow(step.server, given["message"], given["built"], given["timeout"])
         return getattr(self._tritons[step.server], step.method)(**step.arguments)

@@ -130,11 +130,17 @@ _CODES: dict[str, ErrorCode] = {
     "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
     "CANCELLED": "CANCELLED",
 }
-_QUEUE_TIMEOUT = "timeout expired"  # Triton reports a request that waited too long as UNAVAILABLE
-_DEAD_PROCESS = "is not healthy"  # and one that found its model's process dead as INTERNAL
-_CLOSED = "protocol is restricted"  # and a call that it is closed for, as UNAVAILABLE too
-_TOO_LARGE = "larger than max"  # gRPC's own limits; it calls that RESOURCE_EXHAUSTED
-_LOSSES = (_DEAD_PROCESS, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
+_REREAD: tuple[tuple[ErrorCode, str, ErrorCode], ...] = (
+    ("UNAVAILABLE", "timeout expired", "DEADLINE_EXCEEDED"),  # it waited too long in a queue
+    ("UNAVAILABLE", "protocol is restricted", "UNAUTHENTICATED"),
+    ("UNAVAILABLE", "larger than max", "INVALID_ARGUMENT"),  # gRPC's own limit, RESOURCE_EXHAUSTED
+    ("INTERNAL", "is not healthy", "UNAVAILABLE"),  # the model's process is dead
+    ("INTERNAL", "has no available versions", "UNAVAILABLE"),  # the server ends, or begins
+    ("INTERNAL", "is not at ready state", "UNAVAILABLE"),
+)
+"""Where a status of Triton's or gRPC's own does not tell what happened: the code by the status, a
+part of the message (in lower case), and the code that is meant."""
+_LOSSES = ("is not healthy", "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
            "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
 """Of messages of Triton, this service and gRPC: there was a connection, and it ended."""
 
@@ -158,14 +164,10 @@ def from_transport(
     detail = ErrorDetail.from_status_message(text)
     if detail is None:
         code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
-        if code == "UNAVAILABLE" and _QUEUE_TIMEOUT in text.lower():
-            code = "DEADLINE_EXCEEDED"
-        elif code == "UNAVAILABLE" and _CLOSED in text:
-            code = "UNAUTHENTICATED"
-        elif code == "UNAVAILABLE" and _TOO_LARGE in text.lower():
-            code = "INVALID_ARGUMENT"
-        elif code == "INTERNAL" and _DEAD_PROCESS in text:
-            code = "UNAVAILABLE"
+        for told, part, meant in _REREAD:
+            if code == told and part in text.lower():
+                code = meant
+                break
         message = text.strip() or f"the server answered {status or 'an unknown error'}"
         detail = ErrorDetail(code=code, message=message)
     return from_detail(detail, request_id=request_id)

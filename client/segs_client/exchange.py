@@ -35,6 +35,9 @@ from segs_client.transport import time_arguments
 TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
 PROBE_PAUSE_S = 0.2
 LONGEST_PROBE_S = 5.0
+FOLLOW = "follow"
+"""A method that the clients have beside those of tritonclient: opens a stream, and leads to its
+updates and the first of them."""
 
 log = logging.getLogger("segs_client")
 
@@ -65,7 +68,7 @@ class Answered:
     """What a request led to.
 
     Attributes:
-        answer: tritonclient's ``InferResult``.
+        answer: tritonclient's ``InferResult``, or what :data:`FOLLOW` leads to.
         url: who answered.
         tries: how many requests it took.
         elsewhere: outputs that came by shared memory, by name.
@@ -82,11 +85,12 @@ class Asked:
     """A request that is to be sent.
 
     Attributes:
-        arguments: of tritonclient's ``infer``; each try gets the time-outs of what is left.
+        arguments: of the method; each try gets the time-outs of what is left.
         request_id: for errors.
         work: by :func:`~segs_client.work.estimated_work`.
         timeout_s: for all tries together.
         room: in shared memory for its pictures; None: they go by gRPC.
+        method: tritonclient's ``infer``, or :data:`FOLLOW`.
     """
 
     arguments: Mapping[str, Any] = field(repr=False)
@@ -94,6 +98,7 @@ class Asked:
     work: float
     timeout_s: float
     room: Room | None = None
+    method: str = "infer"
 
 
 def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
@@ -188,14 +193,14 @@ def _send(
     asked: Asked, server: Server, deadline: float
 ) -> Program[tuple[Any, Mapping[str, ByteArray]]]:
     if asked.room is None:
-        return (yield _infer(asked.arguments, server, deadline)), {}
+        return (yield _call(asked, asked.arguments, server, deadline)), {}
     limit = {"headers": asked.arguments["headers"], "client_timeout": LONGEST_PROBE_S}
     with Region(asked.room) as region:
         yield Call(
             server.index, "register_system_shared_memory", {**region.registration(), **limit}
         )
         try:
-            answer = yield _infer(region.arguments(asked.arguments), server, deadline)
+            answer = yield _call(asked, region.arguments(asked.arguments), server, deadline)
             return answer, region.results(answer)
         finally:
             with contextlib.suppress(*TRANSPORT_ERRORS):  # its own error is the one to be told
@@ -203,9 +208,9 @@ def _send(
                 yield Call(server.index, "unregister_system_shared_memory", forget)
 
 
-def _infer(arguments: Mapping[str, Any], server: Server, deadline: float) -> Call:
+def _call(asked: Asked, arguments: Mapping[str, Any], server: Server, deadline: float) -> Call:
     left_s = max(deadline - time.monotonic(), 0.001)
-    return Call(server.index, "infer", {**arguments, **time_arguments(left_s)})
+    return Call(server.index, asked.method, {**arguments, **time_arguments(left_s)})
 
 
 def _told(error: Exception, request_id: str) -> SegsError:

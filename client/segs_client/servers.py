@@ -105,6 +105,22 @@ class Servers:
             with self._lock:
                 server.under_way -= work
 
+    @contextlib.contextmanager
+    def held(self, url: str, work: float) -> Iterator[None]:
+        """A stream's server while the stream goes on; what becomes of it is noted."""
+        server = next(each for each in self._servers if each.url == url)
+        sent_s = time.monotonic()
+        with self._lock:
+            server.under_way += work
+        try:
+            yield
+        except ServerUnavailable as error:
+            self.fails(server, sent_s, error)
+            raise
+        finally:
+            with self._lock:
+                server.under_way -= work
+
     def __len__(self) -> int:
         return len(self._servers)
 

@@ -67,6 +67,14 @@ def stream_message(built: BuiltRequest, request_id: str, timeout_s: float) -> An
     return message
 
 
+def in_time(message: Any, timeout_us: int) -> Any:
+    """The same message with another time-out."""
+    changed = service_pb2.ModelInferRequest()
+    changed.CopyFrom(message)
+    changed.parameters[_TIMEOUT].int64_param = timeout_us
+    return changed
+
+
 def cancel_message(request_id: str, timeout_s: float) -> Any:
     """The protobuf message that cancels a request.
 

@@ -15,7 +15,7 @@ from fake_server import FakeTriton, serving
 from test_client_async import stopping
 from test_client_stream import BOXES, EVENTS, PICTURE, event, tells, unary
 
-from segs_client import AsyncClient, DetailResult, NotFound, ServerUnavailable
+from segs_client import AsyncClient, DetailResult, NotFound, Retries, ServerUnavailable
 
 
 def test_all_events_come_and_the_result_last() -> None:
@@ -92,13 +92,33 @@ def test_leaving_a_stream_cancels_it_on_the_server(how: str) -> None:
         asyncio.run(main(url))
 
 
+def test_a_stream_goes_elsewhere_until_something_was_told() -> None:
+    def refuses(request: Any, context: grpc.ServicerContext) -> Iterator[dict[str, bytes]]:
+        stopping(request, context)
+        yield {}
+
+    async def follow(client: AsyncClient) -> DetailResult | None:
+        return [update async for update in client.stream(PICTURE, BOXES)][-1].result
+
+    async def main(urls: list[str]) -> list[DetailResult | None]:
+        async with AsyncClient(urls, pipeline="base") as client:
+            return [await follow(client), await follow(client)]
+
+    with (
+        serving(FakeTriton(unary, streamer=refuses)) as one,
+        serving(FakeTriton(unary, streamer=tells)) as other,
+    ):
+        results = asyncio.run(main([one, other]))
+    assert [each and each.url for each in results] == [other, other]
+
+
 def test_errors_and_cancelling_by_id() -> None:
     def refuses(request: Any, context: grpc.ServicerContext) -> Iterator[dict[str, bytes]]:
         stopping(request, context)
         yield {}
 
     async def main(url: str) -> None:
-        async with AsyncClient(url, pipeline="base") as client:
+        async with AsyncClient(url, pipeline="base", retries=Retries(rounds=0)) as client:
             with pytest.raises(ServerUnavailable, match="stopping") as caught:
                 async for _ in client.stream(PICTURE, BOXES, request_id="r5"):
                     pass

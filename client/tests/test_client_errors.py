@@ -53,16 +53,47 @@ def test_request_id_of_the_server_wins() -> None:
     assert error.request_id == "theirs"
 
 
-def test_time_out_in_triton_queue_is_a_deadline() -> None:
-    waited = InferenceServerException("Request timeout expired", "StatusCode.UNAVAILABLE")
-    assert isinstance(errors.from_transport(waited), errors.DeadlineExceeded)
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        ("UNAVAILABLE", "Request timeout expired", errors.DeadlineExceeded),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header", errors.Unauthenticated),
+        ("RESOURCE_EXHAUSTED", "Sent message larger than max (9 vs. 8)", errors.InvalidRequest),
+        ("INTERNAL", "Stub process 'segs_detailer_0_0' is not healthy.", errors.ServerUnavailable),
+        (
+            "NOT_FOUND",
+            "Request for unknown model: 'segs_detailer' has no available versions",
+            errors.ServerUnavailable,
+        ),
+        (
+            "INTERNAL",
+            "Request for unknown model: 'segs_detailer' version 1 is not at ready state",
+            errors.ServerUnavailable,
+        ),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found", errors.ServerError),
+    ],
+)
+def test_what_the_status_does_not_tell_the_message_does(
+    status: str, text: str, kind: type[errors.SegsError]
+) -> None:
+    error = errors.from_transport(InferenceServerException(text, f"StatusCode.{status}"))
+    assert type(error) is kind
+    assert error.message == text
 
 
-def test_a_dead_process_is_to_be_tried_again() -> None:
-    text = "Stub process 'segs_detailer_0_0' is not healthy."
-    error = errors.from_transport(InferenceServerException(text, "StatusCode.INTERNAL"))
-    assert isinstance(error, errors.ServerUnavailable)
-    assert error.retryable
+@pytest.mark.parametrize(
+    ("text", "is_loss"),
+    [
+        ("Stream removed (Socket closed)", True),
+        ("Stub process 'segs_detailer_0_0' is not healthy.", True),
+        ("a part of the server died meanwhile: try again in 5.0 s", True),
+        ("failed to connect to all addresses; last error: Connection refused", False),
+        ("the server is stopping: try again in 5.0 s", False),
+        ("overloaded: try again in 0.4 s", False),
+    ],
+)
+def test_a_server_that_was_lost_is_told_from_one_that_refused(text: str, is_loss: bool) -> None:
+    assert errors.ServerUnavailable(text).is_loss is is_loss
 
 
 def test_message_is_never_empty() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import segs_client
-from segs_client import Client, StepEvent, cli, schema
+from segs_client import Client, Retries, StepEvent, cli, schema
 from segs_client.contract import parse_request
 from segs_client.events import EVENT_ADAPTER, parse_event
 from segs_client.progress import ProgressBars
@@ -103,7 +103,7 @@ def test_all_events_come_typed_and_the_result_last() -> None:
     assert [update.result for update in told[:-1]] == [None] * len(EVENTS)
     (request,) = fake.requests
     assert request.model_name == "segs_detailer_stream"
-    assert request.parameters["timeout"].int64_param == 9_000_000
+    assert request.parameters["timeout"].int64_param == pytest.approx(9e6, rel=0.05)
     asked = parse_request(inputs_of(request)["request"])
     assert (asked.stream.preview_every, asked.steps) == (2, 4)
 
@@ -116,11 +116,36 @@ def test_an_error_event_raises_what_the_unary_call_raises() -> None:
 
     with (
         serving(FakeTriton(unary, streamer=refuses)) as url,
-        Client(url, pipeline="base") as client,
+        Client(url, pipeline="base", retries=Retries(rounds=0)) as client,
         pytest.raises(segs_client.ServerUnavailable, match="overloaded") as caught,
     ):
         list(client.stream(PICTURE, BOXES, request_id="abc"))
     assert (caught.value.retry_after_s, caught.value.request_id) == (2.5, "abc")
+
+
+def test_a_stream_goes_elsewhere_until_something_was_told() -> None:
+    def refuses(request: Any, context: grpc.ServicerContext) -> Iterator[dict[str, bytes]]:
+        error = {"code": "UNAVAILABLE", "message": "the server is stopping", "retry_after_s": 5}
+        yield event({"event": "error", "error": error}, request.id, 0)
+
+    def breaks(request: Any, context: grpc.ServicerContext) -> Iterator[dict[str, bytes]]:
+        yield event(EVENTS[0], request.id, 0)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    first, second = FakeTriton(unary, streamer=refuses), FakeTriton(unary, streamer=tells)
+    with serving(first) as one, serving(second) as other:
+        with Client([one, other], pipeline="base") as client:
+            results = [list(client.stream(PICTURE, BOXES))[-1].result for _ in range(2)]
+        assert [each and each.url for each in results] == [other, other]
+        assert sorted(each.tries for each in results if each) in ([1, 1], [1, 2])
+        second.streamer = breaks
+        with (
+            Client(other, pipeline="base") as client,
+            pytest.raises(segs_client.ServerUnavailable, match="Socket closed"),
+        ):
+            list(client.stream(PICTURE, BOXES))
+    assert len(second.requests) == 3  # what has begun is not repeated
+    assert len({request.id for request in second.requests}) == 3
 
 
 def test_cancelling_by_id() -> None:

@@ -14,6 +14,7 @@ from tests.fuzz.models import Material, Model, flat, text_tensor
 
 Port = Literal["grpc", "health", "grpc_health"]
 FRONT = "segs_detailer"
+STREAM_FRONT = "segs_detailer_stream"
 STAGES = ("prepare", "sample", "composite")
 ENSEMBLE = "segs_detailer_stages"
 
@@ -73,7 +74,8 @@ class Calls:
         names = sorted(models)
         self._fronts = [name for name in names if name in (FRONT, ENSEMBLE)]
         self._stages = [name for name in names if name in STAGES]
-        self._networks = [n for n in names if n not in (*self._fronts, *self._stages)]
+        others = (*self._fronts, *self._stages, STREAM_FRONT)
+        self._networks = [name for name in names if name not in others]
         self.valid = [self._valid(number) for number in range(6)]
 
     def call(self, number: int) -> Call:
@@ -129,7 +131,10 @@ class Calls:
         if kind == "bytes":
             model = models[rng.choice([*self._fronts, *self._models])]
             return messages.message(model.name, material.tensors(rng, model), request_id)
-        return messages.hostile_message(rng, material, models[FRONT], request_id)
+        front = FRONT
+        if kind == "stream" and rng.random() < 0.7:  # the other answers on streams as well
+            front = STREAM_FRONT
+        return messages.hostile_message(rng, material, models[front], request_id)
 
     def _infer(
         self, number: int, kind: str, made: Any, request_id: str, valid: int | None = None

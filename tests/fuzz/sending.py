@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from segs_client.contract import ErrorDetail
+from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from segs_client.transport import CHANNEL_ARGS
 from tests.fuzz import sockets
 from tests.fuzz.calls import Call
@@ -69,11 +71,22 @@ class Sender:
             if each.error_message:
                 return Outcome(_stream_code(each.error_message), each.error_message, seconds)
         last = read[-1].infer_response.SerializeToString() if read else b""
+        refused = _refusal(Answer(last).tensors)
+        if refused is not None:
+            return Outcome(refused.code, refused.to_status_message(), seconds)
         return Outcome("OK", "", seconds, last)
 
 
 def _refused(error: Any, seconds: float) -> Outcome:
     return Outcome(error.code().name, error.details() or "", seconds)
+
+
+def _refusal(tensors: Mapping[str, bytes]) -> ErrorDetail | None:
+    """What the last event of a stream says went wrong, if it does."""
+    if EVENT_OUTPUT not in tensors:
+        return None
+    event = parse_event(tensors[EVENT_OUTPUT])
+    return event.error if isinstance(event, ErrorEvent) else None
 
 
 def _stream_code(text: str) -> str:

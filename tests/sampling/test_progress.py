@@ -44,3 +44,12 @@ def test_a_preview_is_the_fitted_function_of_its_cells() -> None:
 def test_what_is_not_finite_makes_no_trouble() -> None:
     latent = torch.full((1, 4, 2, 2), float("nan"))
     assert preview_pixels(latent, torch.ones(3, 4), torch.zeros(3), 8).eq(0).all()
+
+
+def test_a_preview_is_made_where_the_latent_lives() -> None:
+    """Nothing of it is read back: on the meta device that would be an error."""
+    latent, factors, bias = (
+        torch.empty(shape, device="meta") for shape in ((1, 4, 40, 60), (3, 4), (3,))
+    )
+    pixels = preview_pixels(latent, factors, bias, 32)
+    assert (pixels.device.type, pixels.shape) == ("meta", (20, 30, 3))

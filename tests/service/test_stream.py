@@ -29,9 +29,11 @@ from segs_client import (
     StepEvent,
     StreamUpdate,
 )
+from segs_client.contract import STREAM_MODEL_NAME
 from segs_client.messages import build
 from segs_client.streaming import open_stream, stream_message
 from serving import heart
+from serving.errors import ModelsDownError, ServingError
 from serving.server import EmbeddedServer
 from tests.service.test_gone import assert_idle
 
@@ -269,6 +271,12 @@ def test_a_hundred_streams_half_of_them_cancelled_leave_nothing(
     assert {ends[number] for number in range(100) if number not in cancelled} == {"enhanced"}
     assert {ends[number] for number in cancelled} == {"closed", "cancelled"}
     assert_nothing_left(server)
+
+
+def test_the_death_of_this_door_takes_a_new_server(server: EmbeddedServer) -> None:
+    """Triton never ends the streams of a dead decoupled model."""
+    with pytest.raises(ServingError, match="it held the requests"):
+        server.reload(ModelsDownError("died", {STREAM_MODEL_NAME}))
 
 
 def test_who_does_not_read_costs_little(server: EmbeddedServer, client: Client) -> None:
