@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.cluster.load import Load, pictures
+from benchmarks.cluster.load import Load, engine_of, pictures
 from benchmarks.cluster.proxy import Proxy
 from benchmarks.cluster.report import Phase, Run
 from benchmarks.cluster.servers import Member, Watch, build_engines
@@ -90,6 +90,8 @@ def measure(through: str, servers: int, clients: int, calm_s: float) -> Run:
         last.drain()
         last.start()
         known = [pictures(others[0].server.url), right]
+        if any(engine_of(one, [other]) is not None for one, other in zip(*known, strict=True)):
+            raise RuntimeError("the two engines cannot be told apart by their pictures")
         urls = [member.server.url for member in members]
         proxy = None
         if through == "proxy":

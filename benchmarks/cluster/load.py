@@ -139,7 +139,7 @@ class Load:
         except SegsError as error:
             return Answer(ask, start_s, time.monotonic(), error=f"{error.code}: {error}")
         end_s = time.monotonic()
-        engine = _engine(picture, [right[ask.number] for right in self._right])
+        engine = engine_of(picture, [right[ask.number] for right in self._right])
         return Answer(ask, start_s, end_s, engine, "" if engine is not None else "wrong picture")
 
 
@@ -157,7 +157,8 @@ def pictures(url: str, together: int = 4) -> list[Pixels]:
         return list(pool.map(lambda number: Ask(number).send(client), range(REQUESTS)))
 
 
-def _engine(picture: Pixels, right: Sequence[Pixels]) -> int | None:
+def engine_of(picture: Pixels, right: Sequence[Pixels]) -> int | None:
+    """The place of a picture among what engines make of its request; None: it is not there."""
     for index, expected in enumerate(right):
         if picture.shape == expected.shape:
             difference = np.abs(picture.astype(np.int16) - expected)

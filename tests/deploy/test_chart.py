@@ -285,3 +285,20 @@ def test_envoy_takes_the_configuration(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     addresses = set(re.findall(r"address: (demo-\S+?)[,\s]", text))
     assert addresses == {"demo-segs-detailer-servers.prod.svc"}
+
+
+def test_values_that_the_guide_names_exist() -> None:
+    guide = (CHART.parents[2] / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"--set ([\w.]+)=", guide))
+    table = re.search(r"\| value \| to \|\n\|---\|---\|\n(.*?)\n\n", guide, re.DOTALL)
+    assert table is not None
+    for line in table[1].splitlines():
+        first, *others = re.findall(r"`([\w.]+)[:`]", line.split("|")[1])
+        group = first.rpartition(".")[0]
+        named |= {first, *(f"{group}{each}" if each[0] == "." else each for each in others)}
+    assert len(named) > 10
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    for path in named:
+        part = schema
+        for name in path.split("."):
+            part = part["properties"][name]
