@@ -79,8 +79,9 @@ class Teller:
         self._pump: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """The request goes through the stages, or once more."""
+        """The request goes through the stages, or once more: steps from before are of no use."""
         self._settled.clear()
+        self._paced.clear()
 
     def take(self, fields: dict[str, Any], pixels: bytes) -> None:
         """Takes a message of the engine."""
