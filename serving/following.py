@@ -32,7 +32,7 @@ class EngineFollower:
     sender: EventSender
     token: str
     plan: Plan
-    _colours: tuple[torch.Tensor, torch.Tensor] | None = None
+    colours: tuple[torch.Tensor, torch.Tensor] | None = None
     """Of previews, where there are any: factors and bias, where the latents live."""
     _broken: bool = field(default=False)
     """Whether a preview failed: no others then."""
@@ -42,14 +42,14 @@ class EngineFollower:
         plan = self.plan
         spec = pipeline.descriptor.preview
         if spec is not None and plan.request.stream.preview_every:
-            self._colours = torch.tensor(spec.factors), torch.tensor(spec.bias)
+            self.colours = torch.tensor(spec.factors), torch.tensor(spec.bias)
         chosen = [seg for seg in plan.segs if seg.crop is not None]
         self._put(
             "accepted",
             position=position,
             estimate_s=None if estimate_s is None else round(estimate_s, 3),
             seg_passes=len(chosen) * plan.request.batch_size,
-            previews=self._colours is not None,
+            previews=self.colours is not None,
         )
         for batch_pass in range(plan.request.batch_size):
             for index, seg in enumerate(plan.segs):
@@ -78,18 +78,18 @@ class EngineFollower:
         def watch(step: Step) -> None:
             count = {"cycle": step.cycle, "step": step.step, "steps": step.steps}
             self._put("step", **place, **count)
-            if self._colours is not None and step.step % every == 0:
+            if self.colours is not None and step.step % every == 0:
                 self._preview(step.denoised, {**place, **count})
 
         return watch
 
     def _preview(self, denoised: torch.Tensor, fields: dict[str, Any]) -> None:
-        if self._colours is None or self._broken:
+        if self.colours is None or self._broken:
             return
         try:
-            factors, bias = self._colours = (
-                self._colours[0].to(denoised.device),
-                self._colours[1].to(denoised.device),
+            factors, bias = self.colours = (
+                self.colours[0].to(denoised.device),
+                self.colours[1].to(denoised.device),
             )
             side_px = self.plan.request.stream.preview_size_px
             pixels = preview_pixels(denoised, factors, bias, side_px)

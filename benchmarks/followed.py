@@ -1,0 +1,86 @@
+"""What it costs the engine's loop that somebody follows a request, whether he reads or not.
+
+    python -m benchmarks.followed
+
+Latents are 64×64 (pictures of 512²); one thread. Microseconds of a step, medians.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import describe
+from preprocessing.plan import Plan
+from sampling.progress import Step
+from segs_client.contract import DetailRequest, StreamOptions
+from serving.channel import EventSender
+from serving.following import EngineFollower
+
+SHAPE = (1, 4, 64, 64)
+STEPS = 5_000
+
+
+def seconds_a_step(folder: Path, preview_every: int, *, is_read: bool) -> float:
+    """The median of what telling a step takes.
+
+    Args:
+        folder: gets the socket.
+        is_read: whether there is anybody who takes the events off it.
+    """
+    path = folder / f"events-{preview_every}-{is_read}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        if is_read:
+            threading.Thread(target=_read_all, args=(listening,), daemon=True).start()
+        request = DetailRequest(pipeline="base", stream=StreamOptions(preview_every=preview_every))
+        plan = Plan(
+            request=request, request_id="", deadline_s=None, image_size=(512, 512), segs=(),
+            prepare_s=0.0, memory_bytes=0,
+        )  # fmt: skip
+        follower = EngineFollower(EventSender(path), "token", plan)
+        if preview_every:
+            follower.colours = torch.randn(3, SHAPE[1]), torch.randn(3)
+        watch = follower.watch(0, 0)
+        latent = torch.randn(SHAPE)
+        taken_s = []
+        for number in range(1, STEPS + 1):
+            start_s = time.perf_counter()
+            watch(Step(0, number, STEPS, latent))
+            taken_s.append(time.perf_counter() - start_s)
+    return statistics.median(taken_s)
+
+
+def _read_all(listening: socket.socket) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        while connection.recv(1 << 16):
+            pass
+
+
+def main() -> int:
+    """Prints the table."""
+    torch.set_num_threads(1)
+    lines = [describe(), "", "| | read, µs | nobody reads, µs |", "| --- | --- | --- |"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, every in (("a step", 0), ("a step with its preview", 1)):
+            times_s = [
+                seconds_a_step(Path(folder), every, is_read=is_read) for is_read in (True, False)
+            ]
+            lines.append(
+                f"| {name} | " + " | ".join(f"{each * 1e6:.1f}" for each in times_s) + " |"
+            )
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
