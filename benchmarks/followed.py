@@ -75,9 +75,8 @@ def main() -> int:
             times_s = [
                 seconds_a_step(Path(folder), every, is_read=is_read) for is_read in (True, False)
             ]
-            lines.append(
-                f"| {name} | " + " | ".join(f"{each * 1e6:.1f}" for each in times_s) + " |"
-            )
+            read_us, unread_us = (each * 1e6 for each in times_s)
+            lines.append(f"| {name} | {read_us:.1f} | {unread_us:.1f} |")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
