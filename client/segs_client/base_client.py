@@ -35,8 +35,8 @@ class BaseClient:
         tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
             given are looked for in the environment, see :mod:`segs_client.access`.
         retries: what is done where no server is available.
-        shared_memory: pictures go through shared memory, to servers on this host that are open to
-            that, see :mod:`segs_client.shared_memory`.
+        shared_memory: pictures of ``detail`` go through shared memory, to servers on this host that
+            are open to that, see :mod:`segs_client.shared_memory`.
 
     Raises:
         InvalidRequest: an argument is malformed.
