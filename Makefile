@@ -127,6 +127,7 @@ types: $(STAMP) ## mypy, strict
 docs: $(STAMP) ## write what is generated from the code: API, fields of the contract, its JSON Schema
 	$(PY) -m docgen
 	$(PY) -m segs_client.schema
+	$(PY) -m serving.limits_page
 
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys

@@ -136,5 +136,7 @@ def test_names_are_looked_up_and_open_nothing(
 
 
 def _paths(seen: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Without what comes of the machinery alone: event loops open sockets, with no name."""
-    return [each for each in seen if not each[0].startswith("socket.")]
+    """Without what comes of the machinery alone: event loops open sockets, with no name, and a
+    model gives signs of life from a thread."""
+    ours = [each for each in seen if not each[0].startswith("socket.")]
+    return [each for each in ours if not (each[0] == "os.utime" and ".beat" in str(each[1]))]
