@@ -23,6 +23,7 @@ from segs_client.contract import MODEL_NAME
 from segs_client.errors import (
     InvalidRequest,
     SegsError,
+    ServerError,
     ServerUnavailable,
     Unauthenticated,
     from_transport,
@@ -184,6 +185,8 @@ def _try(
                 return server, told
             if isinstance(told, (InvalidRequest, Unauthenticated)):
                 servers.works(server, sent_s)
+            elif isinstance(told, ServerError):
+                servers.errs(server, sent_s, told)
             raise told from error
         servers.works(server, sent_s, asked.work)
         return server, answer

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from segs_client.errors import InvalidRequest, ServerUnavailable
+from segs_client.errors import InvalidRequest, SegsError, ServerUnavailable
 
 PROBE_S = 2.0
 """How long a server may take to say that it is ready again."""
 _FIRST_CLOSED_S = 0.5
 _MOST_CLOSED_S = 15.0
+_MOST_ERRORS = 3
 _random = random.Random()  # of the order of servers alone
 
 
@@ -37,6 +38,7 @@ class Server:
         under_way: work of the requests that it has.
         done: work that it has done in all.
         failures: in a row.
+        errors: INTERNAL ones, in a row.
         failed_s: when it failed last, on the monotonic clock.
         closed_until: on the same.
     """
@@ -46,6 +48,7 @@ class Server:
     under_way: float = 0.0
     done: float = 0.0
     failures: int = 0
+    errors: int = 0
     failed_s: float = 0.0
     closed_until: float = 0.0
 
@@ -135,12 +138,23 @@ class Servers:
         """
         with self._lock:
             server.done += work
+            server.errors = 0
             if server.failures == 0 or sent_s < server.failed_s:
                 return
             server.failures, server.closed_until = 0, 0.0
             # What it missed is not made up for: that would send it all requests at once.
             others = [each.done for each in self._servers if each.failures == 0 and each != server]
             server.done = max(server.done, min(others, default=0.0))
+
+    def errs(self, server: Server, sent_s: float, error: SegsError) -> None:
+        """A server has failed at a request that is not to be repeated. It may be the request's
+        fault; if there are several in a row, it is taken for the server's: one that fails at once
+        has always the least work under way, and would get all requests."""
+        with self._lock:
+            server.errors += 1
+            if server.errors < _MOST_ERRORS:
+                return
+        self.fails(server, sent_s, ServerUnavailable(error.message))
 
     def fails(self, server: Server, sent_s: float, error: ServerUnavailable) -> None:
         """A server has not answered a request.

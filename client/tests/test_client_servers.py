@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from segs_client import DeadlineExceeded, InvalidRequest, Retries, Retry, ServerUnavailable
+from segs_client import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Retries,
+    Retry,
+    ServerError,
+    ServerUnavailable,
+)
 from segs_client.contract import DetailRequest, ErrorDetail
 from segs_client.exchange import Answered, Asked, Call, Pause, inference
 from segs_client.servers import Servers
@@ -20,6 +27,7 @@ from segs_client.work import estimated_work
 NO_PAUSE = {"first_pause_s": 0.0, "max_pause_s": 0.0}
 DEAD = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
 LOST = InferenceServerException("Socket closed", "StatusCode.UNAVAILABLE")
+BROKEN = InferenceServerException("internal error; incident 12", "StatusCode.INTERNAL")
 TOO_LATE = InferenceServerException("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED")
 
 
@@ -210,6 +218,19 @@ def test_what_was_sent_before_tells_nothing_of_a_server_that_stops() -> None:
         early.send("fine")
     assert world.servers._servers[0].failures == 1
     assert world.run().tries == 1
+
+
+def test_a_server_that_fails_at_everything_does_not_attract_all() -> None:
+    world = World({"a": BROKEN, "b": "fine"})
+    for _ in range(3):
+        with pytest.raises(ServerError):
+            world.run()
+    assert world.asked == ["a"] * 3
+    assert [world.run().url for _ in range(5)] == ["b"] * 5
+    world.servers._servers[0].closed_until = 0.0
+    world.answers["a"] = "fine"
+    assert world.run().url == "a"
+    assert (world.servers._servers[0].errors, world.servers._servers[0].failures) == (0, 0)
 
 
 def test_failures_of_one_moment_are_one() -> None:
