@@ -133,10 +133,13 @@ def test_unavailable_is_asked_elsewhere_with_all_of_the_request(tmp_path: Path) 
 
     refuses = _refuses(grpc.StatusCode.UNAVAILABLE)
     with behind(tmp_path, refuses, refuses, echo) as (fakes, _, channel):
-        for _ in range(3):
+        # The proxy's first choice is by lot.
+        for count in range(1, 40):
             assert _call(channel, body=_LARGE) == _LARGE
-        assert fakes[2].calls == 3
-        assert fakes[0].calls + fakes[1].calls >= 1
+            assert fakes[2].calls == count
+            if fakes[0].calls + fakes[1].calls:
+                return
+    pytest.fail("no server that refuses was asked")
 
 
 def test_a_server_that_refuses_is_not_given_all_requests(tmp_path: Path) -> None:
