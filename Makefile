@@ -124,10 +124,11 @@ types: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
 
 .PHONY: docs
-docs: $(STAMP) ## write what is generated from the code: API, fields of the contract, its JSON Schema
+docs: $(STAMP) ## write what is generated from the code: API, contract, limits, metrics
 	$(PY) -m docgen
 	$(PY) -m segs_client.schema
 	$(PY) -m serving.limits_page
+	$(PY) -m serving.metrics_page
 
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys

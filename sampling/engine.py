@@ -28,6 +28,7 @@ from sampling.live import GroupKey, LiveProgram, WaitingCall, group_key
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
 from sampling.rows import Part, Stacker, check_shapes, hand_out
+from sampling.statistics import EngineStats
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,18 +52,6 @@ class OnDevice:
         """One batch."""
         outputs = await self.networks.run(network, inputs)
         return {name: tensor.to(self.device) for name, tensor in outputs.items()}
-
-
-@dataclass
-class EngineStats:
-    """Counters since the start."""
-
-    batches: int = 0
-    rows: int = 0
-    rows_possible: int = 0
-    """Rows the batches could have had: what waited, up to the limit."""
-    shared_batches: int = 0
-    """Batches with calls of more than one request."""
 
 
 @dataclass
@@ -243,11 +232,8 @@ class StepEngine:
                 del self._groups[key]
 
     def _count(self, batch: list[WaitingCall], rest: list[WaitingCall]) -> None:
-        rows = _rows(batch)
-        limit = max(self._limit(batch[0].call), rows)
-        self.stats.batches += 1
-        self.stats.rows += rows
-        self.stats.rows_possible += min(limit, rows + _rows(rest))
+        call = batch[0].call
+        self.stats.began(call.network, call.row_shape, _rows(batch), _rows(rest), self._limit(call))
         self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
 
     async def _run_batch(self, batch: list[WaitingCall]) -> None:
@@ -289,6 +275,7 @@ class StepEngine:
         """What a failed batch leaves: each call comes again in a group of its own, so that one
         request's fault is its own; a call that was by itself has failed, and so have all where the
         network is gone."""
+        self.stats.batch_failures.add(batch[0].call.network)
         final = len(batch) == 1 or isinstance(error, UnavailableError)
         for waiting in batch:
             if final:
@@ -334,6 +321,7 @@ class StepEngine:
         """Learns what a batch cost."""
         call, rows = batch[0].call, _rows(batch)
         self.costs.observe(call.network, rows * call.row_elements, seconds)
+        self.stats.step_seconds.add(seconds, call.network)
         log.debug(
             "batch network=%s rows=%d calls=%d requests=%d ms=%.1f",
             call.network,

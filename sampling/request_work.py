@@ -199,7 +199,9 @@ class RequestWork:
         reading = None
         if request.noise_mask:
             reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
-        latent = await self._once(("latent", crop), lambda: self._latent(pixels))
+        place = ("latent", crop)
+        self._service.stats.crops.add("crop", "hit" if place in self._shared else "miss")
+        latent = await self._once(place, lambda: self._latent(pixels))
         mask = None if reading is None else await reading
         return await self._once(
             ("both", crop, seg.mask),
@@ -239,10 +241,17 @@ class RequestWork:
             seed,
             None if self._follower is None else self._follower.watch(index, batch_pass),
         )
+        encoded_s = time.perf_counter()
         sampled = await self._run(program)
+        sampled_s = time.perf_counter()
         decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent))
         pixels = await self._service.aside(lambda: vae.to_pixels(decoded))
-        seconds = time.perf_counter() - start_s
+        end_s = time.perf_counter()
+        told = self._service.stats.stage_seconds
+        told.add(encoded_s - start_s, "encode")
+        told.add(sampled_s - encoded_s, "sample")
+        told.add(end_s - sampled_s, "decode")
+        seconds = end_s - start_s
         return Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
     def _sides(

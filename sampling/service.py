@@ -27,6 +27,7 @@ from sampling.policy import PRIORITY_WEIGHTS, Requester
 from sampling.progress import Follower
 from sampling.request_work import RequestWork
 from sampling.slots import Slots
+from sampling.statistics import Counter, DetailStats, EngineStats
 from sampling.text_cache import TextCache
 from sampling.work import Estimator
 
@@ -62,10 +63,13 @@ class DetailService:
         self.limits = limits
         self.device = device or device_of(pipelines.values())
         networks = OnDevice(networks, self.device)
-        self.engine = StepEngine(networks, network_table(pipelines.values()))
+        table = network_table(pipelines.values())
+        stats = EngineStats(batch_failures=Counter([(name,) for name in table]))
+        self.engine = StepEngine(networks, table, stats=stats)
         self.texts = TextCache(self.engine, limits.text_cache_bytes)
         self.slots = Slots(limits.max_live_segs)
         self.admission = Admission(limits)
+        self.stats = DetailStats()
         self._estimator = Estimator(pipelines, self.engine.costs)
         cores = len(os.sched_getaffinity(0))
         self._helpers = ThreadPoolExecutor(max(1, min(4, cores // 2)), "arrays")

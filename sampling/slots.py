@@ -38,6 +38,11 @@ class Slots:
         """Places taken."""
         return self.held.total()
 
+    @property
+    def waiting(self) -> int:
+        """SEGs that wait for a place."""
+        return len(self._waiting)
+
     @contextlib.asynccontextmanager
     async def place(self, requester: Requester) -> AsyncIterator[None]:
         """Holds a place, once there is one, while inside."""

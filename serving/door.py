@@ -30,6 +30,7 @@ from preprocessing.plan import (
 from segs_client.contract import ContractError, ErrorDetail
 from serving import heart, stub
 from serving.api_keys import CANARY, ApiKeys
+from serving.door_stats import DoorStats
 from serving.heart import ENGINE_MODEL
 from serving.inside import inside_parameters, read_parameters
 from serving.room import Room
@@ -89,10 +90,12 @@ class Door:
 
     Args:
         room: for those who come in.
+        stats: counts them.
         keys: of those who may; None: everybody.
     """
 
     room: Room
+    stats: DoorStats
     keys: ApiKeys | None = None
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
@@ -106,12 +109,16 @@ class Door:
 
     async def answer(self, request: Any) -> Any:
         """The response to a request; never raises."""
-        visitor = Visitor(request, id_of(request))
+        start_s = time.perf_counter()
+        visitor, code = Visitor(request, id_of(request)), None
         try:
             self.ask_who(visitor)
-            return pb_utils.InferenceResponse(await self.let_through(visitor))
+            response = pb_utils.InferenceResponse(await self.let_through(visitor))
         except Exception as error:
-            return stub.refusal(error, visitor.request_id)
+            detail = stub.error_detail(error, visitor.request_id)
+            response, code = stub.refused(detail), detail.code
+        self.stats.ended(time.perf_counter() - start_s, code)
+        return response
 
     def ask_who(self, visitor: Visitor) -> str | None:
         """Whose key came with a request; None where nobody is asked.

@@ -14,6 +14,8 @@ from typing import Any
 from serving import heart, stub
 from serving.api_keys import keys_of_environment
 from serving.door import Door
+from serving.door_stats import DoorStats
+from serving.metrics import Source, start_publishing
 from serving.room import Room
 from serving.stub_logging import configure_logging
 
@@ -24,10 +26,12 @@ class DoorModel(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
         self._name = args["model_name"]
-        self.door = Door(Room(stub.limits()), keys_of_environment())
+        stats = DoorStats(self._name)
+        self.door = Door(Room(stub.limits()), stats, keys_of_environment())
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, name="door", daemon=True).start()
         heart.start_beating(args["model_instance_name"])
+        start_publishing(self.sources())
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -48,6 +52,19 @@ class DoorModel(ABC):
     def followed(self) -> int:
         """Requests whose events are listened to."""
         return 0
+
+    def sources(self) -> dict[str, Source]:
+        """Of its metrics."""
+        door, stats = self.door, self.door.stats
+        return {
+            "segs_requests_answered_total": stats.answered.values,
+            "segs_requests_refused_total": stats.refused.values,
+            "segs_errors_total": stats.failed.values,
+            "segs_requests_cancelled_total": stats.cancelled.values,
+            "segs_request_seconds": stats.seconds,
+            "segs_requests_inside": lambda: {(self._name,): door.room.requests},
+            "segs_calls_lost_total": lambda: {(self._name,): door.lost},
+        }
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -49,6 +49,10 @@ class EngineState(BaseModel):
     """Since the start, with a result."""
     segs: int = 0
     """SEGs under way."""
+    queued: int = 0
+    """SEGs that wait for a place among them."""
+    queued_s: float = 0.0
+    """Device seconds until all requests under way are done, by estimate."""
     programs: int = 0
     """Their programs that the engine drives."""
     flights: tuple[Flight, ...] = ()

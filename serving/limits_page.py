@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from segs_client.picture_files import MAX_PARTS, MAX_SCANS
 from segs_client.ranges import allowed_values
 from segs_client.wildcards import MAX_LEVELS
 from serving.options import REPOSITORY_ROOT
+from serving.page_tables import filled, table
 
 PAGE = REPOSITORY_ROOT / "docs" / "limits.md"
 
@@ -27,7 +28,7 @@ def limits_table() -> str:
         (f"`{each.name}`", _number(each.default), each.metadata["bounds"], _beyond(each.metadata))
         for each in fields(Limits)
     ]
-    return _table(("limit", "default", "bounds", "beyond it"), rows)
+    return table(("limit", "default", "bounds", "beyond it"), rows)
 
 
 def parsers_table() -> str:
@@ -39,7 +40,7 @@ def parsers_table() -> str:
         ("pictures in a file", "1"),
         ("wildcards in each other", f"{MAX_LEVELS}"),
     ]
-    return _table(("what", "most"), rows)
+    return table(("what", "most"), rows)
 
 
 def contract_table() -> str:
@@ -47,18 +48,14 @@ def contract_table() -> str:
     schema = request_schema()
     models = {"": schema, **schema["$defs"]}
     rows = [row for name, model in models.items() for row in _bounded(name, model, schema)]
-    return _table(("field", "allowed"), rows)
+    return table(("field", "allowed"), rows)
 
 
 def page() -> str:
     """docs/limits.md with its tables as they have to be."""
     text = PAGE.read_text(encoding="utf-8")
     tables = {"limits": limits_table(), "parsers": parsers_table(), "contract": contract_table()}
-    for name, table in tables.items():
-        before, begin, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        text = before + begin + table + end + after
-    return text
+    return filled(text, tables)
 
 
 def _bounded(
@@ -82,11 +79,6 @@ def _beyond(metadata: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     return "none" if value is None else f"{value:,.0f}"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def main(path: Path = PAGE) -> None:

@@ -7,6 +7,7 @@ and sends them on. Importable in a stub only.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ class StreamDoor:
         """All responses to a request; never raises."""
         teller = Teller(sender, id_of(request))
         stream = _Stream(request, teller.request_id, teller, self._receiver)
+        start_s, code = time.perf_counter(), None
         try:
             stream.key = self._door.ask_who(stream)
             named = parameter(request, CANCEL_PARAMETER)
@@ -52,9 +54,12 @@ class StreamDoor:
             await teller.end("result", tensors)
         except Exception as error:
             detail = stub.error_detail(error, teller.request_id)
+            code = detail.code
             await teller.end("error", error=detail.model_dump())
         finally:
             stream.leave()
+        taken_s = time.perf_counter() - start_s
+        self._door.stats.ended(taken_s, code, asked=stream.cancelled)
 
     @contextlib.contextmanager
     def _listed(self, stream: _Stream) -> Iterator[None]:

@@ -130,7 +130,11 @@ def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
 
 def refusal(error: BaseException, request_id: str) -> Any:
     """The response to a request that failed, with :func:`error_detail`."""
-    detail = error_detail(error, request_id)
+    return refused(error_detail(error, request_id))
+
+
+def refused(detail: ErrorDetail) -> Any:
+    """The response that tells of an error."""
     return pb_utils.InferenceResponse(
         output_tensors=[],
         error=pb_utils.TritonError(

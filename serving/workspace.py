@@ -15,6 +15,7 @@ from serving import memory
 from serving.credentials import ADMIN_HEADER, ADMIN_KEY
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
+from serving.metrics import METRICS_VARIABLE
 from serving.options import (
     LIMITS_VARIABLE,
     LOG_LEVEL_VARIABLE,
@@ -98,6 +99,8 @@ def server_environment(
     environment[LOG_LEVEL_VARIABLE] = options.log_level
     environment[LIMITS_VARIABLE] = json.dumps(asdict(options.limits))
     environment[STATE_VARIABLE] = str(state)
+    if options.metrics_port is not None:
+        environment[METRICS_VARIABLE] = "1"
     if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
         environment[SURVIVE_WRAPPED_VARIABLE] = "1"
     for name in _THREAD_VARIABLES:

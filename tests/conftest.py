@@ -47,5 +47,7 @@ def torch_repository() -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
     """A real tritonserver with those pipelines, to be measured too."""
-    with EmbeddedServer([repository], log_level="DEBUG", open_protocols=ASKED_FOR) as running:
+    with EmbeddedServer(
+        [repository], log_level="DEBUG", open_protocols=ASKED_FOR, metrics_port=0
+    ) as running:
         yield running

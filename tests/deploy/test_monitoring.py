@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from serving import health_metrics
+from serving.metrics import METRICS
 from tests.deploy.compose import ROOT, services
 
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -86,3 +88,33 @@ def test_the_dashboard_asks_the_source_that_is_provisioned() -> None:
     mounted = {volume.split(":")[1] for volume in grafana["volumes"]}
     providers = YAML(typ="safe").load(DASHBOARD.with_name("dashboards.yml"))["providers"]
     assert {provider["options"]["path"] for provider in providers} <= mounted
+
+
+def _metrics(text: str) -> set[str]:
+    """Metrics that are named; of a histogram its own name."""
+    found = set(re.findall(r"\b(?:segs|nv)_\w+", re.sub(r'"[^"]*"', "", text)))
+    return {
+        re.sub(r"_(bucket|sum|count)$", "", name) if name not in known() else name for name in found
+    }
+
+
+def known() -> set[str]:
+    """What a server tells: ours, and what docs/metrics.md says of Triton's own."""
+    tritons = re.findall(r"`(nv_\w+)`", (ROOT / "docs" / "metrics.md").read_text())
+    return {*METRICS, *health_metrics.METRICS, *tritons}
+
+
+def test_alarms_and_dashboard_name_what_there_is() -> None:
+    rules = YAML(typ="safe").load(MONITORING / "alarms.yml")["groups"][0]["rules"]
+    asked = _metrics(" ".join(rule["expr"] for rule in rules))
+    shown = _metrics(" ".join(_expressions()))
+    assert asked <= known()
+    assert shown <= known()
+    assert {*METRICS, *health_metrics.METRICS} <= shown
+    examples = (ROOT / "docs" / "metrics.md").read_text().split("Questions, and")[1].split("###")[0]
+    assert _metrics(examples) <= known()
+
+
+def test_the_chart_scales_on_a_metric_that_there_is() -> None:
+    values = YAML(typ="safe").load(ROOT / "deploy" / "kubernetes" / "segs-detailer" / "values.yaml")
+    assert METRICS[values["autoscaling"]["metric"]].kind == "gauge"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from preprocessing.composite import composite
 from preprocessing.plan import Outcome, Plan
+from sampling.statistics import Counter, Observations
+from segs_client.contract import SegStatus
 from serving import heart, stub
 from serving.inside import check_inside
+from serving.metrics import start_publishing
 from serving.stub_logging import configure_logging
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        self._seconds = Observations()
+        self._segments = Counter([(status,) for status in get_args(SegStatus)])
+        start_publishing(
+            {"segs_stage_seconds": self._seconds, "segs_segments_total": self._segments.values}
+        )
         heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -33,6 +41,9 @@ class TritonPythonModel:
             )
         except Exception as error:
             return stub.refusal(error, request.request_id())
+        self._seconds.add(composed.report.times_s["composite"], "composite")
+        for seg in composed.report.segs:
+            self._segments.add(seg.status)
         return stub.answer(
             report=stub.as_flat(composed.report.model_dump_json().encode()),
             detailed_image=composed.image,

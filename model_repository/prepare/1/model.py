@@ -7,8 +7,10 @@ from typing import Any
 
 from pipelines import load_all
 from preprocessing.prepare import Inputs, prepare
+from sampling.statistics import Observations
 from serving import heart, stub
 from serving.inside import check_inside
+from serving.metrics import start_publishing
 from serving.stub_logging import configure_logging
 
 
@@ -18,6 +20,8 @@ class TritonPythonModel:
         self._limits = stub.limits()
         found = load_all(stub.repositories())
         self._pipelines = {name: descriptor for name, (descriptor, _) in found.items()}
+        self._seconds = Observations()
+        start_publishing({"segs_stage_seconds": self._seconds})
         heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -43,6 +47,7 @@ class TritonPythonModel:
             )
         except Exception as error:
             return stub.refusal(error, request.request_id())
+        self._seconds.add(prepared.plan.prepare_s, "prepare")
         return stub.answer(
             plan=prepared.plan.model_dump_json().encode(),
             canvas=prepared.canvas,

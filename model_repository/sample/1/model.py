@@ -25,8 +25,10 @@ from serving import heart, stub
 from serving.bls import TritonNetworks
 from serving.channel import EventSender, channel_path
 from serving.door import DROP, FOLLOWED, TOKEN, parameter
+from serving.engine_metrics import engine_sources
 from serving.following import EngineFollower
 from serving.inside import check_inside
+from serving.metrics import start_publishing
 from serving.stub_logging import configure_logging
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,12 @@ class TritonPythonModel:
         self._events = EventSender(channel_path())
         self._answered = 0
         self._calls: dict[str, asyncio.Task[Any]] = {}
+        self._state = self._look()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="step-engine", daemon=True)
         self._thread.start()
         heart.start_beating(args["model_instance_name"])
+        start_publishing(engine_sources(self._service, self._events, lambda: self._state))
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -108,16 +112,22 @@ class TritonPythonModel:
             self._service.admission.closed = order is not None
             if order == "end":
                 self._service.engine.close()
-            heart.write_state(
-                heart.EngineState(
-                    requests=len(self._service.admission),
-                    answered=self._answered,
-                    segs=self._service.slots.live,
-                    programs=self._service.engine.programs,
-                    flights=tuple(self._service.engine.flights),
-                )
-            )
+            self._state = self._look()
+            heart.write_state(self._state)
             await asyncio.sleep(heart.BEAT_S)
+
+    def _look(self) -> heart.EngineState:
+        """What the engine is doing."""
+        service = self._service
+        return heart.EngineState(
+            requests=len(service.admission),
+            answered=self._answered,
+            segs=service.slots.live,
+            queued=service.slots.waiting,
+            queued_s=service.admission.queued_s,
+            programs=service.engine.programs,
+            flights=tuple(service.engine.flights),
+        )
 
     def _drop(self, token: str) -> None:
         """Ends a request that nobody waits for: its SEGs are in no batch after those under way."""

@@ -1,0 +1,232 @@
+"""The metrics page of the real server: every metric of ours is there, and moves when it should."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from segs_client import Cancelled, Client, InvalidRequest, StepEvent, StreamUpdate
+from serving.heart import ENGINE_MODEL, model_of
+from serving.metrics import METRICS
+from serving.process import model_processes
+from serving.server import EmbeddedServer
+from tests.service.test_gone import arguments, assert_idle
+from tests.service.test_stream_faults import wait_for_the_dead
+
+pytestmark = pytest.mark.server
+
+PICTURE = np.random.default_rng(5).integers(0, 256, (96, 128, 3), np.uint8)
+BOX = (40, 30, 60, 50)
+LARGE = (10, 10, 90, 90)
+SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
+DOOR, STREAM = 'model="segs_detailer"', 'model="segs_detailer_stream"'
+SHAPE = 'network="sd15_unet",shape="8x8"'
+SOON_S = 15.0
+"""Until what was counted is on the page, which takes a second or two; on a busy machine more."""
+_LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+Page = dict[tuple[str, str], float]
+"""By name and labels."""
+
+
+def page_text(server: EmbeddedServer) -> str:
+    with urllib.request.urlopen(f"http://{server.address('metrics')}/metrics", timeout=10) as page:
+        text: str = page.read().decode()
+    return text
+
+
+def scrape(server: EmbeddedServer) -> Page:
+    found = _LINE.findall(page_text(server))
+    return {(name, labels): float(value) for name, labels, value in found}
+
+
+def growth(before: Page, now: Page, name: str, labels: str = "") -> float:
+    return now.get((name, labels), 0.0) - before.get((name, labels), 0.0)
+
+
+def wait_for_growth(server: EmbeddedServer, before: Page, wanted: Page) -> Page:
+    """Until all of these have grown by just so much."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        now = scrape(server)
+        found = {key: growth(before, now, *key) for key in wanted}
+        if found == wanted:
+            return now
+        if time.monotonic() > deadline:
+            assert found == wanted
+        time.sleep(0.2)
+
+
+def settled(server: EmbeddedServer) -> Page:
+    """The page once nothing moves any more."""
+    last = scrape(server)
+    while True:
+        time.sleep(2.5)
+        now = scrape(server)
+        ours = {key for key in now if key[0].startswith("segs_")}
+        if all(now[key] == last.get(key) for key in ours):
+            return now
+        last = now
+
+
+@pytest.fixture
+def client(server: EmbeddedServer) -> Iterator[Client]:
+    with Client(server.grpc_url, pipeline="sd15") as opened:
+        opened.detail(PICTURE, [BOX], steps=2, **SMALL)  # all series are there then
+        yield opened
+
+
+def test_every_metric_is_there_as_documented(server: EmbeddedServer, client: Client) -> None:
+    deadline = time.monotonic() + SOON_S
+    while True:
+        text = page_text(server)
+        kinds = dict(re.findall(r"^# TYPE (segs_\w+) (\w+)$", text, re.MULTILINE))
+        if set(kinds) == set(METRICS) or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    assert kinds == {name: metric.kind for name, metric in METRICS.items()}
+    told = dict(re.findall(r"^# HELP (segs_\w+) (.+)$", text, re.MULTILINE))
+    assert told == {name: metric.meaning for name, metric in METRICS.items()}
+    for name, labels, _ in _LINE.findall(text):
+        if not name.startswith("segs_"):
+            continue
+        metric = METRICS[re.sub(r"_(bucket|sum|count)$", "", name) if name not in METRICS else name]
+        assert set(re.findall(r'(\w+)="', labels)) - {"le"} == set(metric.labels)
+
+
+def test_a_request_moves_what_it_is_about(server: EmbeddedServer, client: Client) -> None:
+    before = settled(server)
+    client.detail(PICTURE, [BOX, LARGE], steps=3, cycle=1, batch_size=2, force_inpaint=False,
+                  prompt="a new prompt", negative="a new prompt", **SMALL)  # fmt: skip
+    now = wait_for_growth(
+        server,
+        before,
+        {
+            ("segs_requests_answered_total", DOOR): 1,
+            ("segs_request_seconds_count", DOOR): 1,
+            ("segs_segments_total", 'status="enhanced"'): 2,
+            ("segs_segments_total", 'status="skipped_large_enough"'): 2,
+            ("segs_stage_seconds_count", 'stage="prepare"'): 1,
+            ("segs_stage_seconds_count", 'stage="encode"'): 2,
+            ("segs_stage_seconds_count", 'stage="sample"'): 2,
+            ("segs_stage_seconds_count", 'stage="decode"'): 2,
+            ("segs_stage_seconds_count", 'stage="composite"'): 1,
+            ("segs_cache_requests_total", 'cache="crop",result="miss"'): 1,
+            ("segs_cache_requests_total", 'cache="crop",result="hit"'): 1,
+            ("segs_cache_requests_total", 'cache="text",result="miss"'): 1,
+            ("segs_cache_requests_total", 'cache="text",result="hit"'): 3,
+            # Two passes, three steps, both sides.
+            ("segs_batch_rows_total", SHAPE): 12,
+            # Triton's own count of the same.
+            ("nv_inference_count", 'model="sd15_unet",version="1"'): 12,
+        },
+    )
+    batches = growth(before, now, "nv_inference_exec_count", 'model="sd15_unet",version="1"')
+    for name, labels in (("segs_batch_fill_ratio", SHAPE), ("segs_step_seconds", SHAPE[:19])):
+        assert growth(before, now, f"{name}_count", labels) == batches
+        assert growth(before, now, f"{name}_sum", labels) > 0
+    assert growth(before, now, "segs_text_cache_bytes") > 0
+
+
+def test_refusals_and_late_requests_are_counted_by_code(
+    server: EmbeddedServer, client: Client
+) -> None:
+    before = settled(server)
+    with pytest.raises(InvalidRequest):
+        client.detail(PICTURE, [(40, 30, 600, 500)], **SMALL)
+    with pytest.raises(InvalidRequest):
+        list(client.stream(PICTURE, [(40, 30, 600, 500)], **SMALL))
+    with (
+        InferenceServerClient(server.grpc_url) as triton,
+        pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"),
+    ):
+        triton.infer(**{**arguments(9000), "timeout": 700_000})
+    wait_for_growth(
+        server,
+        before,
+        {
+            ("segs_requests_refused_total", f'code="INVALID_ARGUMENT",{DOOR}'): 1,
+            ("segs_requests_refused_total", f'code="INVALID_ARGUMENT",{STREAM}'): 1,
+            ("segs_errors_total", f'code="DEADLINE_EXCEEDED",{DOOR}'): 1,
+            ("segs_errors_total", f'code="INTERNAL",{DOOR}'): 0,
+            ("segs_requests_answered_total", DOOR): 0,
+            ("segs_request_seconds_count", DOOR): 2,
+        },
+    )
+
+
+def _begin(client: Client, name: str, boxes: int, steps: int) -> Iterator[StreamUpdate]:
+    """A stream that is under way and would go on for long."""
+    some = [(x, y, x + 8, y + 8) for y in range(0, 80, 8) for x in range(0, 120, 8)]
+    stream = client.stream(PICTURE, some[:boxes], steps=steps, request_id=name, **SMALL)
+    assert any(isinstance(update.event, StepEvent) for update in stream)
+    return stream
+
+
+def test_what_is_under_way_shows_and_a_cancel_ends_it(
+    server: EmbeddedServer, client: Client
+) -> None:
+    before = settled(server)
+    asked = _begin(client, "to be cancelled", boxes=1, steps=9000)
+    left = _begin(client, "to be left", boxes=80, steps=300)
+    deadline = time.monotonic() + SOON_S
+    while True:
+        now = scrape(server)
+        busy = {name: now.get((name, ""), 0.0) for name in ("segs_live", "segs_queued")}
+        if min(busy.values()) > 0 and now["segs_streams_followed", ""] == 2:
+            break
+        assert time.monotonic() < deadline, busy
+        time.sleep(0.2)
+    assert now["segs_live", ""] + now["segs_queued", ""] == 81
+    assert now["segs_requests_inside", STREAM] == 2
+    assert now["segs_queue_seconds", ""] > 0
+    client.cancel("to be cancelled")
+    with pytest.raises(Cancelled):
+        list(asked)
+    left.close()  # type: ignore[attr-defined]
+    assert_idle(server)
+    idle = wait_for_growth(
+        server,
+        before,
+        {
+            ("segs_requests_cancelled_total", f'cause="asked",{STREAM}'): 1,
+            ("segs_requests_cancelled_total", f'cause="gone",{STREAM}'): 1,
+            ("segs_live", ""): 0,
+            ("segs_queued", ""): 0,
+            ("segs_queue_seconds", ""): 0,
+            ("segs_requests_inside", STREAM): 0,
+            ("segs_streams_followed", ""): 0,
+        },
+    )
+    # What was dropped is in no batch any more.
+    assert growth(idle, settled(server), "segs_batch_rows_total", SHAPE) == 0
+
+
+def test_counters_go_on_after_the_engine_was_replaced(
+    server: EmbeddedServer, client: Client
+) -> None:
+    before = settled(server)
+    for instance, pid in model_processes(server.pid).items():
+        if model_of(instance) == ENGINE_MODEL:
+            os.kill(pid, signal.SIGKILL)
+    server.reload(wait_for_the_dead(server))
+    client.detail(PICTURE, [BOX], steps=3, **SMALL)
+    wait_for_growth(
+        server,
+        before,
+        {
+            ("segs_batch_rows_total", SHAPE): 6,
+            ("segs_stage_seconds_count", 'stage="sample"'): 1,
+            ("segs_live", ""): 0,
+        },
+    )
