@@ -31,6 +31,8 @@ _MIX = {
     "large picture": 1,
     "ControlNet": 3,
     "crops back": 2,
+    "followed": 3,
+    "stream left": 2,
     "refusal": 6,
     "cancelled": 4,
     "too late": 4,
@@ -81,6 +83,8 @@ class Traffic:
             "large picture": self._large_picture,
             "ControlNet": self._controlnet,
             "crops back": self._crops_back,
+            "followed": self._followed,
+            "stream left": self._stream_left,
             "refusal": self._refusal,
             "cancelled": self._cancelled,
             "too late": self._too_late,
@@ -156,6 +160,24 @@ class Traffic:
         result = self._kept.detail(_picture(3, "WEBP"), segs, **options)
         back = [seg.image is not None for seg in result.segs]
         return "" if all(back) and len(back) == len(segs) else f"crops back: {back}"
+
+    def _followed(self, random: np.random.Generator, index: int) -> str:
+        size = _SIZES[2]
+        told = {"preview_every": 2, "segment_pictures": True}
+        options = {**_options(random, index), "stream": told}
+        segs = _segs(random, size, int(random.integers(1, 4)))
+        *_, last = self._kept.stream(_picture(2, "PNG"), segs, **options)
+        return "no result" if last.result is None else _wrong(last.result, size, len(segs))
+
+    def _stream_left(self, random: np.random.Generator, index: int) -> str:
+        options = {**_options(random, index), "steps": _LONG_STEPS}
+        segs = _segs(random, _SIZES[1], 4)
+        updates = self._kept.stream(_picture(1, "raw"), segs, **options)
+        for _ in range(int(random.integers(1, 9))):
+            if next(updates).is_last:
+                return "ended before it was left"
+        updates.close()
+        return ""
 
     def _refusal(self, random: np.random.Generator, index: int) -> str:
         names = list(refusals.CASES)

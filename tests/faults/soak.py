@@ -45,7 +45,9 @@ steps of 1 MiB."""
 _INTERVAL_S = 10.0
 _KNOWN_EVERY = 20
 _CROWD_EVERY = 500
-"""Things done between two crowds: of large pictures, and of ones with a ControlNet."""
+_FIRST_CROWDS = (0, 150, 300)
+"""Things done until a crowd comes, of large pictures and of ones with a ControlNet: often at first,
+then every so many."""
 _CLIENTS = 16
 """So many things at most are under way at once, on a machine however busy; a crowd is as many: the
 most memory that this traffic can need is needed before anything is compared."""
@@ -137,7 +139,7 @@ class Soak:
             pool.submit(self._do, traffic.do, index)
             if index % _KNOWN_EVERY == 0:
                 pool.submit(self._do, traffic.known_picture)
-            if index % _CROWD_EVERY == 0:
+            if index in _FIRST_CROWDS or index % _CROWD_EVERY == 0:
                 for kind in ("large picture", "ControlNet"):
                     for number in range(_CLIENTS):
                         pool.submit(self._do, traffic.do_one, kind, index + number)
