@@ -179,7 +179,7 @@ class Supervised:
         for name, process in self._living():
             role = model_of(name) if re.search(r"(_\d+){2}$", name) else name
             found.setdefault(role, []).append(process)
-            self._roles.setdefault(process.pid, role)
+            self._roles[process.pid] = role  # the last: a shell may have become it
         return found
 
     def pids(self) -> dict[str, int]:

@@ -38,6 +38,8 @@ class Ask:
     side_px: int = 64
     controlled: bool = False
     timeout_s: float = 180.0
+    followed: bool = False
+    """By a stream of events."""
 
     def picture(self, *, plain: bool = False) -> bytes:
         """The PNG that is sent: noise, or one colour."""
@@ -55,21 +57,24 @@ class Ask:
         segs = Segs.from_boxes([_BOX], size=(self.side_px, self.side_px))
         once = Retries(rounds=0)  # what the server refuses is to be seen
         with Client(url, pipeline=PIPELINE, timeout_s=self.timeout_s, retries=once) as client:
-            result = client.detail(
-                self.picture(),
-                segs,
-                prompt=f"a face, {self.number}",
-                seed=self.number,
-                steps=self.steps,
-                guide_size=64,
-                max_size=64,
-                **options,
-            )
-        return np.asarray(result.image)
+            options |= {
+                "prompt": f"a face, {self.number}",
+                "seed": self.number,
+                "steps": self.steps,
+                "guide_size": 64,
+                "max_size": 64,
+            }
+            if self.followed:
+                *_, last = client.stream(self.picture(), segs, **options)
+                assert last.result is not None  # else it raised
+                return np.asarray(last.result.image)
+            return np.asarray(client.detail(self.picture(), segs, **options).image)
 
 
 LONG = (Ask(1), Ask(2), Ask(3), Ask(4, controlled=True))
 """Some seconds in the step engine."""
+FOLLOWED = (Ask(31, followed=True), Ask(32, followed=True), Ask(33, followed=True))
+"""The same, as streams."""
 SHORT = (Ask(11, 20), Ask(12, 20), Ask(13, 20), Ask(14, 20))
 """Soon at the VAE's decoder."""
 LARGE = (Ask(21, 1, 2048), Ask(22, 1, 2048), Ask(23, 1, 2048), Ask(24, 1, 2048))

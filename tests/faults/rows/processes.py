@@ -15,7 +15,7 @@ import psutil
 from tests.faults.bench import Bench, require_no_leftovers
 from tests.faults.row import Check, PromiseBroken, Rows, require
 from tests.faults.supervised import PIPELINE, Supervised
-from tests.faults.traffic import LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
+from tests.faults.traffic import FOLLOWED, LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
 
 ROWS = Rows()
 
@@ -53,6 +53,7 @@ _STAGES = (
 )
 _WHOLE = (
     Victim("segs_detailer", "door", LONG, "sampling", loses=True),
+    Victim("segs_detailer_stream", "stream-door", FOLLOWED, "sampling", loses=True),
     Victim("tritonserver", "tritonserver", LONG, "sampling", loses=True),
 )
 
