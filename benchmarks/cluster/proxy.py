@@ -77,7 +77,7 @@ class Proxy:
         ports = {name: claim_port(_HOST, 0, f"--{name}-port") for name in names}
         self.url = f"{_HOST}:{ports['grpc']}"
         self.admin_port = ports["admin"]
-        self._monitoring_url = f"http://{_HOST}:{ports['monitoring']}"
+        self.monitoring_address = f"{_HOST}:{ports['monitoring']}"
         self._config = folder / "envoy.json"
         config = configuration(backends, ports["grpc"], ports["monitoring"], ports["admin"])
         self._config.write_text(json.dumps(config))
@@ -113,7 +113,9 @@ class Proxy:
     def counters(self) -> Mapping[str, float]:
         """Its numbers about the servers, by name without ``envoy_cluster_``, such as
         ``upstream_rq_retry``."""
-        with urllib.request.urlopen(f"{self._monitoring_url}/stats/prometheus", timeout=5) as page:
+        with urllib.request.urlopen(
+            f"http://{self.monitoring_address}/stats/prometheus", timeout=5
+        ) as page:
             lines = page.read().decode().splitlines()
         found = {}
         for line in lines:
@@ -124,7 +126,9 @@ class Proxy:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._monitoring_url}/ready", timeout=1) as page:
+            with urllib.request.urlopen(
+                f"http://{self.monitoring_address}/ready", timeout=1
+            ) as page:
                 return bool(page.status == 200)
         except OSError:
             return False

@@ -47,8 +47,8 @@ class Member:
         self.name = folder.name
         self._link = folder / "pipelines"
         self._link.symlink_to(engine)
-        self._metrics_port = claim_port("127.0.0.1", 0, "--metrics-port")
-        options = ("--metrics-port", str(self._metrics_port), "--start-timeout", "300")
+        self.metrics_port = claim_port("127.0.0.1", 0, "--metrics-port")
+        options = ("--metrics-port", str(self.metrics_port), "--start-timeout", "300")
         self.server = Supervised(Setup(self._link, options), folder)
 
     @property
@@ -79,7 +79,7 @@ class Member:
     def unet_rows(self) -> int | None:
         """Rows that its UNet has worked through since its start, by Triton's metrics."""
         try:
-            url = f"http://127.0.0.1:{self._metrics_port}/metrics"
+            url = f"http://127.0.0.1:{self.metrics_port}/metrics"
             with urllib.request.urlopen(url, timeout=2) as page:
                 found = _ROWS.search(page.read().decode())
         except OSError:

@@ -43,10 +43,11 @@ def _draw_chart(pen: ImageDraw.ImageDraw, chart: Chart, top: int, x_title: str) 
         return _LEFT + width * x / most_x, low - height * y / most_y
 
     pen.text((_LEFT, top + 8), chart.title, fill="black")
+    form = ".0f" if most_y >= _MARKS else ".2g"
     for mark in range(_MARKS + 1):
         x, y = most_x * mark / _MARKS, most_y * mark / _MARKS
         pen.line([place(0, y), place(most_x, y)], fill="#dddddd")
-        pen.text((8, place(0, y)[1] - 6), f"{y:.0f}", fill="black")
+        pen.text((8, place(0, y)[1] - 6), f"{y:{form}}", fill="black")
         pen.text((place(x, 0)[0] - 8, low + 6), f"{x:.0f}", fill="black")
     pen.text((_LEFT + width + 10, low + 6), x_title, fill="black")
     for index, (name, line) in enumerate(chart.lines.items()):
