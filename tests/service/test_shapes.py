@@ -50,11 +50,11 @@ def batches(server: EmbeddedServer) -> list[int]:
 
 
 def test_segs_of_many_sizes_share_one_or_two(server: EmbeddedServer) -> None:
-    before = len(batches(server))
+    begun = len(batches(server))
     exact = detail(server)
-    between = len(batches(server))
+    halfway = len(batches(server))
     common = detail(server, shapes="throughput")
-    apart, together = batches(server)[before:between], batches(server)[between:]
+    apart, together = batches(server)[begun:halfway], batches(server)[halfway:]
     assert len({seg.sampled_size for seg in exact.report.segs}) >= 6
     assert len({seg.sampled_size for seg in common.report.segs}) <= 2
     assert sum(apart) == sum(together)
