@@ -20,17 +20,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from serving.heart import folder
 from serving.inside import INSIDE_VARIABLE
 
+if TYPE_CHECKING:
+    import torch  # the doors have no use for it
+
 log = logging.getLogger(__name__)
 
+END = "end"
+"""The event of the message after the last one of a request."""
 Pixels = NDArray[np.uint8]
 Taker = Callable[[dict[str, Any], bytes], None]
 """Takes one message: its fields, and its pixels."""
@@ -66,7 +70,7 @@ class _Message:
         fields, pixels = dict(self.fields), self.pixels
         body = b""
         if pixels is not None:
-            array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
+            array = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
             fields["shape"] = array.shape
             body = array.tobytes()
         text = json.dumps(fields).encode()

@@ -12,12 +12,9 @@ from preprocessing.plan import FailedSeg, Plan
 from sampling.pipeline import Pipeline
 from sampling.progress import Step, Watch, preview_pixels
 from sampling.request_work import Done
-from serving.channel import EventSender, Pixels
+from serving.channel import END, EventSender, Pixels
 
 log = logging.getLogger(__name__)
-
-END = "end"
-"""The message after the last one of a request."""
 
 
 @dataclass

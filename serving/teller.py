@@ -26,7 +26,7 @@ import triton_python_backend_utils as pb_utils
 from preprocessing.images import encode
 from segs_client.events import EVENT_ADAPTER, EVENT_OUTPUT, PICTURE_OUTPUT
 from serving import stub
-from serving.following import END
+from serving.channel import END
 
 log = logging.getLogger(__name__)
 

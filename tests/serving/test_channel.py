@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +111,9 @@ def test_without_a_socket_everything_is_lost_and_nothing_waits(tmp_path: Path) -
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert len(sender._waiting) == 0
+
+
+def test_the_doors_end_needs_no_torch() -> None:
+    # It takes seconds to load, and much memory, in a process that only hands bytes on.
+    code = "import sys, serving.channel, serving.door_stats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
