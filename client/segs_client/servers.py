@@ -102,11 +102,8 @@ class Servers:
             if is_doubtful:
                 server.closed_until = max(server.closed_until, now + PROBE_S)
             server.under_way += work
-        try:
+        with self._giving_back(server, work):
             yield server, is_doubtful
-        finally:
-            with self._lock:
-                server.under_way -= work
 
     @contextlib.contextmanager
     def held(self, url: str, work: float) -> Iterator[None]:
@@ -115,11 +112,18 @@ class Servers:
         sent_s = time.monotonic()
         with self._lock:
             server.under_way += work
+        with self._giving_back(server, work):
+            try:
+                yield
+            except ServerUnavailable as error:
+                self.fails(server, sent_s, error)
+                raise
+
+    @contextlib.contextmanager
+    def _giving_back(self, server: Server, work: float) -> Iterator[None]:
+        """At the end the server has so much less under way."""
         try:
             yield
-        except ServerUnavailable as error:
-            self.fails(server, sent_s, error)
-            raise
         finally:
             with self._lock:
                 server.under_way -= work
