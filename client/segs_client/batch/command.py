@@ -58,12 +58,10 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt instead
             loop.add_signal_handler(number, task.cancel)
-    failed = 0
     with tqdm(total=len(items), unit="picture", disable=None, dynamic_ncols=True) as bar:
 
-        def tell(outcome: Outcome) -> None:
-            nonlocal failed
-            failed += outcome in ("failed", "partly")
+        def tell() -> None:
+            failed = len(tally.wrong)
             bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
             bar.update()
 
@@ -162,13 +160,6 @@ def _parser() -> argparse.ArgumentParser:
         default=8,
         metavar="N",
         help="pictures under way at once (default %(default)s)",
-    )
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any option by its name in the contract, e.g. paste.feather=3",
     )
     add_server_flags(parser.add_argument_group("the server"), _RETRY_ROUNDS)
     add_flags(parser.add_argument_group("options of the detailer"))

@@ -41,7 +41,7 @@ class Batch:
         client: open.
         journal: open.
         tally: counts up.
-        tell: called after each picture with what became of it.
+        tell: called after each picture, when the tally has it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Batch:
         client: AsyncClient,
         journal: Journal,
         tally: Tally,
-        tell: Callable[[Outcome], None],
+        tell: Callable[[], None],
     ) -> None:
         self._client = client
         self._journal = journal
@@ -129,7 +129,7 @@ class Batch:
 
     def _count(self, outcome: Outcome) -> None:
         self._tally.counts[outcome] += 1
-        self._tell(outcome)
+        self._tell()
 
     def _note_change(self, item: Item, key: str) -> None:
         last = self._journal.last(item)
