@@ -142,13 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--report", type=Path, metavar="FILE", help="also write the report's JSON")
     add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any option by its name in the contract, e.g. paste.feather=3",
-    )
-    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show how it goes, SEG by SEG (default: where stderr is a terminal)",

@@ -22,8 +22,16 @@ _PREFIX = "option:"
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds one flag per option; those not given stay out of the namespace.
 
-    ``guide_size`` becomes ``--guide-size``, ``paste.feather`` becomes ``--paste-feather``.
+    ``guide_size`` becomes ``--guide-size``, ``paste.feather`` becomes ``--paste-feather``. Any
+    option is ``--option NAME=VALUE`` too, for :func:`given_options`.
     """
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any option by its name in the contract, e.g. paste.feather=3",
+    )
     required = request_schema()["required"]
     for path, node in _options():
         name = ".".join(path)
