@@ -1,4 +1,5 @@
-"""What it costs the engine's loop that somebody follows a request, whether he reads or not.
+"""What it costs the engine's loop that somebody follows a request, whether he reads or not, and
+that a request is traced.
 
     python -m benchmarks.followed
 
@@ -18,11 +19,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from preprocessing.plan import Plan
-from sampling.progress import Step
+from preprocessing.plan import Piece, Plan, PlannedSeg
+from sampling.progress import BatchSeen, Step
 from segs_client.contract import DetailRequest, StreamOptions
 from serving.channel import EventSender
 from serving.following import EngineFollower
+from serving.seg_spans import SegSpans
+from serving.tracing import Span, Tracing
 
 SHAPE = (1, 4, 64, 64)
 STEPS = 5_000
@@ -42,11 +45,7 @@ def seconds_a_step(folder: Path, preview_every: int, *, is_read: bool) -> float:
         if is_read:
             threading.Thread(target=_read_all, args=(listening,), daemon=True).start()
         request = DetailRequest(pipeline="base", stream=StreamOptions(preview_every=preview_every))
-        plan = Plan(
-            request=request, request_id="", deadline_s=None, image_size=(512, 512), segs=(),
-            prepare_s=0.0, memory_bytes=0,
-        )  # fmt: skip
-        follower = EngineFollower(EventSender(path), "token", plan)
+        follower = EngineFollower(EventSender(path), "token", _plan(request))
         if preview_every:
             follower.colours = torch.randn(3, SHAPE[1]), torch.randn(3)
         watch = follower.watch(0, 0)
@@ -57,6 +56,33 @@ def seconds_a_step(folder: Path, preview_every: int, *, is_read: bool) -> float:
             watch(Step(0, number, STEPS, latent))
             taken_s.append(time.perf_counter() - start_s)
     return statistics.median(taken_s)
+
+
+def seconds_a_traced_step() -> float:
+    """The median of what noting a step and its batch takes."""
+    seg = PlannedSeg(
+        label="", confidence=1.0, bbox=(0, 0, 8, 8), crop_region=(0, 0, 8, 8), seed=1, steps=STEPS,
+        cfg=1.0, denoise=1.0, mask=Piece(offset=0, height=8, width=8), positives=(), negatives=(),
+    )  # fmt: skip
+    plan = _plan(DetailRequest(pipeline="base")).model_copy(update={"segs": (seg,)})
+    spans = SegSpans(Tracing(), Span(), plan)
+    spans.started(0, 0)
+    watch, witness = spans.watch(0, 0), spans.witness(0, 0)
+    latent, taken_s = torch.zeros(SHAPE), []
+    for number in range(1, STEPS + 1):
+        start_s = time.perf_counter()
+        asked_ns, begun_ns, ended_ns = time.time_ns(), time.time_ns(), time.time_ns()
+        witness(BatchSeen("base_unet", asked_ns, begun_ns, ended_ns, 2, 2, 1, 1, True))
+        watch(Step(0, number, STEPS, latent))
+        taken_s.append(time.perf_counter() - start_s)
+    return statistics.median(taken_s)
+
+
+def _plan(request: DetailRequest) -> Plan:
+    return Plan(
+        request=request, request_id="", deadline_s=None, image_size=(512, 512), segs=(),
+        prepare_s=0.0, memory_bytes=0,
+    )  # fmt: skip
 
 
 def _read_all(listening: socket.socket) -> None:
@@ -77,6 +103,7 @@ def main() -> int:
             ]
             read_us, unread_us = (each * 1e6 for each in times_s)
             lines.append(f"| {name} | {read_us:.1f} | {unread_us:.1f} |")
+    lines += ["", f"A step that is traced: {seconds_a_traced_step() * 1e6:.1f} µs."]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -27,6 +27,7 @@ from sampling.flight import Flight
 from sampling.live import GroupKey, LiveProgram, WaitingCall, group_key
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
 from sampling.program import Call, Program, Tensors
+from sampling.progress import BatchSeen, Witness
 from sampling.rows import Part, Stacker, check_shapes, hand_out
 from sampling.statistics import EngineStats
 
@@ -86,11 +87,17 @@ class StepEngine:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a call has come or a batch has ended."""
 
-    async def run(self, program: Program[T], requester: Requester | None = None) -> T:
+    async def run(
+        self,
+        program: Program[T],
+        requester: Requester | None = None,
+        witness: Witness | None = None,
+    ) -> T:
         """Runs a program among all others and returns its result.
 
         Args:
             requester: whom the work is for; None counts as one of its own.
+            witness: is told of every batch that the program has a call in.
 
         Raises:
             DeadlineExceededError: the requester's deadline passed.
@@ -99,7 +106,7 @@ class StepEngine:
                 cancelled, the program ends at its next turn.
         """
         requester = requester or Requester()
-        live = LiveProgram(program, requester, asyncio.get_running_loop().create_future())
+        live = LiveProgram(program, requester, asyncio.get_running_loop().create_future(), witness)
         if self._closed:
             live.close()
             raise StoppingError
@@ -177,7 +184,8 @@ class StepEngine:
             call = live.send(part)
             self._limit(call)  # there is such a network, and it takes such rows
             self._arrivals += 1
-            self._queue(WaitingCall(live, call, group_key(call), self._arrivals))
+            asked_ns = 0 if live.witness is None else time.time_ns()
+            self._queue(WaitingCall(live, call, group_key(call), self._arrivals, asked_ns))
         except StopIteration as end:
             live.end(end.value)
         except Exception as error:  # one program's fault is its own
@@ -248,9 +256,10 @@ class StepEngine:
 
     async def _answer(self, batch: list[WaitingCall]) -> None:
         """Runs a batch and sends every program its rows."""
-        start_s = time.perf_counter()
+        start_s, start_ns = time.perf_counter(), time.time_ns()
         parts = await self._ask(batch)
         seconds = self._charge(batch, start_s)
+        _show(batch, start_ns, answered=not isinstance(parts, Exception))
         if isinstance(parts, Exception):
             self._queue_apart(batch, parts)
             return
@@ -330,6 +339,23 @@ class StepEngine:
             len({waiting.requester for waiting in batch}),
             seconds * 1e3,
         )
+
+
+def _show(batch: list[WaitingCall], start_ns: int, *, answered: bool) -> None:
+    """Tells the witnesses of a batch that has just ended."""
+    end_ns, rows, requests = time.time_ns(), 0, 0
+    for waiting in batch:
+        if (witness := waiting.live.witness) is None:
+            continue
+        if not rows:
+            rows, requests = _rows(batch), len({each.requester for each in batch})
+        own, network = waiting.call.rows, waiting.call.network
+        witness(
+            BatchSeen(
+                network, waiting.asked_ns, start_ns, end_ns,
+                own, rows, len(batch), requests, answered,
+            )
+        )  # fmt: skip
 
 
 def _rows(waiting: Iterable[WaitingCall]) -> int:

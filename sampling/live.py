@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from sampling.policy import Requester
 from sampling.program import Call, Program
+from sampling.progress import Witness
 from sampling.rows import Part
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ class LiveProgram(Generic[T]):
     program: Program[T]
     requester: Requester
     done: asyncio.Future[T]
+    witness: Witness | None = None
     check: Callable[[], None] | None = None
     """Of the rows that it was sent last, which are not known to be finite yet."""
     waiting: WaitingCall | None = None
@@ -79,6 +81,8 @@ class WaitingCall:
     call: Call
     group: GroupKey
     arrival: int
+    asked_ns: int = 0
+    """Since 1970, where there is a witness."""
 
     @property
     def requester(self) -> Requester:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import bisect
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -42,12 +42,33 @@ class Step(NamedTuple):
         return cls(cycle, min(max(passed, 1), steps), steps, denoised)
 
 
+class BatchSeen(NamedTuple):
+    """A call of a network: when it was asked for, and from when to when its batch ran, in
+    nanoseconds since 1970; its own rows, and what else was in the batch."""
+
+    network: str
+    asked_ns: int
+    begun_ns: int
+    ended_ns: int
+    rows: int
+    batch_rows: int
+    batch_calls: int
+    batch_requests: int
+    answered: bool
+    """False: the batch failed; the call may come again."""
+
+
 Watch = Callable[[Step], None]
 """Is told every step of one pass of a SEG."""
+Witness = Callable[[BatchSeen], None]
+"""Is told every batch that one pass of a SEG has calls in."""
+Part = Literal["encode", "sample", "decode"]
+"""Of a pass of a SEG, in this order."""
+T = TypeVar("T")
 
 
-class Follower(Protocol):
-    """Hears how one request goes."""
+class Follower:
+    """Hears how one request goes. This one does nothing with it."""
 
     def accepted(self, position: int, estimate_s: float | None, pipeline: Pipeline) -> None:
         """It was let in, after so many others; its time by estimate."""
@@ -55,8 +76,14 @@ class Follower(Protocol):
     def started(self, index: int, batch_pass: int) -> None:
         """A pass of a SEG is begun."""
 
-    def watch(self, index: int, batch_pass: int) -> Watch:
+    def entered(self, index: int, batch_pass: int, part: Part) -> None:
+        """A pass goes on with this part."""
+
+    def watch(self, index: int, batch_pass: int) -> Watch | None:
         """What is to be told the steps of a pass."""
+
+    def witness(self, index: int, batch_pass: int) -> Witness | None:
+        """What is to be told the batches of a pass."""
 
     def done(self, done: Done) -> None:
         """A pass of a SEG is done."""
@@ -66,6 +93,19 @@ class Follower(Protocol):
 
     def ended(self) -> None:
         """Nothing more is told of the request."""
+
+
+def all_of(listeners: Iterable[Callable[[T], None] | None]) -> Callable[[T], None] | None:
+    """One who tells all of these; None where there are none."""
+    heard = [each for each in listeners if each is not None]
+    if len(heard) < 2:
+        return heard[0] if heard else None
+
+    def tell(news: T) -> None:
+        for each in heard:
+            each(news)
+
+    return tell
 
 
 def preview_pixels(

@@ -31,7 +31,7 @@ from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
-from sampling.progress import Follower
+from sampling.progress import Follower, Part, Witness, all_of
 from sampling.text import check_prompt
 from sampling.unet import Control
 from segs_client.contract import SegError
@@ -72,14 +72,14 @@ class RequestWork:
         plan: Plan,
         crops: Pixels,
         masks: Pixels,
-        follower: Follower | None = None,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._service = service
         self._requester = requester
         self._plan = plan
         self._crops = crops
         self._masks = masks
-        self._follower = follower
+        self._followers = followers
         self._tasks: list[asyncio.Future[Any]] = []
         self._shared: dict[Hashable, asyncio.Future[Any]] = {}
         self._last_error: Exception | None = None
@@ -141,14 +141,13 @@ class RequestWork:
     async def _in_place(
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
     ) -> Done | FailedSeg:
-        follower = self._follower
         async with self._service.slots.place(self._requester):
-            if follower is not None:
-                follower.started(index, batch_pass)
+            for each in self._followers:
+                each.started(index, batch_pass)
             try:
                 done = await self._detail(index, seg, crop, batch_pass)
-                if follower is not None:
-                    follower.done(done)
+                for each in self._followers:
+                    each.done(done)
                 return done
             except _REQUEST_WIDE:
                 raise
@@ -160,8 +159,8 @@ class RequestWork:
                     seed=_seed(seg, batch_pass),
                     error=self._told(error, index, batch_pass),
                 )
-                if follower is not None:
-                    follower.failed(failed)
+                for each in self._followers:
+                    each.failed(failed)
                 return failed
 
     def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
@@ -175,8 +174,8 @@ class RequestWork:
         what = "its values became NaN or infinite" if not_finite else "internal error"
         return SegError(code="INTERNAL", message=told(incident, what), incident=incident)
 
-    async def _run(self, program: Program[T]) -> T:
-        return await self._service.engine.run(program, self._requester)
+    async def _run(self, program: Program[T], witness: Witness | None) -> T:
+        return await self._service.engine.run(program, self._requester, witness)
 
     def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """The result of work that is done once for all who name the same key; a failure is told to
@@ -192,7 +191,9 @@ class RequestWork:
         if task.cancelled() or task.exception() is not None:
             del self._shared[key]
 
-    async def _encode(self, seg: PlannedSeg, crop: Piece) -> detail.EncodedSeg:
+    async def _encode(
+        self, seg: PlannedSeg, crop: Piece, witness: Witness | None
+    ) -> detail.EncodedSeg:
         """The crop's latent and the mask on it."""
         request = self._plan.request
         pixels = pixels_at(self._crops, crop)
@@ -201,16 +202,16 @@ class RequestWork:
             reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
         place = ("latent", crop)
         self._service.stats.crops.add("crop", "hit" if place in self._shared else "miss")
-        latent = await self._once(place, lambda: self._latent(pixels))
+        latent = await self._once(place, lambda: self._latent(pixels, witness))
         mask = None if reading is None else await reading
         return await self._once(
             ("both", crop, seg.mask),
-            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask)),
+            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask), witness),
         )
 
-    async def _latent(self, pixels: Pixels) -> torch.Tensor:
+    async def _latent(self, pixels: Pixels, witness: Witness | None) -> torch.Tensor:
         values = await self._service.aside(lambda: vae.to_values(pixels))
-        return await self._run(vae.encode(self._base.descriptor, values))
+        return await self._run(vae.encode(self._base.descriptor, values), witness)
 
     async def _mask(self, place: Piece) -> torch.Tensor:
         """A SEG's mask, feathered, which takes up to a tenth of a second."""
@@ -221,13 +222,14 @@ class RequestWork:
     async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> Done:
         start_s = time.perf_counter()
         seed = _seed(seg, batch_pass)
+        witness = all_of(each.witness(index, batch_pass) for each in self._followers)
         # Every prompt is asked for at once, so that they share a batch.
-        texts = self._sides(self._base, seg, seg.positives, seg.negatives)
+        texts = self._sides(self._base, seg, (seg.positives, seg.negatives), witness)
         refiner_texts = None
         if self._refiner is not None:
             sides = seg.refiner_positives, seg.refiner_negatives
-            refiner_texts = self._sides(self._refiner, seg, *sides)
-        encoded = await self._encode(seg, crop)
+            refiner_texts = self._sides(self._refiner, seg, sides, witness)
+        encoded = await self._encode(seg, crop, witness)
         base = await self._stage(self._base, seg, encoded, texts)
         refiner = None
         if self._refiner is not None and refiner_texts is not None:
@@ -239,12 +241,14 @@ class RequestWork:
             seg,
             encoded,
             seed,
-            None if self._follower is None else self._follower.watch(index, batch_pass),
+            all_of(each.watch(index, batch_pass) for each in self._followers),
         )
         encoded_s = time.perf_counter()
-        sampled = await self._run(program)
+        self._enter(index, batch_pass, "sample")
+        sampled = await self._run(program, witness)
         sampled_s = time.perf_counter()
-        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent))
+        self._enter(index, batch_pass, "decode")
+        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), witness)
         pixels = await self._service.aside(lambda: vae.to_pixels(decoded))
         end_s = time.perf_counter()
         told = self._service.stats.stage_seconds
@@ -254,17 +258,22 @@ class RequestWork:
         seconds = end_s - start_s
         return Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
+    def _enter(self, index: int, batch_pass: int, part: Part) -> None:
+        for each in self._followers:
+            each.entered(index, batch_pass, part)
+
     def _sides(
         self,
         pipeline: Pipeline,
         seg: PlannedSeg,
-        positives: Sequence[PlannedPrompt],
-        negatives: Sequence[PlannedPrompt],
+        sides: tuple[Sequence[PlannedPrompt], Sequence[PlannedPrompt]],
+        witness: Witness | None,
     ) -> list[list[_Asked]]:
         """Both sides' prompts, each with its encoding under way."""
+        positives, negatives = sides
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
         return [
-            [(prompt, self._service.texts.encode(pipeline, prompt.text)) for prompt in prompts]
+            [(each, self._service.texts.encode(pipeline, each.text, witness)) for each in prompts]
             for prompts in (positives, needed)
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -85,13 +85,13 @@ class DetailService:
         return await asyncio.get_running_loop().run_in_executor(self._checks, work)
 
     async def sample(
-        self, plan: Plan, crops: Pixels, masks: Pixels, follower: Follower | None = None
+        self, plan: Plan, crops: Pixels, masks: Pixels, followers: Sequence[Follower] = ()
     ) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
 
         Args:
             crops, masks: the flat tensors that the plan points into.
-            follower: is told how it goes, from the event loop.
+            followers: are told how it goes, from the event loop.
 
         Raises:
             OverloadedError: there is too much work already; nothing was begun.
@@ -105,15 +105,16 @@ class DetailService:
             await self.checked(lambda: self._estimator.learn(plan))
         self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
-            if follower is not None:
+            if followers:
                 told = self.admission.standing(requester)
-                follower.accepted(*told, self.pipelines[plan.request.pipeline])
-            work = RequestWork(self, requester, plan, crops, masks, follower).run()
+                for each in followers:
+                    each.accepted(*told, self.pipelines[plan.request.pipeline])
+            work = RequestWork(self, requester, plan, crops, masks, followers).run()
             done, failed = await _in_time(work, plan.deadline_s)
         finally:
             self.admission.leave(requester)
-            if follower is not None:
-                follower.ended()
+            for each in followers:
+                each.ended()
         packer = Packer()
         segs = tuple(
             SampledSeg(

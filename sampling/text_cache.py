@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sampling.conditioning import Encoded
 from sampling.engine import StepEngine
 from sampling.pipeline import Pipeline
+from sampling.progress import Witness
 from sampling.rows import Finite
 from sampling.text import encode_prompt
 
@@ -38,11 +39,14 @@ class TextCache:
         key = pipeline.descriptor.name, prompt
         return key in self._kept or key in self._under_way
 
-    def encode(self, pipeline: Pipeline, prompt: str) -> asyncio.Future[Encoded]:
+    def encode(
+        self, pipeline: Pipeline, prompt: str, witness: Witness | None = None
+    ) -> asyncio.Future[Encoded]:
         """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
         others who wait for the same.
 
-        It is nobody's: no deadline ends it, and whoever asks for it shares it.
+        It is nobody's: no deadline ends it, and whoever asks for it shares it. Its batches are
+        told to the witness of who asked first.
         """
         key = pipeline.descriptor.name, prompt
         kept = self._kept.get(key)
@@ -55,7 +59,7 @@ class TextCache:
         task = self._under_way.get(key)
         if task is None:
             self.misses += 1
-            task = asyncio.create_task(self._encode(pipeline, prompt))
+            task = asyncio.create_task(self._encode(pipeline, prompt, witness))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._keep(key, done))
         else:
@@ -64,12 +68,14 @@ class TextCache:
         waiting.add_done_callback(_seen)
         return waiting
 
-    async def _encode(self, pipeline: Pipeline, prompt: str) -> Encoded:
+    async def _encode(self, pipeline: Pipeline, prompt: str, witness: Witness | None) -> Encoded:
         """
         Raises:
             NotFiniteError: the encoding is not finite: a token's weight may be too large.
         """
-        encoded = await self.engine.run(encode_prompt(pipeline.text_encoders, prompt))
+        encoded = await self.engine.run(
+            encode_prompt(pipeline.text_encoders, prompt), witness=witness
+        )
         # The networks' own answers are finite; this one is read once, before it is shared.
         tensors = {"context": encoded.context, "pooled": encoded.pooled}
         known = {name: tensor for name, tensor in tensors.items() if tensor is not None}

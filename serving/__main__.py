@@ -15,20 +15,23 @@ from serving.connection import Connection
 from serving.errors import ServingError, TlsError
 from serving.health import check_health
 from serving.limit_flags import add_limits, chosen_limits
+from serving.log_format import FORMATS, JsonFormatter
 from serving.options import MODEL_REPOSITORY, RESTRICTED, ServerOptions, TlsFiles
 from serving.supervise import supervise
 
 log = logging.getLogger("serving")
 
+_TEXT_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit status: 0, 1 after an error, 2 for bad usage."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter() if options.log_format == "json" else logging.Formatter(_TEXT_FORMAT)
     )
+    logging.basicConfig(level=options.log_level, handlers=[handler])
     try:
         if options.command == "serve":
             supervise(_server_options(options), options.ready_file)
@@ -68,6 +71,7 @@ def _server_options(options: argparse.Namespace) -> ServerOptions:
         tritonserver=options.tritonserver,
         model_threads=options.model_threads,
         log_level=options.log_level,
+        log_format=options.log_format,
         log_path=options.log_file,
         start_timeout_s=options.start_timeout,
         stop_timeout_s=options.stop_timeout,
@@ -95,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    serve = commands.add_parser("serve", help="start tritonserver and keep it up")
+    serve = commands.add_parser(
+        "serve",
+        help="start tritonserver and keep it up",
+        epilog="OTEL_EXPORTER_OTLP_ENDPOINT=http://… in the environment has every request traced; "
+        "see docs/tracing.md",
+    )
     add = serve.add_argument
     add(
         "--repository",
@@ -187,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serve, canary, health, key):
         command.add_argument(
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+        )
+        command.add_argument(
+            "--log-format",
+            default="text",
+            choices=FORMATS,
+            help="json: one object a line, with the id of the request that it is about",
         )
     return parser
 

@@ -34,6 +34,8 @@ API_KEYS_VARIABLE = "SEGS_API_KEYS"
 CANARY_VARIABLE = "SEGS_CANARY_KEY_SHA256"
 """Environment variable: hash of the key that this start's canary sings with."""
 CANARY = "canary"
+CANARY_ID = f"{CANARY}-"
+"""What the ids of its requests begin with; then comes the pipeline."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -10,11 +10,12 @@ Importable in a stub only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +28,15 @@ from preprocessing.plan import (
     DeadlineExceededError,
     LostError,
 )
-from segs_client.contract import ContractError, ErrorDetail
+from segs_client.contract import ContractError, ErrorCode, ErrorDetail
 from serving import heart, stub
-from serving.api_keys import CANARY, ApiKeys
+from serving.api_keys import CANARY, CANARY_ID, ApiKeys
 from serving.door_stats import DoorStats
 from serving.heart import ENGINE_MODEL
 from serving.inside import inside_parameters, read_parameters
+from serving.log_format import FIELDS, about
 from serving.room import Room
+from serving.tracing import Span, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,17 @@ class Visitor:
 
     request: Any
     request_id: str
+    span: Span = field(default_factory=Span, kw_only=True)
+    code: ErrorCode | None = field(default=None, kw_only=True)
+    """Of the error that it has ended with."""
+    cancelled: bool = field(default=False, kw_only=True)
+    """By a call."""
+
+    def fail(self, error: BaseException) -> ErrorDetail:
+        """It has ended with this error; returns what its caller is told."""
+        detail = stub.error_detail(error, self.request_id)
+        self.code = detail.code
+        return detail
 
     def check(self) -> None:
         """
@@ -97,6 +111,7 @@ class Door:
     room: Room
     stats: DoorStats
     keys: ApiKeys | None = None
+    tracing: Tracing = field(default_factory=Tracing)
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
     _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
@@ -109,16 +124,39 @@ class Door:
 
     async def answer(self, request: Any) -> Any:
         """The response to a request; never raises."""
-        start_s = time.perf_counter()
-        visitor, code = Visitor(request, id_of(request)), None
-        try:
-            self.ask_who(visitor)
-            response = pb_utils.InferenceResponse(await self.let_through(visitor))
-        except Exception as error:
-            detail = stub.error_detail(error, visitor.request_id)
-            response, code = stub.refused(detail), detail.code
-        self.stats.ended(time.perf_counter() - start_s, code)
-        return response
+        visitor = Visitor(request, id_of(request))
+        with self.attending(visitor):
+            try:
+                self.ask_who(visitor)
+                return pb_utils.InferenceResponse(await self.let_through(visitor))
+            except Exception as error:
+                return stub.refused(visitor.fail(error))
+
+    @contextlib.contextmanager
+    def attending(self, visitor: Visitor, *, is_order: bool = False) -> Iterator[None]:
+        """From a request's arrival to its end: counted, traced and logged.
+
+        Args:
+            is_order: whether it only cancels another one, which is told where it fails.
+        """
+        start_s, request_id = time.perf_counter(), visitor.request_id
+        with (
+            self.tracing.span(self.stats.model, visitor.request, is_door=True) as visitor.span,
+            about(request_id, visitor.span.trace_id),
+        ):
+            yield
+            taken_s, code = time.perf_counter() - start_s, visitor.code
+            visitor.span.note(request_id=request_id, code=code)
+            if code is not None:
+                visitor.span.fail(code)
+            elif is_order:
+                return
+            self.stats.ended(taken_s, code, asked=visitor.cancelled)
+            level = logging.DEBUG if request_id.startswith(CANARY_ID) else logging.INFO
+            fields = {"model": self.stats.model, "code": code or "OK", "seconds": round(taken_s, 6)}
+            what = code or "answered"
+            extra = {FIELDS: fields}
+            log.log(level, "request %r: %s after %.3f s", request_id, what, taken_s, extra=extra)
 
     def ask_who(self, visitor: Visitor) -> str | None:
         """Whose key came with a request; None where nobody is asked.
@@ -205,7 +243,12 @@ class _Passage:
                 inputs=request.inputs(),
                 request_id=self._visitor.request_id,
                 timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
-                parameters={TOKEN: token, **self._visitor.begin(token), **inside_parameters()},
+                parameters={
+                    TOKEN: token,
+                    **self._visitor.begin(token),
+                    **self._visitor.span.parameters(),
+                    **inside_parameters(),
+                },
             ).async_exec()
         )
         while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:

@@ -18,6 +18,7 @@ from serving.door_stats import DoorStats
 from serving.metrics import Source, start_publishing
 from serving.room import Room
 from serving.stub_logging import configure_logging
+from serving.tracing import Tracing
 
 
 class DoorModel(ABC):
@@ -27,7 +28,8 @@ class DoorModel(ABC):
         configure_logging()
         self._name = args["model_name"]
         stats = DoorStats(self._name)
-        self.door = Door(Room(stub.limits()), stats, keys_of_environment())
+        tracing = Tracing.of_environment()
+        self.door = Door(Room(stub.limits()), stats, keys_of_environment(), tracing)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, name="door", daemon=True).start()
         heart.start_beating(args["model_instance_name"])
@@ -40,6 +42,7 @@ class DoorModel(ABC):
 
     def finalize(self) -> None:
         self._loop.call_soon_threadsafe(self._telling.cancel)
+        self.door.tracing.close()
 
     async def open(self) -> None:
         """What is done in the loop before the first request."""

@@ -10,7 +10,7 @@ import torch
 
 from preprocessing.plan import FailedSeg, Plan
 from sampling.pipeline import Pipeline
-from sampling.progress import Step, Watch, preview_pixels
+from sampling.progress import Follower, Step, Watch, preview_pixels
 from sampling.request_work import Done
 from serving.channel import END, EventSender, Pixels
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class EngineFollower:
+class EngineFollower(Follower):
     """Tells the door how one request goes; costs the engine's loop some microseconds an event, and
     a preview the product of its latent's cells with a 3 × c matrix.
 

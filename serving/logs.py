@@ -7,9 +7,11 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
+
+from serving.log_format import FIELDS, parse_json_line
 
 _GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+:\d+\] +(.*)", re.DOTALL)
 _PYTHON = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (\S+) (.*)", re.DOTALL)
@@ -36,11 +38,13 @@ PYTHON_FORMAT = "%(levelname)s %(name)s %(message)s"
 
 
 class Line(NamedTuple):
-    """One line of the server's output; ``logged`` if a Python model's logger wrote it."""
+    """One line of the server's output; ``logged`` if a Python model's logger wrote it, with
+    ``fields`` if as JSON."""
 
     level: int
     message: str
     logged: bool = False
+    fields: Mapping[str, Any] = {}
 
 
 def parse_line(line: str) -> Line | None:
@@ -53,6 +57,8 @@ def parse_line(line: str) -> Line | None:
         if not message or any(noise in message for noise in _NO_GPU):
             return None
         return Line(_LEVELS[glog[1]], message)
+    if (named := parse_json_line(line)) is not None:
+        return _logged(named)
     python = _PYTHON.fullmatch(line)
     if python is not None:
         level = int(getattr(logging, python[1]))
@@ -62,6 +68,13 @@ def parse_line(line: str) -> Line | None:
     if line.startswith("error: "):
         return Line(logging.ERROR, line)
     return Line(logging.INFO, line)
+
+
+def _logged(named: Mapping[str, Any]) -> Line:
+    """A Python model's line; its time and logger stay its own."""
+    level = logging.getLevelName(named["level"])
+    fields = {key: value for key, value in named.items() if key not in ("level", "message")}
+    return Line(level if isinstance(level, int) else logging.INFO, named["message"], True, fields)
 
 
 def _unquote(text: str) -> str:
@@ -167,4 +180,5 @@ class LogReader:
         if parsed is None:
             return
         quiet = not (self.started.is_set() or parsed.logged or parsed.level == logging.WARNING)
-        self._log.log(logging.DEBUG if quiet else parsed.level, "%s", parsed.message)
+        level = logging.DEBUG if quiet else parsed.level
+        self._log.log(level, "%s", parsed.message, extra={FIELDS: parsed.fields})

@@ -21,6 +21,7 @@ RESTRICTED = (
 )
 """Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
+LOG_FORMAT_VARIABLE = "SEGS_LOG_FORMAT"
 SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
 """Environment variable of the Python models, set where Triton does not refuse such shapes."""
 LIMITS_VARIABLE = "SEGS_LIMITS"
@@ -62,6 +63,8 @@ class ServerOptions:
     model_threads: int = 1
     """OpenMP and BLAS threads of each Python model's own small array work."""
     log_level: str = "INFO"
+    log_format: str = "text"
+    """Of the Python models' lines: ``text``, or ``json`` with the request that each is about."""
     log_path: Path | None = None
     """File that gets the server's output as it is; None keeps only its tail in memory."""
     start_timeout_s: float = 600.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from serving.guard import SHARED_MEMORY
 from serving.installation import Installation, check_libraries, find_installation
 from serving.options import ServerOptions
 from serving.repositories import check_repositories
+from serving.tracing import check_tracing
 
 _LEAST_SHARED_BYTES = 32 << 20
 """Each Python model takes 1 MiB before its first request, and tensors pass through it."""
@@ -46,6 +48,7 @@ def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor],
         ServingError: what is missing or broken, and what to do about it.
     """
     check_shared_memory()
+    check_tracing(os.environ)
     pipelines = check_repositories(options.repositories, options.model_repository)
     if options.verify:
         _verify(options)

@@ -7,7 +7,6 @@ and sends them on. Importable in a stub only.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 from preprocessing.plan import CancelledByClientError
 from segs_client.contract import ContractError, ErrorDetail, invalid
 from segs_client.events import CANCEL_PARAMETER
-from serving import stub
 from serving.channel import EventReceiver
 from serving.door import FOLLOWED, Door, Visitor, id_of, parameter
 from serving.teller import Teller
@@ -40,26 +38,25 @@ class StreamDoor:
         """All responses to a request; never raises."""
         teller = Teller(sender, id_of(request))
         stream = _Stream(request, teller.request_id, teller, self._receiver)
-        start_s, code = time.perf_counter(), None
-        try:
-            stream.key = self._door.ask_who(stream)
-            named = parameter(request, CANCEL_PARAMETER)
-            if named is not None:
-                self._cancel(named, stream.key)
-                await teller.end("cancelled", request_id=named)
-                return
-            _check_inputs(request)
-            with self._listed(stream):
-                tensors = await self._door.let_through(stream)
-            await teller.end("result", tensors)
-        except Exception as error:
-            detail = stub.error_detail(error, teller.request_id)
-            code = detail.code
-            await teller.end("error", error=detail.model_dump())
-        finally:
-            stream.leave()
-        taken_s = time.perf_counter() - start_s
-        self._door.stats.ended(taken_s, code, asked=stream.cancelled)
+        named = parameter(request, CANCEL_PARAMETER)
+        with self._door.attending(stream, is_order=named is not None):
+            try:
+                stream.key = self._door.ask_who(stream)
+                if named is None:
+                    await teller.end("result", await self._detail(stream))
+                else:
+                    self._cancel(named, stream.key)
+                    await teller.end("cancelled", request_id=named)
+            except Exception as error:
+                await teller.end("error", error=stream.fail(error).model_dump())
+            finally:
+                stream.leave()
+
+    async def _detail(self, stream: _Stream) -> list[Any]:
+        """The stages' output tensors."""
+        _check_inputs(stream.request)
+        with self._listed(stream):
+            return await self._door.let_through(stream)
 
     @contextlib.contextmanager
     def _listed(self, stream: _Stream) -> Iterator[None]:
@@ -95,8 +92,6 @@ class _Stream(Visitor):
     receiver: EventReceiver
     key: str | None = None
     """Whose it is."""
-    cancelled: bool = False
-    """By a call."""
     token: str | None = None
 
     def check(self) -> None:

@@ -6,15 +6,16 @@ import logging
 import os
 import sys
 
+from serving.log_format import JsonFormatter
 from serving.logs import PYTHON_FORMAT
-from serving.options import LOG_LEVEL_VARIABLE
+from serving.options import LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE
 
 
 def configure_logging() -> None:
-    """Sends the root logger to stderr at the level that the server was started with."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=os.environ.get(LOG_LEVEL_VARIABLE, "INFO"),
-        format=PYTHON_FORMAT,
-        force=True,
-    )
+    """Sends the root logger to stderr, at the level and in the format that the server was started
+    with."""
+    is_json = os.environ.get(LOG_FORMAT_VARIABLE) == "json"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(PYTHON_FORMAT))
+    level = os.environ.get(LOG_LEVEL_VARIABLE, "INFO")
+    logging.basicConfig(level=level, handlers=[handler], force=True)

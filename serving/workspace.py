@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from segs_client.contract import API_KEY_HEADER
+from segs_client.contract import API_KEY_HEADER, TRACE_HEADERS
 from serving import memory
 from serving.credentials import ADMIN_HEADER, ADMIN_KEY
 from serving.heart import STATE_VARIABLE
@@ -18,6 +18,7 @@ from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, lib
 from serving.metrics import METRICS_VARIABLE
 from serving.options import (
     LIMITS_VARIABLE,
+    LOG_FORMAT_VARIABLE,
     LOG_LEVEL_VARIABLE,
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
@@ -25,6 +26,7 @@ from serving.options import (
     SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
+from serving.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _PINGS = (
@@ -36,7 +38,6 @@ _PINGS = (
     # Clients may do the same; gRPC's own limit, 5 minutes, would end their connections.
     "--grpc-http2-min-recv-ping-interval-without-data=10000",
 )
-_KEY_PATTERN = f"(?i){API_KEY_HEADER}"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -97,6 +98,8 @@ def server_environment(
         str(folder.resolve()) for folder in options.repositories
     )
     environment[LOG_LEVEL_VARIABLE] = options.log_level
+    environment[LOG_FORMAT_VARIABLE] = options.log_format
+    environment.update(tracing_environment(environment))
     environment[LIMITS_VARIABLE] = json.dumps(asdict(options.limits))
     environment[STATE_VARIABLE] = str(state)
     if options.metrics_port is not None:
@@ -155,8 +158,11 @@ def server_command(
             f"--http-port={ports['http']}",
             *([f"--http-restricted-api={restricted}"] if names else []),
         ]
-    if options.api_keys is not None:
-        command += [f"--{each}-header-forward-pattern={_KEY_PATTERN}" for each in ("grpc", "http")]
+    forwarded = [API_KEY_HEADER] if options.api_keys is not None else []
+    forwarded += TRACE_HEADERS if is_wanted(os.environ) else ()
+    if forwarded:
+        pattern = f"(?i)({'|'.join(forwarded)})"
+        command += [f"--{each}-header-forward-pattern={pattern}" for each in ("grpc", "http")]
     if "metrics" in ports:
         command += [f"--metrics-address={http_host}", f"--metrics-port={ports['metrics']}"]
     return command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,7 +15,15 @@ from tritonclient.grpc.aio import InferenceServerClient
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
 from segs_client.errors import NotFound, ServerError, from_transport
-from segs_client.exchange import FOLLOW, LONGEST_PROBE_S, Pause, Program, Step, inference
+from segs_client.exchange import (
+    FOLLOW,
+    LONGEST_PROBE_S,
+    Pause,
+    Program,
+    Step,
+    inference,
+    traced,
+)
 from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
@@ -103,13 +111,14 @@ class AsyncClient(BaseClient):
         options = {"prompt": prompt, "negative": negative, **options}
         built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
         asked = self._ask_updates(built, request_id, timeout_s)
-        answered = await self._run(inference(asked, self._servers, self.retries))
-        updates, first = answered.answer
-        with self._servers.held(answered.url, asked.work):
-            async with contextlib.aclosing(updates):
-                yield self._signed(first, answered)
-                async for update in updates:
-                    yield self._signed(update, answered)
+        with traced(asked) as inside:
+            answered = await self._run(inference(inside, self._servers, self.retries))
+            updates, first = answered.answer
+            with self._servers.held(answered.url, asked.work):
+                async with contextlib.aclosing(updates):
+                    yield self._signed(first, answered)
+                    async for update in updates:
+                        yield self._signed(update, answered)
 
     async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
@@ -117,7 +126,7 @@ class AsyncClient(BaseClient):
         unknown = None
         for index in range(len(self.urls)):
             try:
-                async for _ in self._updates(index, message, None):
+                async for _ in self._updates(index, message, None, self._headers):
                     pass
                 return
             except NotFound as error:
@@ -125,16 +134,17 @@ class AsyncClient(BaseClient):
         raise unknown or ServerError("nobody was asked")
 
     async def _follow(
-        self, server: int, message: Any, built: BuiltRequest, timeout: int
+        self, server: int, given: Mapping[str, Any]
     ) -> tuple[AsyncGenerator[StreamUpdate, None], StreamUpdate]:
         """Opens a stream and waits for its first update."""
-        updates = self._updates(server, streaming.in_time(message, timeout), built)
+        message = streaming.in_time(given["message"], given["timeout"])
+        updates = self._updates(server, message, given["built"], given["headers"])
         return updates, await anext(updates)
 
     async def _updates(
-        self, server: int, message: Any, built: BuiltRequest | None
+        self, server: int, message: Any, built: BuiltRequest | None, headers: Mapping[str, str]
     ) -> AsyncGenerator[StreamUpdate, None]:
-        call = streaming.open_stream(self._channel(server), [message], self._headers)
+        call = streaming.open_stream(self._channel(server), [message], headers)
         try:
             async for response in call:
                 update = await asyncio.to_thread(streaming.read_update, built, response, message.id)
@@ -188,8 +198,5 @@ class AsyncClient(BaseClient):
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
         if step.method == FOLLOW:
-            given = step.arguments
-            return await self._follow(
-                step.server, given["message"], given["built"], given["timeout"]
-            )
+            return await self._follow(step.server, step.arguments)
         return await getattr(self._tritons[step.server], step.method)(**step.arguments)

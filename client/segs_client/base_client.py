@@ -103,7 +103,7 @@ class BaseClient:
             timeout_s,
             Room.of(built) if self.shared_memory else None,
         )
-        return exchange.inference(asked, self._servers, self.retries)
+        return exchange.traced_inference(asked, self._servers, self.retries)
 
     def _ask_updates(
         self, built: BuiltRequest, request_id: str | None, timeout_s: float | None
@@ -114,6 +114,7 @@ class BaseClient:
         arguments = {
             "message": streaming.stream_message(built, request_id, timeout_s),
             "built": built,
+            "headers": self._headers,
         }
         work = estimated_work(built.request)
         return exchange.Asked(arguments, request_id, work, timeout_s, method=exchange.FOLLOW)

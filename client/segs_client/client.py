@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,7 +15,16 @@ from tritonclient.grpc import InferenceServerClient
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
 from segs_client.errors import NotFound, ServerError, from_transport
-from segs_client.exchange import FOLLOW, LONGEST_PROBE_S, Asked, Pause, Program, Step, inference
+from segs_client.exchange import (
+    FOLLOW,
+    LONGEST_PROBE_S,
+    Asked,
+    Pause,
+    Program,
+    Step,
+    inference,
+    traced,
+)
 from segs_client.messages import BuiltRequest, DetailResult
 from segs_client.pictures import Picture
 from segs_client.segs import Segs
@@ -144,7 +153,7 @@ class Client(BaseClient):
         unknown = None
         for index in range(len(self.urls)):
             try:
-                for _ in self._updates(index, message, None):
+                for _ in self._updates(index, message, None, self._headers):
                     pass
                 return
             except NotFound as error:
@@ -152,24 +161,26 @@ class Client(BaseClient):
         raise unknown or ServerError("nobody was asked")
 
     def _streamed(self, asked: Asked) -> Generator[StreamUpdate, None, None]:
-        answered = self._run(inference(asked, self._servers, self.retries))
-        updates, first = answered.answer
-        with self._servers.held(answered.url, asked.work), contextlib.closing(updates):
-            yield self._signed(first, answered)
-            for update in updates:
-                yield self._signed(update, answered)
+        with traced(asked) as inside:
+            answered = self._run(inference(inside, self._servers, self.retries))
+            updates, first = answered.answer
+            with self._servers.held(answered.url, asked.work), contextlib.closing(updates):
+                yield self._signed(first, answered)
+                for update in updates:
+                    yield self._signed(update, answered)
 
     def _follow(
-        self, server: int, message: Any, built: BuiltRequest, timeout: int
+        self, server: int, given: Mapping[str, Any]
     ) -> tuple[Generator[StreamUpdate, None, None], StreamUpdate]:
         """Opens a stream and waits for its first update."""
-        updates = self._updates(server, streaming.in_time(message, timeout), built)
+        message = streaming.in_time(given["message"], given["timeout"])
+        updates = self._updates(server, message, given["built"], given["headers"])
         return updates, next(updates)
 
     def _updates(
-        self, server: int, message: Any, built: BuiltRequest | None
+        self, server: int, message: Any, built: BuiltRequest | None, headers: Mapping[str, str]
     ) -> Generator[StreamUpdate, None, None]:
-        call = streaming.open_stream(self._channel(server), [message], self._headers)
+        call = streaming.open_stream(self._channel(server), [message], headers)
         try:
             for response in call:
                 update = streaming.read_update(built, response, message.id)
@@ -220,6 +231,5 @@ class Client(BaseClient):
             time.sleep(step.seconds)
             return None
         if step.method == FOLLOW:
-            given = step.arguments
-            return self._follow(step.server, given["message"], given["built"], given["timeout"])
+            return self._follow(step.server, step.arguments)
         return getattr(self._tritons[step.server], step.method)(**step.arguments)

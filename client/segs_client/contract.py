@@ -91,6 +91,7 @@ CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
 STREAM_MODEL_NAME = "segs_detailer_stream"
 API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, of a server that wants keys
+TRACE_HEADERS = ("traceparent", "tracestate")  # likewise, https://www.w3.org/TR/trace-context/
 
 SegStatus = Literal[
     "enhanced",

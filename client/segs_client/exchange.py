@@ -11,8 +11,8 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -31,6 +31,7 @@ from segs_client.errors import (
 from segs_client.retries import Retries, Retry
 from segs_client.servers import PROBE_S, Server, Servers
 from segs_client.shared_memory import Region, Room
+from segs_client.tracing import RequestSpan, request_span
 from segs_client.transport import time_arguments
 
 TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
@@ -92,6 +93,7 @@ class Asked:
         timeout_s: for all tries together.
         room: in shared memory for its pictures; None: they go by gRPC.
         method: tritonclient's ``infer``, or :data:`FOLLOW`.
+        span: that it is in, of :func:`traced`.
     """
 
     arguments: Mapping[str, Any] = field(repr=False)
@@ -100,6 +102,16 @@ class Asked:
     timeout_s: float
     room: Room | None = None
     method: str = "infer"
+    span: RequestSpan = RequestSpan()  # noqa: RUF009 - never changed
+
+
+@contextlib.contextmanager
+def traced(asked: Asked) -> Iterator[Asked]:
+    """The same request within a span of its own, which ends with the block."""
+    name = "segs_client.stream" if asked.method == FOLLOW else "segs_client.detail"
+    with request_span(name, asked.request_id) as span:
+        headers = {**asked.arguments["headers"], **span.headers()}
+        yield replace(asked, arguments={**asked.arguments, "headers": headers}, span=span)
 
 
 def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
@@ -117,6 +129,7 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
             tries += 1
             if not isinstance(outcome, ServerUnavailable):
                 answer, elsewhere = outcome
+                asked.span.note(server=server.url, tries=tries)
                 return Answered(answer, server.url, tries, elsewhere)
             refusals[server] = outcome
             losses += outcome.is_loss
@@ -130,6 +143,12 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
             if pause_s:
                 yield Pause(pause_s)
     raise AssertionError("the rounds are not limited here")
+
+
+def traced_inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
+    """:func:`inference` within a span."""
+    with traced(asked) as inside:
+        return (yield from inference(inside, servers, retries))
 
 
 def readiness(servers: Servers, timeout_s: float) -> Program[None]:

@@ -20,6 +20,7 @@ import helm_python as helm  # noqa: E402
 
 from build_engines import cli as build_cli  # noqa: E402
 from serving import __main__ as serving_cli  # noqa: E402
+from serving.tracing import is_wanted  # noqa: E402
 from tests.certificates import Authority  # noqa: E402
 from tests.deploy.charts import CHART, find, load, pod, render  # noqa: E402
 from tests.deploy.compose import services  # noqa: E402
@@ -45,6 +46,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "apiKeysSecret": "keys",
         "tls": {"secret": "tls", "clientCa": "ca.crt"},
         "proxy": {"service": {"type": "LoadBalancer", "annotations": {"a": "b"}}},
+        "tracing": {"endpoint": "http://collector:4318", "share": 0.25},
     },
     "build": {
         "pipelines": {
@@ -224,6 +226,22 @@ def test_only_the_proxy_and_prometheus_reach_a_server() -> None:
     labels = find(MANIFESTS["defaults"], "Deployment", "-proxy")["spec"]["template"]["metadata"]
     assert proxy["podSelector"]["matchLabels"].items() <= labels["labels"].items()
     assert [each["port"] for each in looks["ports"]] == ["metrics", "health"]
+
+
+def test_a_server_sends_its_traces_where_it_is_told() -> None:
+    (silent,) = pod(MANIFESTS["defaults"], "-stable")["containers"]
+    assert "env" not in silent
+    (server,) = pod(MANIFESTS["everything"], "-stable")["containers"]
+    variables = {each["name"]: each["value"] for each in server["env"]}
+    assert variables == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    }
+    assert is_wanted(variables)
+    collector, names = find(MANIFESTS["everything"], "NetworkPolicy", "-servers")["spec"]["egress"]
+    assert collector["to"] == [{"namespaceSelector": {}}]
+    assert {each["port"] for each in names["ports"]} == {53}
 
 
 @pytest.mark.parametrize("name", ["defaults", "everything", "build"])

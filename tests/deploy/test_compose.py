@@ -22,7 +22,12 @@ from tests.deploy.dockerfiles import Dockerfile
 SERVICES = compose.services()
 BUILDERS = {"gpu": "builder", "cpu": "builder-cpu"}
 SERVERS = {"gpu": "triton", "cpu": "server-cpu"}
-BESIDE = {"proxy": "proxy", "prometheus": "monitoring", "grafana": "monitoring"}
+BESIDE = {
+    "proxy": "proxy",
+    "prometheus": "monitoring",
+    "grafana": "monitoring",
+    "jaeger": "tracing",
+}
 """Services of other projects, and their profiles."""
 PYTHON = "/opt/venv/bin/python"
 
@@ -213,7 +218,7 @@ def test_services_of_others(name: str, profile: str) -> None:
     service = SERVICES[name]
     assert service["profiles"] == [profile]
     assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"])
-    for volume in service["volumes"]:
+    for volume in service.get("volumes", ()):
         source = volume.partition(":")[0]
         if source.startswith("."):
             assert (compose.ROOT / source).exists()

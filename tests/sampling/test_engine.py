@@ -16,6 +16,7 @@ from preprocessing.plan import DeadlineExceededError, StoppingError
 from sampling.engine import Networks, StepEngine
 from sampling.policy import Requester
 from sampling.program import Call, Program, Tensors
+from sampling.progress import BatchSeen
 
 T = TypeVar("T")
 
@@ -293,3 +294,36 @@ def test_what_stays_the_same_is_joined_once() -> None:
     assert on_engine(work, Watched()) == [5.0] * 6
     assert len(set(seen[:5])) == 1
     assert len(set(seen[5:])) == 1
+
+
+def test_a_witness_sees_each_batch_of_its_program() -> None:
+    seen: list[BatchSeen] = []
+
+    async def work(engine: StepEngine) -> None:
+        other = engine.run(steps(2, rows=3), Requester())
+        await asyncio.gather(engine.run(steps(3), Requester(), seen.append), other)
+
+    begun_ns = time.time_ns()
+    on_engine(work, CountingNetworks(), max_batch=4)
+    assert [each.network for each in seen] == ["net"] * 3
+    assert [(each.rows, each.batch_rows, each.batch_calls) for each in seen] == [
+        (1, 4, 2),
+        (1, 4, 2),
+        (1, 1, 1),
+    ]
+    assert [each.batch_requests for each in seen] == [2, 2, 1]
+    assert all(each.answered for each in seen)
+    times = [t for each in seen for t in (each.asked_ns, each.begun_ns, each.ended_ns)]
+    assert begun_ns <= times[0]
+    assert times == sorted(times)
+
+
+def test_a_witness_sees_batches_that_fail() -> None:
+    seen: list[BatchSeen] = []
+
+    async def work(engine: StepEngine) -> None:
+        with pytest.raises(RuntimeError):
+            await engine.run(steps(1, network="broken"), witness=seen.append)
+
+    on_engine(work, CountingNetworks())
+    assert [each.answered for each in seen] == [False]

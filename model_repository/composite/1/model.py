@@ -10,13 +10,16 @@ from sampling.statistics import Counter, Observations
 from segs_client.contract import SegStatus
 from serving import heart, stub
 from serving.inside import check_inside
+from serving.log_format import about
 from serving.metrics import start_publishing
 from serving.stub_logging import configure_logging
+from serving.tracing import Span, Tracing
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        self._tracing = Tracing.of_environment()
         self._seconds = Observations()
         self._segments = Counter([(status,) for status in get_args(SegStatus)])
         start_publishing(
@@ -25,9 +28,19 @@ class TritonPythonModel:
         heart.start_beating(args["model_instance_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+        return [self._traced(request) for request in requests]
 
-    def _answer(self, request: Any) -> Any:
+    def finalize(self) -> None:
+        self._tracing.close()
+
+    def _traced(self, request: Any) -> Any:
+        with (
+            self._tracing.span("composite", request) as span,
+            about(request.request_id(), span.trace_id),
+        ):
+            return self._answer(request, span)
+
+    def _answer(self, request: Any, span: Span) -> Any:
         try:
             check_inside(request.parameters())
             composed = composite(
@@ -40,6 +53,7 @@ class TritonPythonModel:
                 given=stub.required(request, "given"),
             )
         except Exception as error:
+            span.fail(error)
             return stub.refusal(error, request.request_id())
         self._seconds.add(composed.report.times_s["composite"], "composite")
         for seg in composed.report.segs:

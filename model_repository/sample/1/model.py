@@ -9,7 +9,9 @@ import asyncio
 import logging
 import os
 import threading
+import time
 import uuid
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +21,7 @@ import triton_python_backend_utils as pb_utils
 from preprocessing.images import Pixels
 from preprocessing.plan import CancelledByClientError, Plan
 from sampling.pipeline import load_pipelines, network_table
+from sampling.progress import Follower
 from sampling.service import DetailService
 from segs_client.contract import ContractError
 from serving import heart, stub
@@ -28,15 +31,33 @@ from serving.door import DROP, FOLLOWED, TOKEN, parameter
 from serving.engine_metrics import engine_sources
 from serving.following import EngineFollower
 from serving.inside import check_inside
+from serving.log_format import about
 from serving.metrics import start_publishing
+from serving.seg_spans import SegSpans
 from serving.stub_logging import configure_logging
+from serving.tracing import Span, Tracing
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request of this model's, read."""
+
+    request: Any
+    request_id: str
+    token: str
+    is_followed: bool
+    plan_json: bytes
+    crops: Pixels
+    masks: Pixels
+    start_ns: int
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
+        self._tracing = Tracing.of_environment()
         torch.set_num_threads(1)
         pipelines = load_pipelines(stub.repositories())
         table = network_table(pipelines.values())
@@ -67,16 +88,17 @@ class TritonPythonModel:
             self._loop.call_soon_threadsafe(self._drop, dropped)
             self._send(sender, stub.answer(outcome=b"", sampled=np.empty(0, np.uint8)))
             return
-        work = self._answer(
-            sender,
+        asked = _Asked(
+            request,
             request.request_id(),
             parameter(request, TOKEN) or uuid.uuid4().hex,
             parameter(request, FOLLOWED) is not None,
             stub.text(request, "plan"),
             stub.required(request, "crops"),
             stub.required(request, "seg_masks"),
+            time.time_ns(),
         )
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+        asyncio.run_coroutine_threadsafe(self._attend(asked, sender), self._loop)
 
     @staticmethod
     def _send(sender: Any, response: Any) -> None:
@@ -85,6 +107,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._loop.call_soon_threadsafe(self._serving.cancel)
         self._thread.join(timeout=2)
+        self._tracing.close()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -134,29 +157,36 @@ class TritonPythonModel:
         if (call := self._calls.get(token)) is not None:
             call.cancel()
 
-    async def _answer(
-        self,
-        sender: Any,
-        request_id: str,
-        token: str,
-        followed: bool,
-        plan_json: bytes,
-        crops: Pixels,
-        masks: Pixels,
-    ) -> None:
-        self._calls[token] = cast("asyncio.Task[Any]", asyncio.current_task())
+    async def _attend(self, asked: _Asked, sender: Any) -> None:
+        """Answers a request, and is who is ended where nobody waits for it any more."""
+        self._calls[asked.token] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
-            plan = Plan.model_validate_json(plan_json)
-            follower = EngineFollower(self._events, token, plan) if followed else None
-            done = await self._service.sample(plan, crops, masks, follower)
-            response = stub.answer(
+            with (
+                self._tracing.span("sample", asked.request, start_ns=asked.start_ns) as span,
+                about(asked.request_id, span.trace_id),
+            ):
+                response = await self._answer(asked, span)
+        finally:
+            self._calls.pop(asked.token, None)
+        self._send(sender, response)
+
+    async def _answer(self, asked: _Asked, span: Span) -> Any:
+        """The response; never raises."""
+        try:
+            plan = Plan.model_validate_json(asked.plan_json)
+            followers: list[Follower] = []
+            if asked.is_followed:
+                followers.append(EngineFollower(self._events, asked.token, plan))
+            if span.trace_id is not None:
+                followers.append(SegSpans(self._tracing, span, plan))
+            done = await self._service.sample(plan, asked.crops, asked.masks, followers)
+            self._answered += 1
+            return stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
             )
-            self._answered += 1
         except asyncio.CancelledError:
-            response = stub.refusal(CancelledByClientError(), request_id)
-        except Exception as error:
-            response = stub.refusal(error, request_id)
-        finally:
-            self._calls.pop(token, None)
-        self._send(sender, response)
+            error: Exception = CancelledByClientError()
+        except Exception as raised:
+            error = raised
+        span.fail(error)
+        return stub.refusal(error, asked.request_id)

@@ -118,6 +118,12 @@ spec:
             {{- range $server.options }}
             - {{ . | quote }}
             {{- end }}
+          {{- with $values.tracing.endpoint }}
+          env:
+            - { name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }} }
+            - { name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio }
+            - { name: OTEL_TRACES_SAMPLER_ARG, value: {{ $values.tracing.share | quote }} }
+          {{- end }}
           ports:
             - { name: grpc, containerPort: 8001 }
             - { name: metrics, containerPort: 8002 }
