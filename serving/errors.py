@@ -41,6 +41,10 @@ class StartError(ServingError):
     """tritonserver ended, or was not ready in time."""
 
 
+class CrashError(StartError):
+    """tritonserver itself crashed while it started, by no fault of what it was to load."""
+
+
 class LimitsError(ServingError):
     """A limit was chosen that there is not, or a value that it may not have."""
 

@@ -25,7 +25,7 @@ from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
 from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
 from serving.credentials import ADMIN_KEY, Credentials
-from serving.errors import ModelsDownError, ServingError, StartError
+from serving.errors import CrashError, ModelsDownError, ServingError, StartError
 from serving.guard import Orders, remove_leftovers, state_folder
 from serving.heart import (
     BEAT_S,
@@ -54,6 +54,8 @@ _HEARD_S = 1.5 * BEAT_S
 _REPLACED_S = 1.0
 """For a replaced model's other processes to end what they are at. Triton keeps them for ever where
 the dead one had a request; they would be taken for their successors, which have the same names."""
+_CRASH = ("terminate called", "Signal (")
+"""What it writes then."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -76,9 +78,8 @@ class EmbeddedServer:
         self.ports: dict[str, int] = {}
         self.pid = 0
         """Process id of tritonserver itself."""
-        self._shm_prefix = f"segs{secrets.token_hex(6)}-"
         self._workspace = Path()
-        self._state = state_folder(self._shm_prefix)
+        self._name()
         self._begun_s = 0.0
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
@@ -124,11 +125,31 @@ class EmbeddedServer:
     def start(self, stop_asked: threading.Event | None = None) -> None:
         """Starts the server and returns once it is ready and has answered a canary per pipeline.
 
+        A tritonserver that crashes by itself is started once more: 2.51 does so on a machine that
+        is held up for a second just then, as it takes its models' processes for dead.
+
         Raises:
             ServingError: what is missing, taken or broken; or ``stop_asked`` was set meanwhile.
         """
-        options = self.options
         stop_asked = stop_asked or threading.Event()
+        try:
+            self._start(stop_asked)
+        except CrashError as error:
+            if stop_asked.is_set():
+                raise
+            log.warning("%s\nstarting it once more", error)
+            self._guard, self._log = None, None
+            self._ensembles.clear()
+            self._name()
+            self._start(stop_asked)
+
+    def _name(self) -> None:
+        """What this start's files and shared memory are called."""
+        self._shm_prefix = f"segs{secrets.token_hex(6)}-"
+        self._state = state_folder(self._shm_prefix)
+
+    def _start(self, stop_asked: threading.Event) -> None:
+        options = self.options
         with self._lock:
             if self._guard is not None:
                 raise StartError("this server was started before")
@@ -237,7 +258,7 @@ class EmbeddedServer:
         with self.connection.open() as client:
             while True:
                 if self._guard.poll() is not None:
-                    raise StartError(self._why_ended())
+                    raise self._why_ended()
                 with contextlib.suppress(InferenceServerException):
                     if client.is_server_ready(client_timeout=1.0):
                         break
@@ -251,15 +272,16 @@ class EmbeddedServer:
         self._log.started.set()
         self._watch = Watch(self.pid, self._guard.pid, self._state, self._ensembles)
 
-    def _why_ended(self) -> str:
+    def _why_ended(self) -> StartError:
         assert self._log is not None
         self._log.join(2.0)
         failures = self._log.failures()
-        if not failures:
-            return "tritonserver ended while starting; its last lines:\n" + self.tail(20)
-        return "tritonserver could not load its models:\n" + "\n".join(
-            f"  {model}: {reason}" for model, reason in sorted(failures.items())
-        )
+        if failures:
+            told = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
+            return StartError(f"tritonserver could not load its models:\n{told}")
+        lines = self.tail(20)
+        kind = CrashError if any(sign in self.tail(500) for sign in _CRASH) else StartError
+        return kind(f"tritonserver ended while starting; its last lines:\n{lines}")
 
     def sing(self, stop_asked: threading.Event) -> None:
         """Sends all canaries, one after another.

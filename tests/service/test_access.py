@@ -28,6 +28,7 @@ from serving.options import TlsFiles
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.certificates import Authority
+from tests.service.test_gone import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -74,7 +75,7 @@ def test_a_key_lets_in(server: EmbeddedServer, tls: Tls) -> None:
     with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
         result = client.detail(PICTURE, BOXES, request_id="known", **OPTIONS)
     assert result.report.segs[0].status == "enhanced"
-    assert "request 'known': key 'shop'" in server.tail(500)
+    wait_until(lambda: "request 'known': key 'shop'" in server.tail(500))
     assert KEY not in server.tail(500)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,9 +20,11 @@ import pytest
 import tritonclient.grpc as grpc
 
 from pipelines.descriptor import PipelineDescriptor
-from serving.errors import PortTakenError, ServingError, StartError
+from serving import server as server_module
+from serving.errors import CrashError, PortTakenError, ServingError, StartError
 from serving.process import model_processes
 from serving.server import EmbeddedServer
+from serving.workspace import server_command
 from tests.serving import toys
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
@@ -61,6 +64,28 @@ def _serve(toy_repository: Path, folder: Path) -> tuple[subprocess.Popen[str], P
             pytest.fail(f"serve is not ready: {process.communicate()[1]}")
         time.sleep(0.05)
     return process, ready_file
+
+
+_CRASH = ["/bin/sh", "-c", "echo terminate called after throwing; kill -ABRT $$"]
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_server_that_crashes_at_start_is_started_once_more(
+    crashes: int, toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = [_CRASH] * crashes
+
+    def command(*given: Any, **named: Any) -> list[str]:
+        return commands.pop() if commands else server_command(*given, **named)
+
+    monkeypatch.setattr(server_module, "server_command", command)
+    server = EmbeddedServer(model_repository=toy_repository, start_timeout_s=60)
+    if crashes == 1:
+        with server, grpc.InferenceServerClient(server.grpc_url) as client:
+            assert client.is_server_ready()
+    else:
+        with pytest.raises(CrashError, match="terminate called"):
+            server.start()
 
 
 def test_serve_says_where_it_is_and_stops_on_sigterm(toy_repository: Path, tmp_path: Path) -> None:
