@@ -69,6 +69,10 @@ demo: $(STAMP) ## build a small pipeline, serve it, and redraw a picture's segme
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
 	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
 
+.PHONY: test-failed
+test-failed: $(STAMP) ## what failed in the last `make test`, once more
+	$(PY) -m pytest -m "not slow and not quantize" --last-failed --last-failed-no-failures none
+
 .PHONY: test-node
 test-node: $(STAMP) ## install the example for Node with npm and run its tests
 	cd examples/node && npm ci --ignore-scripts --no-audit --no-fund
