@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--device", default="cuda" if cuda else "cpu")
     training.add_argument("--threads", type=int, default=2, help="of torch, on a CPU")
     training.add_argument("--workers", type=int, default=0, help="processes that draw")
-    training.add_argument("--compile", action="store_true", help="the VAE, by torch.compile")
+    training.add_argument(
+        "--compile", action="store_true", help="by torch.compile; minutes at first"
+    )
     training.add_argument(
         "--limit-s", type=float, default=float("inf"), help="stop after so many seconds"
     )

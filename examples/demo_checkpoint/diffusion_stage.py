@@ -1,6 +1,8 @@
 """Trains what predicts noise: the UNet with its text encoder, its inpainting variant, a ControlNet.
 
 All predict v (Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models").
+Half of what they see is noise over a spoilt picture whose clean drawing they are to find; so image
+to image with little noise repairs a picture, instead of sharpening what is wrong in it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.shards import Shard
@@ -22,10 +23,14 @@ from examples.demo_checkpoint.tensors import sheet
 from examples.demo_checkpoint.vocabulary import Vocabulary
 
 _NO_CAPTION_SHARE = 0.1
+_SPOILT_SHARE = 0.5
+_SPOILT_WEIGHT = 10.0
+"""Times the noise's variance, at most 1: how a spoilt example's error of v is weighed."""
 _BATCH = 32
 _SHOWN = 8
 _GUIDANCE = 4.0
-_REPAIR_FROM = 0.5
+_CHANGE_FROM = 0.5
+_REPAIR_FROM = 0.4
 _SCHEDULER: Any = DDIMScheduler  # diffusers' classes are not typed
 
 
@@ -34,6 +39,7 @@ class Batch:
     """Examples as in a :class:`Shard`, with ``tokens`` ``[B, 77]``; ``hints`` may be empty."""
 
     latents: torch.Tensor
+    spoilt: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
     hints: torch.Tensor
@@ -55,6 +61,7 @@ class DiffusionStage:
         vae: shows what is sampled.
         scale: how many times as many examples per step as a CPU is given.
         sample_steps: of a sample sheet's pictures.
+        compiled: train with torch.compile, once for each size of shard.
     """
 
     learning_rate = 0.02
@@ -71,9 +78,14 @@ class DiffusionStage:
         steps: int,
         scale: int,
         sample_steps: int,
+        compiled: bool,
     ) -> None:
         self.name, self.steps = name, steps
         self._parts = nn.ModuleDict(parts).to(device)
+        self._fast = {
+            each: torch.compile(part, dynamic=False) if compiled and each != "text" else part
+            for each, part in parts.items()
+        }
         self.trained = nn.ModuleDict({each: parts[each] for each in trained})
         self._parts.requires_grad_(False)
         self.trained.requires_grad_(True)
@@ -104,6 +116,7 @@ class DiffusionStage:
         hints = shard.hints(rows) if "controlnet" in self._parts else torch.zeros(_BATCH, 0)
         return Batch(
             latents=shard.latents[rows].float(),
+            spoilt=shard.spoilt[rows].float(),
             around=shard.around[rows].float(),
             masks=shard.masks[rows].float(),
             hints=hints,
@@ -111,23 +124,41 @@ class DiffusionStage:
         )
 
     def losses(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean squared error of v."""
-        return {"loss": self._error(batch.to(self._device))}
+        """The mean squared error of v, half of the batch spoilt."""
+        batch = batch.to(self._device)
+        spoilt = torch.rand(len(batch.latents), 1, 1, 1) < _SPOILT_SHARE
+        share = (torch.rand_like(spoilt, dtype=torch.float32) * spoilt).to(self._device)
+        return {"loss": self._error(batch, share).mean()}
 
-    def _error(self, batch: Batch) -> torch.Tensor:
+    def _error(self, batch: Batch, spoilt: torch.Tensor | None = None) -> torch.Tensor:
+        """The squared error of every example's v, ``[B, 4, h, w]``.
+
+        ``spoilt`` ``[B, 1, 1, 1]`` is the share of the way from the clean drawing to the spoilt
+        one that the noise is added to: sampling goes all of it, from 1 to 0. The v wanted is the
+        one that leads to the clean drawing, whatever the share; as it has no bound without noise,
+        such an example weighs less where there is hardly any.
+        """
         noise = torch.randn_like(batch.latents)
         # Spread evenly over the batch, which makes the loss less noisy.
         share = (torch.rand(1) + torch.arange(len(noise)) / len(noise)) % 1
         timesteps = (share * self._scheduler.config.num_train_timesteps).long().to(self._device)
-        noisy = self._scheduler.add_noise(batch.latents, noise, timesteps)
-        wanted = self._scheduler.get_velocity(batch.latents, noise, timesteps)
-        return functional.mse_loss(self._predict(noisy, timesteps, batch), wanted)
+        if spoilt is None:
+            spoilt = torch.zeros(len(noise), 1, 1, 1, device=self._device)
+        under = torch.lerp(batch.latents, batch.spoilt, spoilt)
+        noisy = self._scheduler.add_noise(under, noise, timesteps)
+        kept = self._scheduler.alphas_cumprod.to(self._device)[timesteps].view(-1, 1, 1, 1)
+        wanted = velocity_to(batch.latents, noisy, kept)
+        bounded = (_SPOILT_WEIGHT * (1 - kept)).clamp(max=1)
+        weight = torch.where(spoilt > 0, bounded, torch.ones_like(kept))
+        error: torch.Tensor = weight * (self._predict(noisy, timesteps, batch) - wanted).square()
+        return error
 
     def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: Batch) -> torch.Tensor:
-        text = self._parts["text"](batch.tokens).last_hidden_state
+        parts: Any = self._fast if torch.is_grad_enabled() else self._parts
+        text = parts["text"](batch.tokens).last_hidden_state
         residuals: dict[str, Any] = {}
         if "controlnet" in self._parts:
-            down, middle = self._parts["controlnet"](
+            down, middle = parts["controlnet"](
                 noisy, timesteps, text, batch.hints, return_dict=False
             )
             residuals = {
@@ -136,30 +167,42 @@ class DiffusionStage:
             }
         if self._inpaints:
             noisy = torch.cat([noisy, batch.masks, batch.around], dim=1)
-        prediction: torch.Tensor = self._parts["unet"](noisy, timesteps, text, **residuals).sample
+        prediction: torch.Tensor = parts["unet"](noisy, timesteps, text, **residuals).sample
         return prediction
 
     def measure(self) -> tuple[dict[str, float], Image.Image]:
-        """The loss on held-out examples. In rows: drawn, drawn from noise, and changed from
-        half-way by the caption alone."""
+        """Of held-out examples: the loss on clean drawings, and what a repair leaves of the
+        spoilt ones' squared error.
+
+        In rows: drawn, drawn from noise, changed from half-way by the caption alone, spoilt,
+        repaired.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(1)
             batches = [
                 self._batch_of(self._held_out, self._held_out_tokens, np.random.default_rng(seed))
                 for seed in range(4)
             ]
-            losses = [float(self._error(each.to(self._device))) for each in batches]
-            captioned = Batch(*(each[:_SHOWN] for each in _fields(batches[0]))).to(self._device)
+            losses = [float(self._error(each.to(self._device)).mean()) for each in batches]
+            few = Batch(*(each[:_SHOWN] for each in _fields(batches[0]))).to(self._device)
+            repaired = self._sample(few, few.spoilt, _REPAIR_FROM)
             rows = [
-                captioned.latents,
-                self._sample(captioned, 1.0),
-                self._sample(captioned, _REPAIR_FROM),
+                few.latents,
+                self._sample(few, few.latents, 1.0),
+                self._sample(few, few.latents, _CHANGE_FROM),
+                few.spoilt,
+                repaired,
             ]
+        left, before = ((each - few.latents).square().mean() for each in (repaired, few.spoilt))
+        figures = {
+            "held_out": round(sum(losses) / len(losses), 5),
+            "error_left": round(float(left / before), 3),
+        }
         pictures = self._vae.decode(torch.cat(rows)).sample
-        return {"held_out": round(sum(losses) / len(losses), 5)}, sheet(pictures, columns=_SHOWN)
+        return figures, sheet(pictures, columns=_SHOWN)
 
-    def _sample(self, batch: Batch, denoise: float) -> torch.Tensor:
-        """The latents noised as far as ``denoise`` and freed from it again."""
+    def _sample(self, batch: Batch, under: torch.Tensor, denoise: float) -> torch.Tensor:
+        """The latents ``under`` noised as far as ``denoise`` and freed from it again."""
         scheduler = self._scheduler
         scheduler.set_timesteps(self._sample_steps)
         timesteps = scheduler.timesteps[round((1 - denoise) * self._sample_steps) :]
@@ -167,15 +210,21 @@ class DiffusionStage:
         twice = Batch(*(torch.cat([each, each]) for each in _fields(batch)))
         both = Batch(**{**twice.__dict__, "tokens": torch.cat([batch.tokens, empty])})
         noise = torch.randn_like(batch.latents)
-        latents: torch.Tensor = scheduler.add_noise(
-            batch.latents, noise, timesteps[:1].to(self._device)
-        )
+        latents: torch.Tensor = scheduler.add_noise(under, noise, timesteps[:1].to(self._device))
         for timestep in timesteps:
             each = timestep.repeat(2 * len(latents)).to(self._device)
             positive, negative = self._predict(torch.cat([latents, latents]), each, both).chunk(2)
             guided = negative + _GUIDANCE * (positive - negative)
             latents = scheduler.step(guided, timestep, latents).prev_sample
         return latents
+
+
+def velocity_to(clean: torch.Tensor, noisy: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The v that leads from noisy latents to these clean ones, whatever lies under the noise.
+
+    ``kept`` is the share of the variance that is not noise, ᾱ.
+    """
+    return (kept.sqrt() * noisy - clean) / (1 - kept).sqrt()
 
 
 def _fields(batch: Batch) -> tuple[torch.Tensor, ...]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from examples.demo_checkpoint.degrade import by_lot, degrade
 from examples.demo_checkpoint.person import caption
 from examples.demo_checkpoint.pictures import Drawing, Figure, draw_portrait, main_figure
 from examples.demo_checkpoint.run import write_whole
@@ -33,12 +34,13 @@ log = logging.getLogger("demo_checkpoint")
 class Shard:
     """Examples of one size.
 
-    ``latents`` and ``around`` (of the picture without what ``masks`` cover) ``[N, 4, h, w]``
-    float16, ``masks`` ``[N, 1, h, w]`` bool, ``edges`` ``[N, H, W / 8]`` packed bits, and
-    ``captions``.
+    ``latents``, ``spoilt`` (of the picture blurred, shrunk and compressed) and ``around`` (of the
+    picture without what ``masks`` cover) ``[N, 4, h, w]`` float16, ``masks`` ``[N, 1, h, w]``
+    bool, ``edges`` ``[N, H, W / 8]`` packed bits, and ``captions``.
     """
 
     latents: torch.Tensor
+    spoilt: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
     edges: NDArray[np.uint8]
@@ -53,6 +55,7 @@ class Shard:
 @dataclass(frozen=True)
 class _Drawn:
     pixels: NDArray[np.uint8]
+    spoilt: NDArray[np.uint8]
     masks: NDArray[np.bool_]
     captions: tuple[str, ...]
 
@@ -82,6 +85,7 @@ def draw_shard(index: int, size: int) -> _Drawn:
         pixels=np.stack([each.pixels for each in drawings]),
         masks=np.stack([_blot(main_figure(each), each.pixels.shape, rng) for each in drawings]),
         captions=tuple(_caption(each, rng) for each in drawings),
+        spoilt=np.stack([degrade(each.pixels, by_lot(rng)) for each in drawings]),
     )
 
 
@@ -116,6 +120,7 @@ def _draw_all(indices: list[int], size: int, workers: int) -> Iterator[_Drawn]:
 
 def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
     latents: list[torch.Tensor] = []
+    spoilt: list[torch.Tensor] = []
     around: list[torch.Tensor] = []
     masks: list[torch.Tensor] = []
     with torch.no_grad():
@@ -125,6 +130,7 @@ def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
             covered = torch.from_numpy(drawn.masks[rows]).to(device)[:, None]
             for pictures, encoded in (
                 (pixels, latents),
+                (to_tensor(drawn.spoilt[rows]).to(device), spoilt),
                 (pixels.masked_fill(covered, 0), around),
             ):
                 encoded.append(vae.encode(pictures).latent_dist.mean.half().cpu())
@@ -133,6 +139,7 @@ def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
     edges = [np.packbits(canny(picture)[:, :, 0] > 0, axis=1) for picture in drawn.pixels]
     return Shard(
         latents=torch.cat(latents),
+        spoilt=torch.cat(spoilt),
         around=torch.cat(around),
         masks=torch.cat(masks),
         edges=np.stack(edges),

@@ -68,6 +68,7 @@ def _stage(plan: Plan, name: str) -> Any:
         steps=plan.steps[name],
         scale=plan.scale,
         sample_steps=plan.sample_steps,
+        compiled=plan.compiled,
     )
 
 

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import nn
 from torch.nn import functional
@@ -17,11 +19,14 @@ from torch.nn import functional
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.averages import start_from_averages
 from examples.demo_checkpoint.curves import draw_curves
+from examples.demo_checkpoint.diffusion_stage import velocity_to
 from examples.demo_checkpoint.muon import Muon, orthogonal
 from examples.demo_checkpoint.pictures import draw_portrait
 from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
 from examples.demo_checkpoint.tensors import to_tensor
 from examples.demo_checkpoint.vae_stage import Crops, VaeStage, normalize_latents
+
+_SCHEDULER: Any = DDIMScheduler
 
 
 class LineStage:
@@ -123,6 +128,22 @@ def test_normalized_latents_decode_to_the_same_picture() -> None:
     assert posterior.mean.mean(dim=(0, 2, 3)).abs().max() < 0.5
     assert posterior.mean.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.5
     assert noise_before.shape == posterior.std.shape
+
+
+def test_the_velocity_to_a_clean_drawing_leads_there_from_a_spoilt_one() -> None:
+    scheduler: Any = _SCHEDULER.from_config(networks.SCHEDULER)
+    scheduler.set_timesteps(10)
+    generator = torch.Generator().manual_seed(0)
+    clean, spoilt, noise = torch.randn((3, 2, 4, 8, 8), generator=generator)
+    for timestep in (0, 300, 999):
+        at = torch.full((2,), timestep)
+        kept = scheduler.alphas_cumprod[at].view(-1, 1, 1, 1)
+        noisy = scheduler.add_noise(clean, noise, at)
+        wanted = scheduler.get_velocity(clean, noise, at)
+        torch.testing.assert_close(velocity_to(clean, noisy, kept), wanted, rtol=0, atol=1e-4)
+        noisy = scheduler.add_noise(spoilt, noise, at)
+        found = scheduler.step(velocity_to(clean, noisy, kept), timestep, noisy)
+        torch.testing.assert_close(found.pred_original_sample, clean, rtol=0, atol=1e-4)
 
 
 def test_crops_are_the_same_for_a_step_and_grow() -> None:
