@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import nn
 
@@ -31,7 +30,6 @@ _SHOWN = 8
 _GUIDANCE = 4.0
 _CHANGE_FROM = 0.5
 _REPAIR_FROM = 0.4
-_SCHEDULER: Any = DDIMScheduler  # diffusers' classes are not typed
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class DiffusionStage:
         self._empty = vocabulary.encode([""])
         self._vae, self._device = vae, device
         self._batch, self._sample_steps = scale * _BATCH, sample_steps
-        self._scheduler = _SCHEDULER.from_config(networks.SCHEDULER)
+        self._scheduler = networks.new_scheduler()
         unet: Any = parts["unet"]
         self._inpaints = unet.config.in_channels > networks.LATENT_CHANNELS
 

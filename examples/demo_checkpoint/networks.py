@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 TEXT_WIDTH = 48
@@ -60,9 +60,15 @@ _CONTROLNET_WIDTHS = (16, 32, 64, 96)
 
 # diffusers' and transformers' classes are not typed.
 _AutoencoderKL: Any = AutoencoderKL
+_Scheduler: Any = DDIMScheduler
 _UNet: Any = UNet2DConditionModel
 _ControlNet: Any = ControlNetModel
 _TextModel: Any = CLIPTextModel
+
+
+def new_scheduler() -> Any:
+    """The noise that all are trained with, and a sampler."""
+    return _Scheduler.from_config(SCHEDULER)
 
 
 def new_vae() -> Any:

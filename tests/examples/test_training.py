@@ -6,12 +6,10 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import nn
 from torch.nn import functional
@@ -25,8 +23,6 @@ from examples.demo_checkpoint.pictures import draw_portrait
 from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
 from examples.demo_checkpoint.tensors import to_tensor
 from examples.demo_checkpoint.vae_stage import Crops, VaeStage, normalize_latents
-
-_SCHEDULER: Any = DDIMScheduler
 
 
 class LineStage:
@@ -131,7 +127,7 @@ def test_normalized_latents_decode_to_the_same_picture() -> None:
 
 
 def test_the_velocity_to_a_clean_drawing_leads_there_from_a_spoilt_one() -> None:
-    scheduler: Any = _SCHEDULER.from_config(networks.SCHEDULER)
+    scheduler = networks.new_scheduler()
     scheduler.set_timesteps(10)
     generator = torch.Generator().manual_seed(0)
     clean, spoilt, noise = torch.randn((3, 2, 4, 8, 8), generator=generator)
