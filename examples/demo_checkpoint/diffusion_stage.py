@@ -29,7 +29,7 @@ _BATCH = 32
 _SHOWN = 8
 _GUIDANCE = 4.0
 _CHANGE_FROM = 0.5
-_REPAIR_FROM = 0.4
+_REPAIR_FROM = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class DiffusionStage:
         compiled: bool,
     ) -> None:
         self.name, self.steps = name, steps
-        self._parts = nn.ModuleDict(parts).to(device)
+        modules: Any = nn.ModuleDict(parts)  # its types lack a format beside a device
+        self._parts: nn.ModuleDict = modules.to(device, memory_format=torch.channels_last)
         self._fast = {
             each: torch.compile(part, dynamic=False) if compiled and each != "text" else part
             for each, part in parts.items()
