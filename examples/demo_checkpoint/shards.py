@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,23 @@ def open_shards(
 ) -> list[Shard]:
     """The first ``count`` shards of ``size`` portraits, made where they are missing.
 
-    ``vae`` makes the latents on ``device``; ``workers`` processes draw, if more than one.
+    ``vae`` makes the latents on ``device``; ``workers`` processes draw, if more than one. They lie
+    in a folder of their own for each autoencoder and form of shard, so that none is out of date.
     """
+    folder = folder / _digest(vae, size)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index:05}.pt" for index in range(count)]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     for index, drawn in zip(missing, _draw_all(missing, size, workers), strict=True):
         write_whole(paths[index], _encoded(drawn, vae, device).__dict__)
     return [Shard(**torch.load(path, weights_only=False)) for path in paths]
+
+
+def _digest(vae: Any, size: int) -> str:
+    digest = hashlib.sha256(repr((size, [field.name for field in fields(Shard)])).encode())
+    for value in vae.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def draw_shard(index: int, size: int) -> _Drawn:
