@@ -70,17 +70,29 @@ def edge_f_score(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
 def colour_name(
     pixels: Pixels, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
 ) -> str | None:
-    """Which of the colours the part under the mask has: the nearest to its median in CIELAB; None
-    where the mask covers no pixel whole."""
-    inside = pixels[mask >= _INSIDE]
-    if not len(inside):
+    """Which of the colours most of the part under the mask has, each pixel the nearest to it in
+    CIELAB; None where the mask covers no pixel whole."""
+    distances = _colour_distances(pixels, mask, colours)
+    if not distances.shape[1]:
         return None
-    median = _lab(np.median(inside, axis=0))
-    distances = {
-        name: float(np.linalg.norm(median - _lab(np.array(colour))))
-        for name, colour in colours.items()
-    }
-    return min(distances, key=distances.__getitem__)
+    counts = np.bincount(distances.argmin(axis=0), minlength=len(colours))
+    return tuple(colours)[int(counts.argmax())]
+
+
+def colour_distance(pixels: Pixels, mask: Mask, colour: tuple[int, int, int]) -> float | None:
+    """How far the part under the mask is from a colour: the median of its pixels' ΔE*ab
+    (CIE 1976); None where the mask covers no pixel whole."""
+    distances = _colour_distances(pixels, mask, {"": colour})
+    return float(np.median(distances)) if distances.size else None
+
+
+def _colour_distances(
+    pixels: Pixels, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
+) -> Floats:
+    """``[colours, pixels inside the mask]``."""
+    inside = _lab(pixels[mask >= _INSIDE])
+    wanted = _lab(np.array(list(colours.values())))
+    return np.asarray(np.linalg.norm(wanted[:, None] - inside[None], axis=2))
 
 
 def _grey(pixels: Pixels) -> Floats:
@@ -98,6 +110,9 @@ def _near(edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(grown > 0)
 
 
-def _lab(colour: NDArray[Any]) -> Floats:
-    one = (np.asarray(colour, dtype=np.float32) / 255)[None, None]
-    return np.asarray(cv2.cvtColor(one, cv2.COLOR_RGB2LAB)[0, 0], dtype=np.float64)
+def _lab(colours: NDArray[Any]) -> Floats:
+    """``[N, 3]``, RGB of 0…255 → CIELAB."""
+    rows = np.asarray(colours, dtype=np.float32)[None] / 255
+    if not rows.size:
+        return np.zeros((0, 3))
+    return np.asarray(cv2.cvtColor(rows, cv2.COLOR_RGB2LAB)[0], dtype=np.float64)

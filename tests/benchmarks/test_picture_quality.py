@@ -9,6 +9,7 @@ import pytest
 from benchmarks.picture_quality import (
     Mask,
     Pixels,
+    colour_distance,
     colour_name,
     edge_f_score,
     psnr_db,
@@ -83,3 +84,17 @@ def test_the_colour_of_a_part_is_named(name: str) -> None:
     mask[4:12, 4:12] = 1
     assert colour_name(pixels, mask, EYE_COLOURS) == name
     assert colour_name(pixels, np.zeros_like(mask), EYE_COLOURS) is None
+
+
+def test_the_colour_of_most_of_a_part_counts() -> None:
+    pixels = np.full((10, 10, 3), EYE_COLOURS["green"], np.uint8)
+    pixels[:4] = EYE_COLOURS["brown"]
+    assert colour_name(pixels, np.ones((10, 10), np.float32), EYE_COLOURS) == "green"
+
+
+def test_the_distance_to_a_colour_is_that_of_its_pixels() -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    everywhere = np.ones((4, 4), np.float32)
+    assert colour_distance(pixels, everywhere, (0, 0, 0)) == 0
+    assert colour_distance(pixels, everywhere, (255, 255, 255)) == pytest.approx(100, abs=0.1)
+    assert colour_distance(pixels, 0 * everywhere, (0, 0, 0)) is None
