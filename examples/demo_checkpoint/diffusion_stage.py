@@ -25,7 +25,9 @@ _NO_CAPTION_SHARE = 0.1
 _SPOILT_SHARE = 0.5
 _SPOILT_WEIGHT = 10.0
 """Times the noise's variance, at most 1: how a spoilt example's error of v is weighed."""
-_BATCH = 32
+_BATCH_CELLS = 32 * 16 * 16
+"""Of the latents of one shard in a batch: small pictures are many, large ones few, and a step takes
+as long with either."""
 _SHOWN = 8
 _GUIDANCE = 4.0
 _CHANGE_FROM = 0.5
@@ -94,7 +96,7 @@ class DiffusionStage:
         self._held_out_tokens = vocabulary.encode(self._held_out.captions)
         self._empty = vocabulary.encode([""])
         self._vae, self._device = vae, device
-        self._batch, self._sample_steps = scale * _BATCH, sample_steps
+        self._scale, self._sample_steps = scale, sample_steps
         self._scheduler = networks.new_scheduler()
         unet: Any = parts["unet"]
         self._inpaints = unet.config.in_channels > networks.LATENT_CHANNELS
@@ -105,14 +107,16 @@ class DiffusionStage:
             rng = np.random.default_rng([step, 0xD1FF])
             size = self._shards[int(rng.integers(len(self._shards)))].latents.shape
             alike = [i for i, each in enumerate(self._shards) if each.latents.shape == size]
-            chosen = rng.choice(alike, self._batch // _BATCH)
+            chosen = rng.choice(alike, self._scale)
             parts = [self._batch_of(self._shards[i], self._tokens[i], rng) for i in chosen]
             yield Batch(*(torch.cat(each) for each in zip(*map(_fields, parts), strict=True)))
 
     def _batch_of(self, shard: Shard, tokens: torch.Tensor, rng: np.random.Generator) -> Batch:
-        rows = rng.choice(len(shard.captions), _BATCH, replace=False)
-        dropped = torch.from_numpy(rng.random(_BATCH) < _NO_CAPTION_SHARE)[:, None]
-        hints = shard.hints(rows) if "controlnet" in self._parts else torch.zeros(_BATCH, 0)
+        height, width = shard.latents.shape[2:]
+        count = min(_BATCH_CELLS // (height * width), len(shard.captions))
+        rows = rng.choice(len(shard.captions), count, replace=False)
+        dropped = torch.from_numpy(rng.random(count) < _NO_CAPTION_SHARE)[:, None]
+        hints = shard.hints(rows) if "controlnet" in self._parts else torch.zeros(count, 0)
         return Batch(
             latents=shard.latents[rows].float(),
             spoilt=shard.spoilt[rows].float(),

@@ -17,12 +17,15 @@ from torch.nn import functional
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.averages import start_from_averages
 from examples.demo_checkpoint.curves import draw_curves
-from examples.demo_checkpoint.diffusion_stage import velocity_to
+from examples.demo_checkpoint.diffusion_stage import DiffusionStage, velocity_to
 from examples.demo_checkpoint.muon import Muon, orthogonal
 from examples.demo_checkpoint.pictures import draw_portrait
 from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
+from examples.demo_checkpoint.shards import Shard, open_shards
 from examples.demo_checkpoint.tensors import to_tensor
 from examples.demo_checkpoint.vae_stage import Crops, VaeStage, normalize_latents
+from examples.demo_checkpoint.vocabulary import Vocabulary
+from tests.conftest import CHECKPOINTS
 
 
 class LineStage:
@@ -159,3 +162,48 @@ def test_the_autoencoders_batches_go_on_from_a_step(workers: int) -> None:
     batches = list(stage.batches(3))
     assert len(batches) == 2
     assert torch.equal(batches[0], Crops(5, 1)[3])
+
+
+def _shard(side: int, count: int = 64) -> Shard:
+    latents = torch.zeros(count, 4, side, side, dtype=torch.float16)
+    return Shard(
+        latents=latents,
+        spoilt=latents,
+        around=latents,
+        masks=torch.zeros(count, 1, side, side, dtype=torch.bool),
+        edges=np.zeros((count, 8 * side, side), np.uint8),
+        captions=("red hair",) * count,
+    )
+
+
+def test_small_pictures_are_many_in_a_batch_and_large_ones_few() -> None:
+    stage = DiffusionStage(
+        name="unet",
+        parts={"unet": networks.new_unet()},
+        trained=("unet",),
+        shards=[_shard(16), _shard(12), _shard(24)],
+        vae=None,
+        vocabulary=Vocabulary(CHECKPOINTS / "sd15" / "tokenizer"),
+        device=torch.device("cpu"),
+        steps=20,
+        scale=1,
+        sample_steps=1,
+        compiled=False,
+    )
+    counts = {tuple(each.latents.shape[2:]): len(each.latents) for each in stage.batches(0)}
+    assert counts == {(12, 12): 56, (24, 24): 14}
+
+
+def test_drawings_are_encoded_anew_for_another_autoencoder(tmp_path: Path) -> None:
+    def encoded(vae: nn.Module) -> torch.Tensor:
+        (shard,) = open_shards(tmp_path, vae, torch.device("cpu"), count=1, size=2, workers=0)
+        return shard.latents
+
+    torch.manual_seed(0)
+    vae = networks.new_vae().requires_grad_(False)
+    first = encoded(vae)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    assert torch.equal(encoded(vae), first)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    vae.encoder.conv_in.bias += 1
+    assert not torch.equal(encoded(vae), first)
