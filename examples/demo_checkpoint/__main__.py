@@ -18,7 +18,7 @@ from examples.demo_checkpoint.stages import STAGES, Plan, train_all
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TOKENIZER = PROJECT / "tests" / "data" / "checkpoints" / "sd15" / "tokenizer"
-STEPS = {"vae": 6000, "unet": 8000, "controlnet": 1500, "inpaint": 1500}
+STEPS = {"vae": 6000, "decoder": 2000, "unet": 8000, "controlnet": 1500, "inpaint": 1500}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.curves import draw_curves
-from examples.demo_checkpoint.run import averaged_weights, is_done
+from examples.demo_checkpoint.run import averaged_weights, has_state, is_done
 from examples.demo_checkpoint.stages import STAGES, trained_unet, trained_vae
 from examples.demo_checkpoint.vocabulary import Vocabulary
 
@@ -58,7 +58,7 @@ def export(state: Path, out: Path, tokenizer: Path) -> None:
         (CONTROLNET, networks.new_controlnet(parts["unet"]), CONTROLNET),
         ("inpaint", networks.new_unet(2 * networks.LATENT_CHANNELS + 1), INPAINT),
     ):
-        if _has_state(state / stage):
+        if has_state(state / stage):
             part = "unet" if stage == "inpaint" else stage
             weights = averaged_weights(state / stage)
             module.load_state_dict(
@@ -100,7 +100,7 @@ def _save_tokenizer(source: Path, folder: Path) -> None:
 def _save_logs(state: Path, folder: Path) -> None:
     folder.mkdir()
     for stage in STAGES:
-        if not _has_state(state / stage):
+        if not has_state(state / stage):
             continue
         if not is_done(state / stage):
             log.warning("%s is not trained to its end", stage)
@@ -108,10 +108,6 @@ def _save_logs(state: Path, folder: Path) -> None:
         if notes.exists():
             shutil.copyfile(notes, folder / f"{stage}.jsonl")
             draw_curves(notes).save(folder / f"{stage}.png", optimize=True)
-
-
-def _has_state(folder: Path) -> bool:
-    return is_done(folder) or (folder / "state.pt").exists()
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -88,6 +88,11 @@ def is_done(folder: Path) -> bool:
     return (folder / "weights.pt").exists()
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a stage has begun, and saved something."""
+    return is_done(folder) or (folder / "state.pt").exists()
+
+
 def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The averaged weights of a stage, finished or not.
 

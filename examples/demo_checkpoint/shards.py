@@ -80,8 +80,9 @@ def open_shards(
 
 def _digest(vae: Any, size: int) -> str:
     digest = hashlib.sha256(repr((size, [field.name for field in fields(Shard)])).encode())
-    for value in vae.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
+    for part in (vae.encoder, vae.quant_conv):
+        for value in part.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

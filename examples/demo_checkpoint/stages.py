@@ -11,12 +11,12 @@ import torch
 
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.diffusion_stage import DiffusionStage
-from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
+from examples.demo_checkpoint.run import Pace, averaged_weights, has_state, is_done, train
 from examples.demo_checkpoint.shards import open_shards
-from examples.demo_checkpoint.vae_stage import VaeStage, normalize_latents
+from examples.demo_checkpoint.vae_stage import DecoderStage, VaeStage, normalize_latents
 from examples.demo_checkpoint.vocabulary import Vocabulary
 
-STAGES = ("vae", "unet", "controlnet", "inpaint")
+STAGES = ("vae", "decoder", "unet", "controlnet", "inpaint")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def train_all(plan: Plan, pace: Pace) -> bool:
 def _stage(plan: Plan, name: str) -> Any:
     if name == "vae":
         return VaeStage(plan.device, plan.steps[name], plan.scale, plan.workers, plan.compiled)
-    vocabulary = Vocabulary(plan.tokenizer)
     vae = trained_vae(plan.state).to(plan.device)
+    if name == "decoder":
+        return DecoderStage(vae, plan.device, plan.steps[name], plan.scale, plan.workers)
+    vocabulary = Vocabulary(plan.tokenizer)
     folder = plan.state / "shards"
     shards = open_shards(folder, vae, plan.device, plan.shards, plan.shard_size, plan.workers)
     parts, trained = _networks(plan, name, vocabulary)
@@ -87,7 +89,7 @@ def _networks(
 
 
 def trained_vae(state: Path) -> Any:
-    """The VAE as trained so far, its latents normalized.
+    """The VAE as trained so far, its latents normalized, with the decoder's further training.
 
     Raises:
         FileNotFoundError: its stage has no state.
@@ -96,6 +98,8 @@ def trained_vae(state: Path) -> Any:
     vae.load_state_dict(averaged_weights(state / "vae"))
     vae.requires_grad_(False)
     normalize_latents(vae)
+    if has_state(state / "decoder"):
+        vae.load_state_dict(averaged_weights(state / "decoder"), strict=False)
     return vae.eval()
 
 

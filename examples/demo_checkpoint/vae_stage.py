@@ -1,8 +1,9 @@
-"""Trains the autoencoder on crops of portraits."""
+"""Trains the autoencoder on crops of portraits, then its decoder alone on latents that are not
+quite right, as those that a diffusion network makes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,31 +23,40 @@ from examples.demo_checkpoint.tensors import sheet, to_tensor
 
 _PICTURE_PX = 160
 _CROPS_PX = ((0.0, 32), (0.25, 64), (0.75, 128))
-"""From which share of the steps on crops have which side: tones are learnt as well, and sooner, on
-small ones; at the end normalisation sees whole pictures, as when the network is used."""
+"""Of the autoencoder: from which share of the steps on crops have which side: tones are learnt as
+well, and sooner, on small ones; at the end normalisation sees whole pictures, as in use."""
+_WHOLE_PX = 128
 _CROPS = 16
 _LARGE_CROPS = 4
 _CROPS_PER_PICTURE = 4
 _DEGRADED_SHARE = 0.15
 _PERMUTED_SHARE = 0.3
 _KL_WEIGHT = 1e-4
+_MOST_NOISE = 0.3
+"""What a decoder's latents, of variance 1, are off by at most: a standard deviation."""
+_SHOWN_NOISE = 0.15
 _HELD_OUT_SEED = 0xE7A1
 _HELD_OUT = 16
 
 
 class Crops(Dataset[torch.Tensor]):
-    """Batches by step: ``[B, 3, H, W]``; ``scale`` times as many crops as a CPU is given."""
+    """Batches by step: ``[B, 3, H, W]``; ``scale`` times as many crops as a CPU is given.
 
-    def __init__(self, steps: int, scale: int) -> None:
-        self.steps, self.scale = steps, scale
+    ``sides`` has the crops' sides, each with the share of the steps that it begins at.
+    """
+
+    def __init__(
+        self, steps: int, scale: int, sides: Sequence[tuple[float, int]] = _CROPS_PX
+    ) -> None:
+        self.steps, self.scale, self.sides = steps, scale, sides
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([step, 0x7AE])
-        side = [side for share, side in _CROPS_PX if step >= share * self.steps][-1]
-        whole = side == _CROPS_PX[-1][1]
+        side = [side for share, side in self.sides if step >= share * self.steps][-1]
+        whole = side == _WHOLE_PX
         batch = self.scale * (_LARGE_CROPS if whole else _CROPS)
         crops: list[NDArray[np.uint8]] = []
         while len(crops) < batch:
@@ -61,7 +72,7 @@ class Crops(Dataset[torch.Tensor]):
 
 
 class VaeStage:
-    """The stage; ``scale`` times as many crops per step as a CPU is given."""
+    """The autoencoder's stage; ``scale`` times as many crops per step as a CPU is given."""
 
     name = "vae"
 
@@ -73,40 +84,22 @@ class VaeStage:
         start_from_averages(vae)
         self.trained = vae.to(device, memory_format=torch.channels_last)
         self.steps, self.learning_rate = steps, 0.006
-        self._device, self._scale, self._workers = device, scale, workers
+        self._device, self._workers = device, workers
+        self._crops = Crops(steps, scale)
         self._pass = torch.compile(self._encode_decode) if compiled else self._encode_decode
-        rng = np.random.default_rng(_HELD_OUT_SEED)
-        held_out = [draw_portrait(rng, 128, 128).pixels for _ in range(_HELD_OUT)]
-        self._held_out = to_tensor(np.stack(held_out)).to(device)
+        self._held_out = _held_out().to(device)
 
     def batches(self, first_step: int) -> Iterable[torch.Tensor]:
         """One batch per step."""
-        crops = Crops(self.steps, self._scale)
-        remaining = range(first_step, self.steps)
-        return DataLoader(
-            crops,
-            batch_size=None,
-            sampler=remaining,
-            num_workers=self._workers,
-            # A forked worker hangs where the parent's threads hold locks.
-            multiprocessing_context="spawn" if self._workers else None,
-            worker_init_fn=_with_one_thread,
-        )
+        return _loader(self._crops, first_step, self._workers)
 
     def losses(self, step: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the reconstruction lacks, in pixels, edges and tone, and the latent's KL."""
+        """What the reconstruction lacks, and the latent's KL."""
         pixels = batch.to(self._device, memory_format=torch.channels_last)
         seen, mean, log_variance = self._pass(pixels)
-        error = seen - pixels
-        losses = {
-            "l1": error.abs().mean(),
-            "l2": error.square().mean(),
-            "edges": _edges(error),
-            "tone": functional.avg_pool2d(error, 8).abs().mean(),
-            "kl": 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(),
-        }
-        pixel_loss = losses["l1"] + losses["l2"] + losses["edges"] + losses["tone"]
-        return {"loss": pixel_loss + _KL_WEIGHT * losses["kl"], **losses}
+        lacks = _lacks(seen - pixels)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return {"loss": sum(lacks.values(), _KL_WEIGHT * kl), **lacks, "kl": kl}
 
     def _encode_decode(
         self, pixels: torch.Tensor
@@ -117,12 +110,82 @@ class VaeStage:
 
     def measure(self) -> tuple[dict[str, float], Image.Image]:
         """PSNR of held-out portraits; above each other: drawn, reconstructed."""
-        latent = self.trained.encode(self._held_out).latent_dist.mean
-        seen = self.trained.decode(latent).sample.clamp(-1, 1)
-        error = ((seen - self._held_out) / 2).square().mean(dim=(1, 2, 3))
-        psnr = float((-10 * error.log10()).mean())
+        seen, psnr = _reconstructed(self.trained, self._held_out, noise=0)
         rows = [self._held_out[:8], seen[:8], self._held_out[8:], seen[8:]]
-        return {"psnr_db": round(psnr, 3)}, sheet(torch.cat(rows), columns=8)
+        return {"psnr_db": psnr}, sheet(torch.cat(rows), columns=8)
+
+
+class DecoderStage:
+    """Goes on with the decoder alone, of an autoencoder whose latents are normalized.
+
+    Noise on the latents, of a strength by lot, makes it forgive what a diffusion network gets
+    wrong; the encoder, and so what such a network is trained on, stays as it is.
+    """
+
+    name = "decoder"
+
+    def __init__(
+        self, vae: Any, device: torch.device, steps: int, scale: int, workers: int
+    ) -> None:
+        self._vae = vae.to(device, memory_format=torch.channels_last)
+        self.trained: nn.Module = nn.ModuleDict(
+            {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+        )
+        self.trained.requires_grad_(True)
+        self.steps, self.learning_rate = steps, 0.004
+        self._device, self._workers = device, workers
+        self._crops = Crops(steps, scale, ((0.0, _WHOLE_PX),))
+        self._held_out = _held_out().to(device)
+
+    def batches(self, first_step: int) -> Iterable[torch.Tensor]:
+        """One batch per step."""
+        return _loader(self._crops, first_step, self._workers)
+
+    def losses(self, step: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the pictures of latents with noise lack."""
+        pixels = batch.to(self._device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            latent = self._vae.encode(pixels).latent_dist.mean
+        strength = _MOST_NOISE * torch.rand(len(latent), 1, 1, 1, device=self._device)
+        seen = self._vae.decode(latent + strength * torch.randn_like(latent)).sample
+        lacks = _lacks(seen - pixels)
+        return {"loss": sum(lacks.values(), torch.zeros((), device=self._device)), **lacks}
+
+    def measure(self) -> tuple[dict[str, float], Image.Image]:
+        """PSNR of held-out portraits, from their latents and from those with some noise; above
+        each other: drawn, from the latent, from the one with noise."""
+        clean, psnr = _reconstructed(self._vae, self._held_out, noise=0)
+        noisy, noisy_psnr = _reconstructed(self._vae, self._held_out, _SHOWN_NOISE)
+        rows = [self._held_out[:8], clean[:8], noisy[:8]]
+        return {"psnr_db": psnr, "noisy_psnr_db": noisy_psnr}, sheet(torch.cat(rows), columns=8)
+
+
+def _held_out() -> torch.Tensor:
+    rng = np.random.default_rng(_HELD_OUT_SEED)
+    side = _WHOLE_PX
+    return to_tensor(np.stack([draw_portrait(rng, side, side).pixels for _ in range(_HELD_OUT)]))
+
+
+def _reconstructed(vae: Any, pictures: torch.Tensor, noise: float) -> tuple[torch.Tensor, float]:
+    """The pictures through the autoencoder, and their mean PSNR."""
+    latent = vae.encode(pictures).latent_dist.mean
+    generator = torch.Generator().manual_seed(0)
+    latent = latent + noise * torch.randn(latent.shape, generator=generator).to(latent.device)
+    seen = vae.decode(latent).sample.clamp(-1, 1)
+    error = ((seen - pictures) / 2).square().mean(dim=(1, 2, 3))
+    return seen, round(float((-10 * error.log10()).mean()), 3)
+
+
+def _loader(crops: Crops, first_step: int, workers: int) -> Iterable[torch.Tensor]:
+    return DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(first_step, len(crops)),
+        num_workers=workers,
+        # A forked worker hangs where the parent's threads hold locks.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_with_one_thread,
+    )
 
 
 def _with_one_thread(worker: int) -> None:
@@ -130,10 +193,16 @@ def _with_one_thread(worker: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _edges(error: torch.Tensor) -> torch.Tensor:
+def _lacks(error: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Losses of a picture's error: in pixels, edges and tone."""
     across = (error[..., 1:] - error[..., :-1]).abs().mean()
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return across + down
+    return {
+        "l1": error.abs().mean(),
+        "l2": error.square().mean(),
+        "edges": across + down,
+        "tone": functional.avg_pool2d(error, 8).abs().mean(),
+    }
 
 
 def normalize_latents(vae: Any, pictures: int = 64) -> None:

@@ -23,7 +23,7 @@ from examples.demo_checkpoint.pictures import draw_portrait
 from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
 from examples.demo_checkpoint.shards import Shard, open_shards
 from examples.demo_checkpoint.tensors import to_tensor
-from examples.demo_checkpoint.vae_stage import Crops, VaeStage, normalize_latents
+from examples.demo_checkpoint.vae_stage import Crops, DecoderStage, VaeStage, normalize_latents
 from examples.demo_checkpoint.vocabulary import Vocabulary
 from tests.conftest import CHECKPOINTS
 
@@ -207,3 +207,17 @@ def test_drawings_are_encoded_anew_for_another_autoencoder(tmp_path: Path) -> No
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
     vae.encoder.conv_in.bias += 1
     assert not torch.equal(encoded(vae), first)
+
+
+def test_the_decoder_is_trained_further_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = networks.new_vae().requires_grad_(False)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    assert train(DecoderStage(vae, torch.device("cpu"), 2, 1, 0), tmp_path, Pace())
+    for name, value in vae.state_dict().items():
+        decodes = name.startswith(("decoder.", "post_quant_conv."))
+        assert decodes or torch.equal(value, before[name])
+    assert not torch.equal(vae.decoder.conv_in.weight, before["decoder.conv_in.weight"])
+    assert set(averaged_weights(tmp_path)) == {
+        name for name in before if name.startswith(("decoder.", "post_quant_conv."))
+    }
