@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from examples.demo_checkpoint.export import export
+from examples.demo_checkpoint.export import export, restore
 from examples.demo_checkpoint.run import Pace
 from examples.demo_checkpoint.stages import STAGES, Plan, train_all
 
@@ -22,11 +22,14 @@ STEPS = {"vae": 6000, "decoder": 2000, "unet": 8000, "controlnet": 1500, "inpain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains the stages that are not finished, one after the other, or writes the checkpoint."""
+    """Trains the stages that are not finished, one by one; writes or reads a checkpoint."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.command == "export":
         export(options.state, options.out, options.tokenizer)
+        return 0
+    if options.command == "restore":
+        restore(options.checkpoint, options.state, options.tokenizer)
         return 0
     torch.set_num_threads(options.threads)
     # Adds on the tensor cores of a GPU; nothing here needs the last bits.
@@ -51,11 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train, or go on; 1 if the time was up")
     exporting = commands.add_parser("export", help="write the checkpoint")
-    for command in (training, exporting):
+    restoring = commands.add_parser("restore", help="begin a training where a checkpoint ended")
+    for command in (training, exporting, restoring):
         command.add_argument(
             "--state", type=Path, default=Path("out/demo_checkpoint"), metavar="DIR"
         )
         command.add_argument("--tokenizer", type=Path, default=TOKENIZER, metavar="DIR")
+    restoring.add_argument("checkpoint", type=Path, help="what export wrote")
     exporting.add_argument("out", type=Path, help="the folder to write")
     cuda = torch.cuda.is_available()
     training.add_argument("--device", default="cuda" if cuda else "cpu")

@@ -208,7 +208,8 @@ class DiffusionStage:
         """The latents ``under`` noised as far as ``denoise`` and freed from it again."""
         scheduler = self._scheduler
         scheduler.set_timesteps(self._sample_steps)
-        timesteps = scheduler.timesteps[round((1 - denoise) * self._sample_steps) :]
+        count = max(1, round(denoise * self._sample_steps))
+        timesteps = scheduler.timesteps[-count:]
         empty = self._empty.expand_as(batch.tokens).to(self._device)
         twice = Batch(*(torch.cat([each, each]) for each in _fields(batch)))
         both = Batch(**{**twice.__dict__, "tokens": torch.cat([batch.tokens, empty])})

@@ -1,4 +1,4 @@
-"""Writes the trained networks as a checkpoint in diffusers' layout, float16."""
+"""Writes the trained networks as a checkpoint in diffusers' layout, float16; and goes back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from examples.demo_checkpoint import networks
 from examples.demo_checkpoint.curves import draw_curves
-from examples.demo_checkpoint.run import averaged_weights, has_state, is_done
+from examples.demo_checkpoint.run import averaged_weights, has_state, is_done, write_whole
 from examples.demo_checkpoint.stages import STAGES, trained_unet, trained_vae
+from examples.demo_checkpoint.vae_stage import DecoderStage
 from examples.demo_checkpoint.vocabulary import Vocabulary
 
 CONTROLNET = "controlnet"
@@ -66,6 +69,50 @@ def export(state: Path, out: Path, tokenizer: Path) -> None:
             )
             module.half().save_pretrained(out / folder)
     _save_logs(state, out / "training")
+
+
+def restore(checkpoint: Path, state: Path, tokenizer: Path) -> None:
+    """Begins a training where an exported checkpoint ended.
+
+    The autoencoder stays as it is; the other stages start from the checkpoint's weights.
+
+    Args:
+        checkpoint: what :func:`export` wrote.
+        state: the training's folder, which must not have any of these stages yet.
+        tokenizer: folder with CLIP's vocab.json and merges.txt.
+
+    Raises:
+        FileExistsError: the folder has a training already.
+        OSError: a network is missing.
+    """
+    begun = [stage for stage in STAGES if has_state(state / stage)]
+    if begun:
+        raise FileExistsError(f"{state}: has {', '.join(begun)} already; choose another --state")
+    vae = networks.load_vae(checkpoint / "vae").state_dict()
+    decoder = {
+        name: value for name, value in vae.items() if name.startswith(DecoderStage.part_names)
+    }
+    unet = networks.load_unet(checkpoint / "unet").state_dict()
+    text = networks.load_text_encoder(checkpoint / "text_encoder")
+    Vocabulary(tokenizer).shrink(text, keep=True)
+    weights = {
+        "vae/weights.pt": vae,
+        "decoder/weights.pt": decoder,
+        "unet/start.pt": {**_prefixed("unet", unet), **_prefixed("text", text.state_dict())},
+    }
+    if (checkpoint / CONTROLNET).exists():
+        controlnet = networks.load_controlnet(checkpoint / CONTROLNET).state_dict()
+        weights["controlnet/start.pt"] = _prefixed("controlnet", controlnet)
+    if (checkpoint / INPAINT).exists():
+        inpaint = networks.load_unet(checkpoint / INPAINT).state_dict()
+        weights["inpaint/start.pt"] = _prefixed("unet", inpaint)
+    for name, values in weights.items():
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(state / name, values)
+
+
+def _prefixed(part: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{part}.{name}": value for name, value in weights.items()}
 
 
 def inpaint_checkpoint(checkpoint: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,3 +100,39 @@ def widened(unet: Any) -> Any:
     first[:, :LATENT_CHANNELS] = weights["conv_in.weight"]
     wide.load_state_dict({**weights, "conv_in.weight": first})
     return wide
+
+
+def load_vae(folder: Path) -> Any:
+    """A saved AutoencoderKL, float32.
+
+    Raises:
+        OSError: the folder has none.
+    """
+    return _AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def load_unet(folder: Path) -> Any:
+    """A saved UNet, float32.
+
+    Raises:
+        OSError: the folder has none.
+    """
+    return _UNet.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def load_text_encoder(folder: Path) -> Any:
+    """A saved text encoder, float32.
+
+    Raises:
+        OSError: the folder has none.
+    """
+    return _TextModel.from_pretrained(folder, dtype=torch.float32)
+
+
+def load_controlnet(folder: Path) -> Any:
+    """A saved ControlNet, float32.
+
+    Raises:
+        OSError: the folder has none.
+    """
+    return _ControlNet.from_pretrained(folder, torch_dtype=torch.float32)

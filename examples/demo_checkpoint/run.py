@@ -109,8 +109,8 @@ def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
 def train(stage: Stage, folder: Path, pace: Pace) -> bool:
     """Trains a stage to its end, from where the folder's state is; returns whether it got there.
 
-    ``folder`` gets state.pt, log.jsonl, curves.png, samples.png (and one picture per sampling),
-    at the end weights.pt.
+    Without a state, start.pt, where it is, has the first weights. ``folder`` gets state.pt,
+    log.jsonl, curves.png, samples.png (and one picture per sampling), at the end weights.pt.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(stage, folder)
@@ -211,7 +211,7 @@ class _Run:
         """Goes on from the folder's state, if there is one."""
         path = self.folder / "state.pt"
         if not path.exists():
-            log.info("%s: from the start, %d steps", self.stage.name, self.stage.steps)
+            self._start()
             return
         state = torch.load(path, map_location="cpu")
         self.step = state["step"]
@@ -224,6 +224,14 @@ class _Run:
             for group, rate in zip(optimizer.param_groups, full, strict=True):
                 group["full_lr"] = rate
         log.info("%s: from step %d of %d", self.stage.name, self.step, self.stage.steps)
+
+    def _start(self) -> None:
+        path = self.folder / "start.pt"
+        if path.exists():
+            self.stage.trained.load_state_dict(torch.load(path, map_location="cpu"))
+            self.average = Average(self.stage.trained)
+        known = "known weights" if path.exists() else "the start"
+        log.info("%s: from %s, %d steps", self.stage.name, known, self.stage.steps)
 
     def finish(self) -> None:
         """The averaged weights, for the stages that build on this one."""

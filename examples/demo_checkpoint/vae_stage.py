@@ -123,6 +123,8 @@ class DecoderStage:
     """
 
     name = "decoder"
+    part_names = ("decoder.", "post_quant_conv.")
+    """What the names of its weights begin with."""
 
     def __init__(
         self, vae: Any, device: torch.device, steps: int, scale: int, workers: int

@@ -13,9 +13,15 @@ from build_engines.controlnets import open_controlnets
 from build_engines.families import SD1, detect
 from build_engines.networks import Unet
 from build_engines.schedule import read_prediction
-from examples.demo_checkpoint.export import CONTROLNET, export, inpaint_checkpoint
+from examples.demo_checkpoint.export import CONTROLNET, export, inpaint_checkpoint, restore
 from examples.demo_checkpoint.run import Pace, is_done
-from examples.demo_checkpoint.stages import STAGES, Plan, train_all, trained_unet
+from examples.demo_checkpoint.stages import (
+    STAGES,
+    Plan,
+    train_all,
+    trained_unet,
+    trained_vae,
+)
 from examples.demo_checkpoint.vocabulary import Vocabulary
 from tests.conftest import CHECKPOINTS
 
@@ -28,8 +34,13 @@ TOKENIZER = CHECKPOINTS / "sd15" / "tokenizer"
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training of one step in every stage."""
     folder = tmp_path_factory.mktemp("demo_checkpoint")
-    plan = Plan(
-        state=folder,
+    assert train_all(_plan(folder), Pace())
+    return folder
+
+
+def _plan(state: Path) -> Plan:
+    return Plan(
+        state=state,
         tokenizer=TOKENIZER,
         device=torch.device("cpu"),
         steps=dict.fromkeys(STAGES, 1),
@@ -37,8 +48,6 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard_size=32,
         sample_steps=2,
     )
-    assert train_all(plan, Pace())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +97,20 @@ def test_the_whole_vocabulary_answers_as_the_trained_words_do(
         )["input_ids"]
         full = encoder(tokens)
     torch.testing.assert_close(full.last_hidden_state, small.last_hidden_state, rtol=0, atol=0.02)
+
+
+def test_a_training_begins_where_a_checkpoint_ended(
+    state: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    restore(checkpoint, tmp_path, TOKENIZER)
+    assert is_done(tmp_path / "vae") and is_done(tmp_path / "decoder")
+    before, after = (trained_vae(each).state_dict() for each in (state, tmp_path))
+    for name, value in after.items():
+        torch.testing.assert_close(value, before[name], rtol=0.01, atol=0.01)
+    started = torch.load(tmp_path / "unet" / "start.pt")
+    for part, module in trained_unet(state, Vocabulary(TOKENIZER)).items():
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(started[f"{part}.{name}"], value, rtol=0, atol=0.01)
+    assert train_all(_plan(tmp_path), Pace())
+    with pytest.raises(FileExistsError, match="has vae, decoder, unet"):
+        restore(checkpoint, tmp_path, TOKENIZER)
