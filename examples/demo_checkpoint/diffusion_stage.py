@@ -1,8 +1,9 @@
 """Trains what predicts noise: the UNet with its text encoder, its inpainting variant, a ControlNet.
 
 All predict v (Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models").
-Half of what they see is noise over a spoilt picture whose clean drawing they are to find; so image
-to image with little noise repairs a picture, instead of sharpening what is wrong in it.
+Of what they see, 60 % is noise over a spoilt picture whose clean drawing they are to find; so image
+to image with little noise repairs a picture, instead of sharpening what is wrong in it. Some of
+these have other colours than the caption says, which then has to be followed.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from examples.demo_checkpoint.tensors import sheet
 from examples.demo_checkpoint.vocabulary import Vocabulary
 
 _NO_CAPTION_SHARE = 0.1
-_SPOILT_SHARE = 0.5
+_SPOILT_SHARE = 0.6
 _SPOILT_WEIGHT = 10.0
-"""Times the noise's variance, at most 1: how a spoilt example's error of v is weighed."""
+"""Times the noise's variance, at most 1: how a spoilt example's error of v is weighed; one that is
+changed as well is weighed by the variance itself."""
 _BATCH_CELLS = 32 * 16 * 16
 """Of the latents of one shard in a batch: small pictures are many, large ones few, and a step takes
 as long with either."""
@@ -40,6 +42,7 @@ class Batch:
 
     latents: torch.Tensor
     spoilt: torch.Tensor
+    changed: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
     hints: torch.Tensor
@@ -117,9 +120,13 @@ class DiffusionStage:
         rows = rng.choice(len(shard.captions), count, replace=False)
         dropped = torch.from_numpy(rng.random(count) < _NO_CAPTION_SHARE)[:, None]
         hints = shard.hints(rows) if "controlnet" in self._parts else torch.zeros(count, 0)
+        latents, changed = shard.latents[rows].float(), shard.changed[rows, None, None, None]
+        # Without its caption nothing tells what was changed.
+        unknown = changed & dropped[:, :, None, None]
         return Batch(
-            latents=shard.latents[rows].float(),
-            spoilt=shard.spoilt[rows].float(),
+            latents=latents,
+            spoilt=torch.where(unknown, latents, shard.spoilt[rows].float()),
+            changed=changed,
             around=shard.around[rows].float(),
             masks=shard.masks[rows].float(),
             hints=hints,
@@ -127,7 +134,7 @@ class DiffusionStage:
         )
 
     def losses(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean squared error of v, half of the batch spoilt."""
+        """The mean squared error of v, of a batch of which a part is spoilt."""
         batch = batch.to(self._device)
         spoilt = torch.rand(len(batch.latents), 1, 1, 1) < _SPOILT_SHARE
         share = (torch.rand_like(spoilt, dtype=torch.float32) * spoilt).to(self._device)
@@ -151,7 +158,7 @@ class DiffusionStage:
         noisy = self._scheduler.add_noise(under, noise, timesteps)
         kept = self._scheduler.alphas_cumprod.to(self._device)[timesteps].view(-1, 1, 1, 1)
         wanted = velocity_to(batch.latents, noisy, kept)
-        bounded = (_SPOILT_WEIGHT * (1 - kept)).clamp(max=1)
+        bounded = torch.where(batch.changed, 1 - kept, (_SPOILT_WEIGHT * (1 - kept)).clamp(max=1))
         weight = torch.where(spoilt > 0, bounded, torch.ones_like(kept))
         error: torch.Tensor = weight * (self._predict(noisy, timesteps, batch) - wanted).square()
         return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -128,6 +129,21 @@ def caption(attributes: tuple[str, ...], rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         rng.shuffle(kept)
     return ", ".join(kept)
+
+
+def recoloured(person: Person, words: str, rng: np.random.Generator) -> Person:
+    """The person with other colours of some of what the words name: eyes, hair, hat."""
+    named = {
+        "eyes": (f"{person.eyes} eyes", EYE_COLOURS),
+        "hair": (f"{person.hair} hair", HAIR_COLOURS),
+        "hat_colour": (f"{person.hat_colour} {person.hat}" if person.hat else "no hat", COLOURS),
+    }
+    changes: dict[str, Any] = {}
+    for name, (phrase, colours) in named.items():
+        if phrase in words and rng.random() < 0.6:
+            others = [each for each in colours if each != getattr(person, name)]
+            changes[name] = others[int(rng.integers(len(others)))]
+    return replace(person, **changes)
 
 
 def jittered(colour: Colour, rng: np.random.Generator) -> Colour:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +57,16 @@ def draw_scene(seed: int, width: int = 640, height: int = 448) -> Drawing:
     return draw(*_crowd(rng, width, height), rng, (width, height), masks=True)
 
 
-def draw_portrait(rng: np.random.Generator, width: int, height: int) -> Drawing:
+def draw_portrait(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    change: Callable[[Person], Person] = lambda person: person,
+) -> Drawing:
     """A crop as the detailer cuts it: the first figure's head, often neighbours beside it.
 
-    The head's height is 56 to 120 pixels, whatever the crop's size, and fits into it.
+    The head's height is 56 to 120 pixels, whatever the crop's size, and fits into it. ``change``
+    may give people other looks: all else stays as it is without.
     """
     most = min(120.0, 0.72 * min(width, height))
     tall = float(rng.uniform(min(52.0, 0.9 * most), most))
@@ -76,6 +82,7 @@ def draw_portrait(rng: np.random.Generator, width: int, height: int) -> Drawing:
                 draw_by_lot(rng), x + side * away, y + tall * rng.uniform(-0.4, 0.4), size
             )
             figures.insert(int(rng.integers(2)), neighbour)
+    figures = [replace(figure, person=change(figure.person)) for figure in figures]
     return draw(figures, _background(rng), rng, (width, height))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from examples.demo_checkpoint.degrade import by_lot, degrade
-from examples.demo_checkpoint.person import caption
+from examples.demo_checkpoint.person import Person, caption, recoloured
 from examples.demo_checkpoint.pictures import Drawing, Figure, draw_portrait, main_figure
 from examples.demo_checkpoint.run import write_whole
 from examples.demo_checkpoint.tensors import to_tensor
 from preprocessing.control import canny
 
 _ENCODED_AT_ONCE = 16
+_CHANGED_SHARE = 0.5
 _SIZES = ((128, 128),) * 5 + ((96, 96), (112, 144), (144, 112), (160, 160), (192, 192))
 """Height and width; each shard has one of them."""
 
@@ -35,13 +38,15 @@ log = logging.getLogger("demo_checkpoint")
 class Shard:
     """Examples of one size.
 
-    ``latents``, ``spoilt`` (of the picture blurred, shrunk and compressed) and ``around`` (of the
-    picture without what ``masks`` cover) ``[N, 4, h, w]`` float16, ``masks`` ``[N, 1, h, w]``
+    ``latents``, ``spoilt`` (of the picture blurred, shrunk and compressed, of those that are
+    ``changed`` with other colours than the caption's) and ``around`` (of the picture without what
+    ``masks`` cover) ``[N, 4, h, w]`` float16, ``changed`` ``[N]`` bool, ``masks`` ``[N, 1, h, w]``
     bool, ``edges`` ``[N, H, W / 8]`` packed bits, and ``captions``.
     """
 
     latents: torch.Tensor
     spoilt: torch.Tensor
+    changed: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
     edges: NDArray[np.uint8]
@@ -57,6 +62,7 @@ class Shard:
 class _Drawn:
     pixels: NDArray[np.uint8]
     spoilt: NDArray[np.uint8]
+    changed: NDArray[np.bool_]
     masks: NDArray[np.bool_]
     captions: tuple[str, ...]
 
@@ -91,13 +97,34 @@ def draw_shard(index: int, size: int) -> _Drawn:
     cv2.setNumThreads(1)
     rng = np.random.default_rng([index, 0x5A4D])
     height, width = _SIZES[index % len(_SIZES)]
-    drawings = [draw_portrait(rng, width, height) for _ in range(size)]
+    drawings: list[Drawing] = []
+    captions: list[str] = []
+    spoilt: list[NDArray[np.uint8]] = []
+    changed: list[bool] = []
+    for _ in range(size):
+        before = copy.deepcopy(rng)
+        drawing = draw_portrait(rng, width, height)
+        words = _caption(drawing, rng)
+        who = main_figure(drawing).person
+        other = recoloured(who, words, rng) if rng.random() < _CHANGED_SHARE else who
+        under = drawing
+        if other != who:
+            under = draw_portrait(before, width, height, partial(_swapped, who=who, other=other))
+        drawings.append(drawing)
+        captions.append(words)
+        spoilt.append(degrade(under.pixels, by_lot(rng)))
+        changed.append(other != who)
     return _Drawn(
         pixels=np.stack([each.pixels for each in drawings]),
+        spoilt=np.stack(spoilt),
+        changed=np.array(changed),
         masks=np.stack([_blot(main_figure(each), each.pixels.shape, rng) for each in drawings]),
-        captions=tuple(_caption(each, rng) for each in drawings),
-        spoilt=np.stack([degrade(each.pixels, by_lot(rng)) for each in drawings]),
+        captions=tuple(captions),
     )
+
+
+def _swapped(person: Person, who: Person, other: Person) -> Person:
+    return other if person == who else person
 
 
 def _caption(drawing: Drawing, rng: np.random.Generator) -> str:
@@ -151,6 +178,7 @@ def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
     return Shard(
         latents=torch.cat(latents),
         spoilt=torch.cat(spoilt),
+        changed=torch.from_numpy(drawn.changed),
         around=torch.cat(around),
         masks=torch.cat(masks),
         edges=np.stack(edges),

@@ -125,6 +125,29 @@ def test_captions_name_what_is_drawn() -> None:
     assert set(words) <= set(who.attributes())
 
 
+def test_only_colours_that_the_words_name_are_changed() -> None:
+    who = replace(PLAIN, hat="beanie")
+    changed = [
+        person.recoloured(who, "red beanie, blue eyes", np.random.default_rng(seed))
+        for seed in range(40)
+    ]
+    assert {each.hair for each in changed} == {who.hair}
+    assert len({each.eyes for each in changed}) == len(EYE_COLOURS)
+    assert len({each.hat_colour for each in changed}) > 5
+    assert person.recoloured(who, "smiling face", np.random.default_rng(0)) == who
+
+
+def test_a_portrait_with_other_looks_is_else_the_same() -> None:
+    first = draw_portrait(np.random.default_rng(3), 128, 128)
+    same = draw_portrait(np.random.default_rng(3), 128, 128, lambda person: person)
+    other = draw_portrait(
+        np.random.default_rng(3), 128, 128, lambda person: replace(person, eyes="purple")
+    )
+    assert np.array_equal(first.pixels, same.pixels)
+    changed = (first.pixels != other.pixels).any(axis=2).mean()
+    assert 0 < changed < 0.05
+
+
 def test_degrading_keeps_the_size_and_takes_detail_away() -> None:
     pixels = _drawn(PLAIN).pixels
     spoilt = degrade(pixels, Degradation())

@@ -169,6 +169,7 @@ def _shard(side: int, count: int = 64) -> Shard:
     return Shard(
         latents=latents,
         spoilt=latents,
+        changed=torch.zeros(count, dtype=torch.bool),
         around=latents,
         masks=torch.zeros(count, 1, side, side, dtype=torch.bool),
         edges=np.zeros((count, 8 * side, side), np.uint8),
