@@ -26,6 +26,8 @@ SOAK_ARGS ?=
 KILLS_ARGS ?=
 FUZZ_ARGS ?=
 CLUSTER_ARGS ?=
+QUALITY_ARGS ?=
+GALLERY_ARGS ?=
 FUZZ_SECONDS ?= 300
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
@@ -62,8 +64,16 @@ $(STAMP): $(REQUIREMENTS)
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## build a small pipeline, serve it, and redraw a picture's segments
+demo: $(STAMP) ## build a small pipeline, serve it, and repair a picture's faces
 	$(PY) -m examples.demo $(DEMO_ARGS)
+
+.PHONY: gallery
+gallery: $(STAMP) ## a page of what the options do, out/gallery/index.html (GALLERY_ARGS=...)
+	$(PY) -m examples.gallery $(GALLERY_ARGS)
+
+.PHONY: quality
+quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/quality.md (QUALITY_ARGS=...)
+	$(PY) -m benchmarks.quality --write docs/quality.md $(QUALITY_ARGS)
 
 .PHONY: test
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)

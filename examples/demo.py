@@ -1,6 +1,10 @@
-"""The whole service in one command: build a pipeline, serve it, detail a picture's segments.
+"""The whole service in one command: build a pipeline, serve it, repair a picture's faces.
 
 python -m examples.demo [--output DIR]
+
+The checkpoint is the small one in examples/demo_checkpoint, which knows cartoon faces and nothing
+else. Three requests: spoilt faces repaired; the same, one of them changed by a prompt of its own;
+all redrawn along the edges that a ControlNet is shown.
 """
 
 from __future__ import annotations
@@ -10,77 +14,102 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from build_engines import build
-from examples import scene
-from segs_client import Client, Segs
-from segs_client.compare import compare_image
-from serving.server import EmbeddedServer
+from PIL import Image
 
-PROJECT = Path(__file__).resolve().parent.parent
-CHECKPOINT = PROJECT / "tests" / "data" / "checkpoints" / "sd15"
-PIPELINE = "demo"
-REPOSITORY = PROJECT / "build" / "demo"
-OPTIONS: dict[str, Any] = {
-    "prompt": "a (smiling:1.2) face, detailed skin",
-    "negative": "blurry, low quality",
-    "guide_size": 160,
-    "max_size": 256,
-    "steps": 12,
-    "cfg": 5.0,
-    "denoise": 0.4,
-    "sampler_name": "dpmpp_2m",
-    "scheduler": "karras",
-    "seed": 7,
-}
+from examples.demo_service import CHANGE, REPAIR, build_demo, controlled, prompted, serve_demo
+from examples.spoilt_scene import SpoiltScene, spoilt_scene
+from segs_client import DetailResult, Segs
+from segs_client.compare import compare_image
+
+SEED = 17
+CHANGED = 1
+CHANGED_TO = "smiling face, pale skin, bun blue hair, green eyes, purple shirt"
 
 log = logging.getLogger("demo")
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One of the demo's requests: the end of its files' names, what it is, SEGS and options."""
+
+    suffix: str
+    what: str
+    segs: Segs
+    options: Mapping[str, Any]
+
+
+def asks(scene: SpoiltScene) -> tuple[Ask, ...]:
+    """What the demo asks for."""
+    own = prompted(scene.segs, scene.prompts)
+    items = list(own.items)
+    items[CHANGED] = replace(
+        own[CHANGED],
+        options={
+            "prompt": CHANGED_TO,
+            **{name: CHANGE[name] for name in ("steps", "cfg", "denoise")},
+        },
+    )
+    one_changed = replace(own, items=tuple(items))
+    return (
+        Ask("", f"{len(own)} spoilt faces repaired, each with its own prompt", own, REPAIR),
+        Ask("_changed", f'face {CHANGED} as "{CHANGED_TO}"', one_changed, REPAIR),
+        Ask(
+            "_controlled",
+            "all faces redrawn, along the edges of the drawing",
+            own,
+            {**CHANGE, **controlled(scene)},
+        ),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes input.png, output.png, compare.png and report.json."""
+    """Writes input.png, and for each request output, compare (PNG) and report (JSON)."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--output", type=Path, default=Path("out/demo"), metavar="DIR")
     folder: Path = parser.parse_args(argv).output
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
-    log.info("1. building the pipeline %r from the tiny checkpoint (once)", PIPELINE)
-    build(CHECKPOINT, PIPELINE, REPOSITORY)
-
-    picture, masks = scene.draw()
-    segs = Segs.from_masks(masks, crop_factor=1.6, labels=["face"] * len(masks))
     folder.mkdir(parents=True, exist_ok=True)
+
+    log.info("1. building the pipeline from the checkpoint of cartoon faces (once)")
+    build_demo()
+    scene = spoilt_scene(SEED)
+    picture = Image.fromarray(scene.pixels)
     picture.save(folder / "input.png")
 
     log.info("2. starting the real tritonserver on this machine's CPU")
-    with EmbeddedServer([REPOSITORY]) as server:
-        log.info("3. submitting %d segments over gRPC to %s", len(segs), server.grpc_url)
-        with Client(server.grpc_url, pipeline=PIPELINE) as client, _clock("   waiting"):
-            result = client.detail(picture, segs, **OPTIONS)
+    with serve_demo() as client:
+        log.info("3. asking for three pictures over gRPC at %s", client.urls[0])
+        for ask in asks(scene):
+            log.info("   %s", ask.what)
+            with _clock("   waiting"):
+                result = client.detail(picture, ask.segs, **ask.options)
+            _write(result, picture, ask.suffix, folder)
         log.info("4. stopping the server")
+    log.info("input, output*, compare*.png and report*.json are in %s", folder)
+    return 0
 
+
+def _write(result: DetailResult, picture: Image.Image, suffix: str, folder: Path) -> None:
     assert result.image is not None
-    result.image.save(folder / "output.png")
-    compare_image(picture, result.image, result.segs).save(folder / "compare.png")
-    (folder / "report.json").write_text(result.report.model_dump_json(indent=2) + "\n")
+    result.image.save(folder / f"output{suffix}.png")
+    sheet = compare_image(picture, result.image, result.segs)
+    sheet.save(folder / f"compare{suffix}.png")
+    report = result.report.model_dump_json(indent=2)
+    (folder / f"report{suffix}.json").write_text(report + "\n")
     for seg in result.report.segs:
         height, width = seg.sampled_size or (0, 0)
         log.info(
             "   SEG %d %s: %s, sampled at %d×%d in %d steps",
             seg.index, seg.label, seg.status, width, height, seg.steps_run,
         )  # fmt: skip
-    log.info("input.png, output.png, compare.png and report.json are in %s", folder)
-    log.info(
-        "The checkpoint's weights are random: the redrawn faces are noise by design. What the "
-        "demo shows is the service; for pictures, build a trained checkpoint."
-    )
-    return 0
 
 
 @contextmanager

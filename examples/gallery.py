@@ -1,9 +1,8 @@
 """A page of what the options do: one picture per setting, each made by a request to a real server.
 
-    python -m examples.gallery --checkpoint FOLDER [--output out/gallery]
+    python -m examples.gallery [--output out/gallery] [--checkpoint FOLDER]
 
-FOLDER is what ``python -m examples.demo_checkpoint export`` writes. The page works without a
-network; beside each picture lies the request's JSON.
+The page works without a network; beside each picture lies the request's JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import itertools
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -23,44 +22,37 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from build_engines import build
-from examples.demo_checkpoint.export import CONTROLNET
+from examples.demo_service import (
+    CHANGE,
+    CHECKPOINT,
+    PIPELINE,
+    REPAIR,
+    Redraw,
+    build_demo,
+    controlled,
+    prompted,
+    serve_demo,
+    through,
+)
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
-from segs_client import Client, Segs
 from segs_client.messages import build as build_request
-from serving.server import EmbeddedServer
 
-PROJECT = Path(__file__).resolve().parent.parent
-REPOSITORY = PROJECT / "build" / "gallery"
-PIPELINE = "demo"
 SEED = 30
 SIZE = (480, 336)
-BASE: Mapping[str, Any] = {
-    "guide_size": 96,
-    "max_size": 192,
-    "steps": 12,
-    "cfg": 3.0,
-    "denoise": 0.45,
-    "sampler_name": "dpmpp_2m",
-    "scheduler": "karras",
-    "seed": 7,
-}
-
-Ask = Callable[[SpoiltScene, Segs, Mapping[str, Any]], Image.Image]
-"""The picture that a server sends back for a scene, with these SEGS and options."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that are shown beside each other: label → options in place of :data:`BASE`'s."""
+    """Settings that are shown beside each other: label → options in place of the base's."""
 
     name: str
     about: str
+    base: Mapping[str, Any]
     settings: Mapping[str, Mapping[str, Any]]
 
 
-def groups(control_image: Image.Image) -> tuple[Group, ...]:
-    """All that the page shows; a ControlNet is given the edges of ``control_image``."""
+def groups(scene: SpoiltScene) -> tuple[Group, ...]:
+    """All that the page shows of a scene."""
 
     def one(option: str, values: Sequence[Any]) -> dict[str, Mapping[str, Any]]:
         return {f"{option} {value}": {option: value} for value in values}
@@ -70,43 +62,46 @@ def groups(control_image: Image.Image) -> tuple[Group, ...]:
         f"{sampler}, {steps} steps": {"sampler_name": sampler, "steps": steps}
         for sampler, steps in itertools.product(samplers, (3, 6, 12))
     }
-    control = {"name": CONTROLNET, "image": control_image, "preprocessor": "canny"}
-    strengths = {
-        f"strength {strength}": {
-            "denoise": 0.8,
-            "controlnets": [{**control, "strength": strength}] if strength else [],
-        }
-        for strength in (0.0, 0.5, 1.0)
-    }
+    strengths = {f"strength {each}": controlled(scene, each) for each in (0.0, 0.5, 1.0)}
     feathers = {f"feather {px} px": {"paste": {"feather": px}} for px in (0, 5, 20)}
     return (
-        Group("Samplers and steps", "The same noise, other ways to take it away.", by_steps),
         Group(
             "Denoise",
-            "How much of what was there is redrawn; 1 keeps nothing but the surroundings.",
-            one("denoise", (0.2, 0.4, 0.6, 0.8, 1.0)),
+            "How much of what was there is redrawn: little repairs, much follows the prompt.",
+            {**REPAIR, "steps": 12},
+            one("denoise", (0.1, 0.15, 0.3, 0.5, 0.75, 1.0)),
+        ),
+        Group(
+            "Samplers and steps",
+            "The same noise, other ways to take it away, at denoise 0.75.",
+            CHANGE,
+            by_steps,
         ),
         Group(
             "Guide size",
-            "The size that a face is scaled to before it is redrawn.",
+            "The size that faces are enlarged to before they are redrawn; larger ones stay.",
+            REPAIR,
             {**one("guide_size", (64, 96, 128)), "crop guided": {"guide_size_for": False}},
         ),
-        Group("Feather", "How softly the redrawn face is pasted.", feathers),
-        Group("Guidance", "How closely the prompt is followed.", one("cfg", (1.0, 2.0, 4.0, 8.0))),
-        Group("ControlNet", "Edges that the new face is to have, at denoise 0.8.", strengths),
+        Group("Feather", "How softly the redrawn face is pasted.", CHANGE, feathers),
         Group(
-            "Seeds",
-            "Other noise, at denoise 0.8.",
-            {f"seed {seed}": {"seed": seed, "denoise": 0.8} for seed in range(1, 5)},
+            "Guidance",
+            "How closely the prompt is followed, at denoise 0.75.",
+            CHANGE,
+            one("cfg", (1.0, 2.0, 4.0, 8.0)),
         ),
+        Group(
+            "ControlNet", "Edges that the new face is to have, at denoise 0.75.", CHANGE, strengths
+        ),
+        Group("Seeds", "Other noise, at denoise 0.75.", CHANGE, one("seed", (1, 2, 3, 4))),
     )
 
 
-def make_gallery(ask: Ask, folder: Path) -> Path:
+def make_gallery(redraw: Redraw, folder: Path) -> Path:
     """Asks for every picture and writes the page.
 
     Args:
-        ask: asks the server.
+        redraw: asks the server.
         folder: is emptied, and gets index.html, before.png, and a PNG and a JSON per setting.
 
     Returns:
@@ -115,23 +110,17 @@ def make_gallery(ask: Ask, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     scene = spoilt_scene(SEED, *SIZE)
-    segs = replace(
-        scene.segs,
-        items=tuple(
-            replace(seg, options={"prompt": prompt})
-            for seg, prompt in zip(scene.segs, scene.prompts, strict=True)
-        ),
-    )
+    segs = prompted(scene.segs, scene.prompts)
     Image.fromarray(scene.pixels).save(folder / "before.png")
-    shown = groups(Image.fromarray(scene.drawing.pixels))
+    shown = groups(scene)
     bar = tqdm(total=sum(len(group.settings) for group in shown), desc="gallery")
     sections = []
     for group in shown:
         cards = []
         for label, settings in group.settings.items():
-            options = {**BASE, **settings}
+            options = {**group.base, **settings}
             name = _file_name(group.name, label)
-            ask(scene, segs, options).save(folder / f"{name}.png")
+            Image.fromarray(redraw(scene, segs, options)).save(folder / f"{name}.png")
             request = build_request(scene.pixels, segs, pipeline=PIPELINE, **options).request
             text = request.model_dump_json(indent=2, exclude_defaults=True)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
@@ -176,32 +165,17 @@ def _letters(text: str) -> Iterator[str]:
         yield letter if letter.isalnum() or letter == "." else "-"
 
 
-def through(client: Client) -> Ask:
-    """Asks a server."""
-
-    def ask(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Image.Image:
-        image = client.detail(scene.pixels, segs, **options).image
-        assert image is not None
-        return image
-
-    return ask
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds, serves, asks; writes the page's path."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.gallery", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FOLDER")
     parser.add_argument("--output", type=Path, default=Path("out/gallery"), metavar="DIR")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
-    controlnets = {CONTROLNET: options.checkpoint / CONTROLNET}
-    build(options.checkpoint, PIPELINE, REPOSITORY, controlnets=controlnets)
-    with (
-        EmbeddedServer([REPOSITORY]) as server,
-        Client(server.grpc_url, pipeline=PIPELINE) as client,
-    ):
+    build_demo(options.checkpoint)
+    with serve_demo() as client:
         sys.stdout.write(f"{make_gallery(through(client), options.output)}\n")
     return 0
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from benchmarks import quality
 from benchmarks.picture_quality import Pixels
@@ -81,7 +80,23 @@ def test_a_controlnet_must_be_better_than_none() -> None:
     assert not bar.kept
 
 
-def test_a_sweep_has_a_row_per_value() -> None:
-    lines, means = quality.measure_sweep(perfect, SCENES[:1], "steps", (2, 4))
-    assert len(lines) == 4
-    assert means[2].ssim == pytest.approx(1)
+def test_more_steps_must_draw_more() -> None:
+    def slowly(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+        return (perfect if options["steps"] > 4 else idle)(scene, segs, options)
+
+    lines, (bar,) = quality.measure_steps(slowly, SCENES[:1])
+    assert bar.kept
+    assert len(lines) == 2 + len(quality.STEPS)
+    _, (bar,) = quality.measure_steps(idle, SCENES[:1])
+    assert not bar.kept
+
+
+def test_guidance_must_follow_the_prompt() -> None:
+    def guided(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+        return (obedient if options["cfg"] > 1 else perfect)(scene, segs, options)
+
+    lines, (bar,) = quality.measure_guidance(guided, SCENES[:1])
+    assert bar.kept
+    assert len(lines) == 2 + len(quality.CFGS)
+    _, (bar,) = quality.measure_guidance(perfect, SCENES[:1])
+    assert not bar.kept

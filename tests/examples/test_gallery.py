@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from examples.gallery import BASE, SIZE, groups, make_gallery
-from examples.spoilt_scene import SpoiltScene
+from examples.demo_checkpoint.pictures import Pixels
+from examples.demo_service import REPAIR
+from examples.gallery import SEED, SIZE, groups, make_gallery
+from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client import DetailRequest, Segs
 
 
@@ -36,11 +37,11 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def ask(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Image.Image:
-        assert set(BASE) <= set(options)
-        return Image.fromarray(scene.drawing.pixels)
+    def redraw(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+        assert set(REPAIR) <= set(options)
+        return scene.drawing.pixels
 
-    return make_gallery(ask, tmp_path_factory.mktemp("gallery") / "page")
+    return make_gallery(redraw, tmp_path_factory.mktemp("gallery") / "page")
 
 
 def test_all_that_the_page_shows_lies_beside_it(page: Path) -> None:
@@ -52,7 +53,7 @@ def test_all_that_the_page_shows_lies_beside_it(page: Path) -> None:
     for target in links.targets:
         assert (page.parent / target).stat().st_size > 0
     pictures = {target for target in links.targets if target.endswith(".png")}
-    settings = sum(len(group.settings) for group in groups(Image.new("RGB", SIZE)))
+    settings = sum(len(group.settings) for group in groups(spoilt_scene(SEED, *SIZE)))
     assert len(pictures) == settings + 1, "one per setting, and the picture before"
 
 
@@ -70,6 +71,6 @@ def test_each_picture_has_the_request_that_made_it(page: Path) -> None:
 
 def test_the_page_is_made_anew(page: Path, tmp_path: Path) -> None:
     (tmp_path / "old.png").write_bytes(b"old")
-    index = make_gallery(lambda scene, segs, options: Image.new("RGB", SIZE), tmp_path)
+    index = make_gallery(lambda scene, segs, options: scene.pixels, tmp_path)
     assert index.read_text() == page.read_text()
     assert not (tmp_path / "old.png").exists()
