@@ -37,8 +37,8 @@ from examples.demo_service import (
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client.messages import build as build_request
 
-SEED = 30
-SIZE = (480, 336)
+SEED = 22
+SIZE = (640, 448)
 
 
 @dataclass(frozen=True)
