@@ -190,12 +190,12 @@ def recolour(
         segs = prompted(scene.segs, [person.prompt() for person in wanted])
         pixels = redraw(scene, segs, options)
         for person, masks in zip(wanted, scene.drawing.masks, strict=True):
-            for attribute in ATTRIBUTES:
+            for attribute in (each for each in ATTRIBUTES if each.applies_to(person)):
                 mask: Mask = getattr(masks, attribute.part)
                 colour = getattr(person, attribute.field)
                 name = colour_name(pixels, mask, attribute.colours)
                 distance = colour_distance(pixels, mask, attribute.colours[colour])
-                if attribute.applies_to(person) and name is not None and distance is not None:
+                if name is not None and distance is not None:
                     seen.append(Colouring(attribute.name, name == colour, distance))
     return seen
 

@@ -83,29 +83,31 @@ def restore(checkpoint: Path, state: Path, tokenizer: Path) -> None:
 
     Raises:
         FileExistsError: the folder has a training already.
-        OSError: a network is missing.
+        FileNotFoundError: a network is missing.
     """
     begun = [stage for stage in STAGES if has_state(state / stage)]
     if begun:
         raise FileExistsError(f"{state}: has {', '.join(begun)} already; choose another --state")
-    vae = networks.load_vae(checkpoint / "vae").state_dict()
+    vae = networks.load_weights(checkpoint / "vae")
     decoder = {
         name: value for name, value in vae.items() if name.startswith(DecoderStage.part_names)
     }
-    unet = networks.load_unet(checkpoint / "unet").state_dict()
-    text = networks.load_text_encoder(checkpoint / "text_encoder")
-    Vocabulary(tokenizer).shrink(text, keep=True)
+    text = networks.load_weights(checkpoint / "text_encoder")
+    vocabulary = Vocabulary(tokenizer)
+    text.update({name: vocabulary.small_table(text[name]) for name in _token_tables(text)})
+    unet = networks.load_weights(checkpoint / "unet")
     weights = {
         "vae/weights.pt": vae,
         "decoder/weights.pt": decoder,
-        "unet/start.pt": {**_prefixed("unet", unet), **_prefixed("text", text.state_dict())},
+        "unet/start.pt": {**_prefixed("unet", unet), **_prefixed("text", text)},
     }
-    if (checkpoint / CONTROLNET).exists():
-        controlnet = networks.load_controlnet(checkpoint / CONTROLNET).state_dict()
-        weights["controlnet/start.pt"] = _prefixed("controlnet", controlnet)
-    if (checkpoint / INPAINT).exists():
-        inpaint = networks.load_unet(checkpoint / INPAINT).state_dict()
-        weights["inpaint/start.pt"] = _prefixed("unet", inpaint)
+    for stage, part, folder in (
+        (CONTROLNET, CONTROLNET, CONTROLNET),
+        ("inpaint", "unet", INPAINT),
+    ):
+        if (checkpoint / folder).exists():
+            values = networks.load_weights(checkpoint / folder)
+            weights[f"{stage}/start.pt"] = _prefixed(part, values)
     for name, values in weights.items():
         (state / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(state / name, values)
@@ -130,11 +132,14 @@ def inpaint_checkpoint(checkpoint: Path, out: Path) -> None:
 
 def _save_text_encoder(small: Any, vocabulary: Vocabulary, folder: Path) -> None:
     weights = small.state_dict()
-    tables = [name for name in weights if name.endswith("token_embedding.weight")]
-    weights.update({name: vocabulary.full_table(weights[name]) for name in tables})
+    weights.update({name: vocabulary.full_table(weights[name]) for name in _token_tables(weights)})
     encoder = networks.new_text_encoder()
     encoder.load_state_dict(weights)
     encoder.half().save_pretrained(folder)
+
+
+def _token_tables(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name for name in weights if name.endswith("token_embedding.weight")]
 
 
 def _save_tokenizer(source: Path, folder: Path) -> None:

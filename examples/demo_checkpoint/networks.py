@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 TEXT_WIDTH = 48
@@ -102,37 +103,13 @@ def widened(unet: Any) -> Any:
     return wide
 
 
-def load_vae(folder: Path) -> Any:
-    """A saved AutoencoderKL, float32.
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a network that diffusers or transformers saved, float32.
 
     Raises:
-        OSError: the folder has none.
+        FileNotFoundError: the folder has none.
     """
-    return _AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-
-
-def load_unet(folder: Path) -> Any:
-    """A saved UNet, float32.
-
-    Raises:
-        OSError: the folder has none.
-    """
-    return _UNet.from_pretrained(folder, torch_dtype=torch.float32)
-
-
-def load_text_encoder(folder: Path) -> Any:
-    """A saved text encoder, float32.
-
-    Raises:
-        OSError: the folder has none.
-    """
-    return _TextModel.from_pretrained(folder, dtype=torch.float32)
-
-
-def load_controlnet(folder: Path) -> Any:
-    """A saved ControlNet, float32.
-
-    Raises:
-        OSError: the folder has none.
-    """
-    return _ControlNet.from_pretrained(folder, torch_dtype=torch.float32)
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
+        if (folder / name).exists():
+            return {key: value.float() for key, value in load_file(folder / name).items()}
+    raise FileNotFoundError(f"{folder}: no weights")

@@ -53,6 +53,7 @@ PLACES = ("park", "room", "beach", "city")
 
 _COLOUR_JITTER = 9
 _PLAIN_HAT_SHARE = 0.35
+_RECOLOURED_SHARE = 0.6
 _MAX_TILT_RAD = 0.24
 
 
@@ -140,7 +141,7 @@ def recoloured(person: Person, words: str, rng: np.random.Generator) -> Person:
     }
     changes: dict[str, Any] = {}
     for name, (phrase, colours) in named.items():
-        if phrase in words and rng.random() < 0.6:
+        if phrase in words and rng.random() < _RECOLOURED_SHARE:
             others = [each for each in colours if each != getattr(person, name)]
             changes[name] = others[int(rng.integers(len(others)))]
     return replace(person, **changes)

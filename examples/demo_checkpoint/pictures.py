@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +62,12 @@ def draw_portrait(
     rng: np.random.Generator,
     width: int,
     height: int,
-    change: Callable[[Person], Person] = lambda person: person,
+    others: Mapping[Person, Person] = MappingProxyType({}),
 ) -> Drawing:
     """A crop as the detailer cuts it: the first figure's head, often neighbours beside it.
 
-    The head's height is 56 to 120 pixels, whatever the crop's size, and fits into it. ``change``
-    may give people other looks: all else stays as it is without.
+    The head's height is 56 to 120 pixels, whatever the crop's size, and fits into it. ``others``
+    are drawn in people's places: all else stays as it is without.
     """
     most = min(120.0, 0.72 * min(width, height))
     tall = float(rng.uniform(min(52.0, 0.9 * most), most))
@@ -82,7 +83,7 @@ def draw_portrait(
                 draw_by_lot(rng), x + side * away, y + tall * rng.uniform(-0.4, 0.4), size
             )
             figures.insert(int(rng.integers(2)), neighbour)
-    figures = [replace(figure, person=change(figure.person)) for figure in figures]
+    figures = [replace(each, person=others.get(each.person, each.person)) for each in figures]
     return draw(figures, _background(rng), rng, (width, height))
 
 

@@ -226,12 +226,12 @@ class _Run:
         log.info("%s: from step %d of %d", self.stage.name, self.step, self.stage.steps)
 
     def _start(self) -> None:
-        path = self.folder / "start.pt"
+        path, begins = self.folder / "start.pt", "the start"
         if path.exists():
             self.stage.trained.load_state_dict(torch.load(path, map_location="cpu"))
             self.average = Average(self.stage.trained)
-        known = "known weights" if path.exists() else "the start"
-        log.info("%s: from %s, %d steps", self.stage.name, known, self.stage.steps)
+            begins = "known weights"
+        log.info("%s: from %s, %d steps", self.stage.name, begins, self.stage.steps)
 
     def finish(self) -> None:
         """The averaged weights, for the stages that build on this one."""

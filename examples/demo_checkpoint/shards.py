@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from examples.demo_checkpoint.degrade import by_lot, degrade
-from examples.demo_checkpoint.person import Person, caption, recoloured
+from examples.demo_checkpoint.person import caption, recoloured
 from examples.demo_checkpoint.pictures import Drawing, Figure, draw_portrait, main_figure
 from examples.demo_checkpoint.run import write_whole
 from examples.demo_checkpoint.tensors import to_tensor
@@ -109,7 +108,7 @@ def draw_shard(index: int, size: int) -> _Drawn:
         other = recoloured(who, words, rng) if rng.random() < _CHANGED_SHARE else who
         under = drawing
         if other != who:
-            under = draw_portrait(before, width, height, partial(_swapped, who=who, other=other))
+            under = draw_portrait(before, width, height, {who: other})
         drawings.append(drawing)
         captions.append(words)
         spoilt.append(degrade(under.pixels, by_lot(rng)))
@@ -121,10 +120,6 @@ def draw_shard(index: int, size: int) -> _Drawn:
         masks=np.stack([_blot(main_figure(each), each.pixels.shape, rng) for each in drawings]),
         captions=tuple(captions),
     )
-
-
-def _swapped(person: Person, who: Person, other: Person) -> Person:
-    return other if person == who else person
 
 
 def _caption(drawing: Drawing, rng: np.random.Generator) -> str:

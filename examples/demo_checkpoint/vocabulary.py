@@ -57,18 +57,12 @@ class Vocabulary:
             row[: len(kept)] = torch.tensor(kept)
         return rows
 
-    def shrink(self, text_encoder: Any, keep: bool = False) -> None:
-        """Gives the encoder a table of these tokens alone, to be trained and averaged quickly; a
-        new one, or with ``keep`` its own rows of the whole vocabulary's."""
-        embeddings = _embeddings(text_encoder)
-        table = nn.Embedding(len(self), text_encoder.config.hidden_size)
-        if keep:
-            full = embeddings.token_embedding.weight.detach()
-            unknown = next(number for number in range(_EMBEDDED) if number not in self._numbers)
-            table.weight.data = full[[unknown, *self.ids]].clone()
-        else:
-            nn.init.normal_(table.weight, std=0.02)
-        embeddings.token_embedding = table
+    def shrink(self, text_encoder: Any) -> None:
+        """Gives the encoder a table of these tokens alone, to be trained and averaged quickly."""
+        width = text_encoder.config.hidden_size
+        table = nn.Embedding(len(self), width)
+        nn.init.normal_(table.weight, std=0.02)
+        _embeddings(text_encoder).token_embedding = table
         # Its pooled output, which nothing here uses, looks for this token.
         text_encoder.config.eos_token_id = self._numbers[_END]
 
@@ -78,6 +72,11 @@ class Vocabulary:
         full = table[:1].repeat(_EMBEDDED, 1)
         full[self.ids] = table[1:]
         return full
+
+    def small_table(self, full: torch.Tensor) -> torch.Tensor:
+        """These tokens' rows of the whole vocabulary's table, which :meth:`full_table` made."""
+        unknown = next(token for token in range(_EMBEDDED) if token not in self._numbers)
+        return full[[unknown, *self.ids]]
 
 
 def _embeddings(text_encoder: Any) -> Any:

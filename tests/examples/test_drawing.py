@@ -139,10 +139,10 @@ def test_only_colours_that_the_words_name_are_changed() -> None:
 
 def test_a_portrait_with_other_looks_is_else_the_same() -> None:
     first = draw_portrait(np.random.default_rng(3), 128, 128)
-    same = draw_portrait(np.random.default_rng(3), 128, 128, lambda person: person)
-    other = draw_portrait(
-        np.random.default_rng(3), 128, 128, lambda person: replace(person, eyes="purple")
-    )
+    same = draw_portrait(np.random.default_rng(3), 128, 128, {PLAIN: PLAIN})
+    people = [figure.person for figure in first.figures]
+    purple = {each: replace(each, eyes="purple") for each in people}
+    other = draw_portrait(np.random.default_rng(3), 128, 128, purple)
     assert np.array_equal(first.pixels, same.pixels)
     changed = (first.pixels != other.pixels).any(axis=2).mean()
     assert 0 < changed < 0.05
