@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from build_engines import build
-from examples.demo_checkpoint.export import CONTROLNET
+from examples.demo_checkpoint.export import CONTROLNET, inpaint_checkpoint
 from examples.demo_checkpoint.pictures import Pixels
 from examples.spoilt_scene import SpoiltScene
 from segs_client import Client, Segs
@@ -22,6 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 CHECKPOINT = PROJECT / "examples" / "demo_checkpoint" / "weights"
 REPOSITORY = PROJECT / "build" / "demo"
 PIPELINE = "demo"
+INPAINT_PIPELINE = "demo_inpaint"
 
 REPAIR: Mapping[str, Any] = {
     "guide_size": 64,
@@ -36,6 +38,13 @@ REPAIR: Mapping[str, Any] = {
 """Options that bring back what a spoilt face was."""
 CHANGE: Mapping[str, Any] = {**REPAIR, "steps": 8, "cfg": 4.0, "denoise": 0.75}
 """Options for prompts that ask for something else than is there."""
+INPAINT: Mapping[str, Any] = {
+    **CHANGE,
+    "pipeline": INPAINT_PIPELINE,
+    "inpaint_model": True,
+    "denoise": 1.0,
+}
+"""Options for the network that is shown what lies around the mask, and draws faces from nothing."""
 
 Redraw = Callable[[SpoiltScene, Segs, Mapping[str, Any]], Pixels]
 """Of a scene with these SEGS and options, the picture ``[H, W, 3]`` that comes back."""
@@ -48,6 +57,17 @@ def build_demo(checkpoint: Path = CHECKPOINT, repository: Path = REPOSITORY) -> 
         FileNotFoundError: there is no such checkpoint.
     """
     build(checkpoint, PIPELINE, repository, controlnets={CONTROLNET: checkpoint / CONTROLNET})
+
+
+def build_inpaint(checkpoint: Path = CHECKPOINT, repository: Path = REPOSITORY) -> None:
+    """Builds the pipeline of the checkpoint's inpainting UNet, where it is not built yet.
+
+    Raises:
+        FileNotFoundError: the checkpoint has none.
+    """
+    with TemporaryDirectory() as folder:
+        inpaint_checkpoint(checkpoint, Path(folder) / "checkpoint")
+        build(Path(folder) / "checkpoint", INPAINT_PIPELINE, repository)
 
 
 @contextmanager

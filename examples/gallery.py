@@ -25,10 +25,12 @@ from tqdm import tqdm
 from examples.demo_service import (
     CHANGE,
     CHECKPOINT,
+    INPAINT,
     PIPELINE,
     REPAIR,
     Redraw,
     build_demo,
+    build_inpaint,
     controlled,
     prompted,
     serve_demo,
@@ -93,6 +95,13 @@ def groups(scene: SpoiltScene) -> tuple[Group, ...]:
         Group(
             "ControlNet", "Edges that the new face is to have, at denoise 0.75.", CHANGE, strengths
         ),
+        Group(
+            "Inpainting",
+            "Faces drawn from nothing but their prompts: by a network that is shown what lies "
+            "around the mask, and by one that is not.",
+            {**CHANGE, "denoise": 1.0},
+            {"without": {}, "with the inpainting network": INPAINT},
+        ),
         Group("Seeds", "Other noise, at denoise 0.75.", CHANGE, one("seed", (1, 2, 3, 4))),
     )
 
@@ -121,7 +130,7 @@ def make_gallery(redraw: Redraw, folder: Path) -> Path:
             options = {**group.base, **settings}
             name = _file_name(group.name, label)
             Image.fromarray(redraw(scene, segs, options)).save(folder / f"{name}.png")
-            request = build_request(scene.pixels, segs, pipeline=PIPELINE, **options).request
+            request = build_request(scene.pixels, segs, **{"pipeline": PIPELINE, **options}).request
             text = request.model_dump_json(indent=2, exclude_defaults=True)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
             cards.append(_card(label, name))
@@ -175,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     build_demo(options.checkpoint)
+    build_inpaint(options.checkpoint)
     with serve_demo() as client:
         sys.stdout.write(f"{make_gallery(through(client), options.output)}\n")
     return 0

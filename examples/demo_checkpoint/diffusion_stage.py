@@ -45,6 +45,7 @@ class Batch:
     changed: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
+    weights: torch.Tensor
     hints: torch.Tensor
     tokens: torch.Tensor
 
@@ -129,16 +130,17 @@ class DiffusionStage:
             changed=changed,
             around=shard.around[rows].float(),
             masks=shard.masks[rows].float(),
+            weights=shard.weights[rows].float(),
             hints=hints,
             tokens=torch.where(dropped, self._empty, tokens[rows]),
         )
 
     def losses(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean squared error of v, of a batch of which a part is spoilt."""
+        """The weighted squared error of v, of a batch of which a part is spoilt."""
         batch = batch.to(self._device)
         spoilt = torch.rand(len(batch.latents), 1, 1, 1) < _SPOILT_SHARE
         share = (torch.rand_like(spoilt, dtype=torch.float32) * spoilt).to(self._device)
-        return {"loss": self._error(batch, share).mean()}
+        return {"loss": (batch.weights * self._error(batch, share)).mean()}
 
     def _error(self, batch: Batch, spoilt: torch.Tensor | None = None) -> torch.Tensor:
         """The squared error of every example's v, ``[B, 4, h, w]``.

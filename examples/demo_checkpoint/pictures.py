@@ -63,6 +63,7 @@ def draw_portrait(
     width: int,
     height: int,
     others: Mapping[Person, Person] = MappingProxyType({}),
+    masks: bool = False,
 ) -> Drawing:
     """A crop as the detailer cuts it: the first figure's head, often neighbours beside it.
 
@@ -84,7 +85,7 @@ def draw_portrait(
             )
             figures.insert(int(rng.integers(2)), neighbour)
     figures = [replace(each, person=others.get(each.person, each.person)) for each in figures]
-    return draw(figures, _background(rng), rng, (width, height))
+    return draw(figures, _background(rng), rng, (width, height), masks)
 
 
 def main_figure(drawing: Drawing) -> Figure:

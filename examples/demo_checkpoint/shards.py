@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 from examples.demo_checkpoint.degrade import by_lot, degrade
@@ -27,6 +28,7 @@ from preprocessing.control import canny
 
 _ENCODED_AT_ONCE = 16
 _CHANGED_SHARE = 0.5
+_IRIS_WEIGHT, _HAT_WEIGHT, _HAIR_WEIGHT = 15.0, 2.0, 1.0
 _SIZES = ((128, 128),) * 5 + ((96, 96), (112, 144), (144, 112), (160, 160), (192, 192))
 """Height and width; each shard has one of them."""
 
@@ -40,7 +42,9 @@ class Shard:
     ``latents``, ``spoilt`` (of the picture blurred, shrunk and compressed, of those that are
     ``changed`` with other colours than the caption's) and ``around`` (of the picture without what
     ``masks`` cover) ``[N, 4, h, w]`` float16, ``changed`` ``[N]`` bool, ``masks`` ``[N, 1, h, w]``
-    bool, ``edges`` ``[N, H, W / 8]`` packed bits, and ``captions``.
+    bool, ``weights`` ``[N, 1, h, w]`` float16 (what an error there counts: more where captions name
+    a colour, most in the eyes, which are as small as a latent's pixel), ``edges``
+    ``[N, H, W / 8]`` packed bits, and ``captions``.
     """
 
     latents: torch.Tensor
@@ -48,6 +52,7 @@ class Shard:
     changed: torch.Tensor
     around: torch.Tensor
     masks: torch.Tensor
+    weights: torch.Tensor
     edges: NDArray[np.uint8]
     captions: tuple[str, ...]
 
@@ -63,6 +68,7 @@ class _Drawn:
     spoilt: NDArray[np.uint8]
     changed: NDArray[np.bool_]
     masks: NDArray[np.bool_]
+    weights: NDArray[np.float32]
     captions: tuple[str, ...]
 
 
@@ -102,7 +108,7 @@ def draw_shard(index: int, size: int) -> _Drawn:
     changed: list[bool] = []
     for _ in range(size):
         before = copy.deepcopy(rng)
-        drawing = draw_portrait(rng, width, height)
+        drawing = draw_portrait(rng, width, height, masks=True)
         words = _caption(drawing, rng)
         who = main_figure(drawing).person
         other = recoloured(who, words, rng) if rng.random() < _CHANGED_SHARE else who
@@ -118,8 +124,15 @@ def draw_shard(index: int, size: int) -> _Drawn:
         spoilt=np.stack(spoilt),
         changed=np.array(changed),
         masks=np.stack([_blot(main_figure(each), each.pixels.shape, rng) for each in drawings]),
+        weights=np.stack([loss_weights(each) for each in drawings]),
         captions=tuple(captions),
     )
+
+
+def loss_weights(drawing: Drawing) -> NDArray[np.float32]:
+    """What an error at each pixel counts, ``[H, W]``: 1 where captions name no colour."""
+    masks = drawing.masks[drawing.figures.index(main_figure(drawing))]
+    return 1 + _IRIS_WEIGHT * masks.irises + _HAT_WEIGHT * masks.hat + _HAIR_WEIGHT * masks.hair
 
 
 def _caption(drawing: Drawing, rng: np.random.Generator) -> str:
@@ -167,7 +180,7 @@ def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
                 (pixels.masked_fill(covered, 0), around),
             ):
                 encoded.append(vae.encode(pictures).latent_dist.mean.half().cpu())
-            share = torch.nn.functional.avg_pool2d(covered.float(), 8)
+            share = avg_pool2d(covered.float(), 8)
             masks.append((share >= 0.5).cpu())
     edges = [np.packbits(canny(picture)[:, :, 0] > 0, axis=1) for picture in drawn.pixels]
     return Shard(
@@ -176,6 +189,7 @@ def _encoded(drawn: _Drawn, vae: Any, device: torch.device) -> Shard:
         changed=torch.from_numpy(drawn.changed),
         around=torch.cat(around),
         masks=torch.cat(masks),
+        weights=avg_pool2d(torch.from_numpy(drawn.weights)[:, None], 8).half(),
         edges=np.stack(edges),
         captions=drawn.captions,
     )

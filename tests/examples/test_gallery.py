@@ -61,7 +61,7 @@ def test_each_picture_has_the_request_that_made_it(page: Path) -> None:
     requests = [
         DetailRequest.model_validate_json(p.read_text()) for p in page.parent.glob("*.json")
     ]
-    assert {request.pipeline for request in requests} == {"demo"}
+    assert {request.pipeline for request in requests} == {"demo", "demo_inpaint"}
     assert {request.sampler_name for request in requests} >= {"euler", "dpmpp_2m", "uni_pc"}
     assert any(request.controlnets for request in requests)
     assert len({request.model_dump_json() for request in requests}) > 30

@@ -19,9 +19,9 @@ from examples.demo_checkpoint.averages import start_from_averages
 from examples.demo_checkpoint.curves import draw_curves
 from examples.demo_checkpoint.diffusion_stage import DiffusionStage, velocity_to
 from examples.demo_checkpoint.muon import Muon, orthogonal
-from examples.demo_checkpoint.pictures import draw_portrait
+from examples.demo_checkpoint.pictures import draw_portrait, main_figure
 from examples.demo_checkpoint.run import Pace, averaged_weights, is_done, train
-from examples.demo_checkpoint.shards import Shard, open_shards
+from examples.demo_checkpoint.shards import Shard, loss_weights, open_shards
 from examples.demo_checkpoint.tensors import to_tensor
 from examples.demo_checkpoint.vae_stage import Crops, DecoderStage, VaeStage, normalize_latents
 from examples.demo_checkpoint.vocabulary import Vocabulary
@@ -172,6 +172,7 @@ def _shard(side: int, count: int = 64) -> Shard:
         changed=torch.zeros(count, dtype=torch.bool),
         around=latents,
         masks=torch.zeros(count, 1, side, side, dtype=torch.bool),
+        weights=torch.ones(count, 1, side, side),
         edges=np.zeros((count, 8 * side, side), np.uint8),
         captions=("red hair",) * count,
     )
@@ -208,6 +209,16 @@ def test_drawings_are_encoded_anew_for_another_autoencoder(tmp_path: Path) -> No
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
     vae.encoder.conv_in.bias += 1
     assert not torch.equal(encoded(vae), first)
+
+
+def test_an_error_in_the_eyes_counts_most() -> None:
+    drawing = draw_portrait(np.random.default_rng(0), 128, 128, masks=True)
+    masks = drawing.masks[drawing.figures.index(main_figure(drawing))]
+    weights = loss_weights(drawing)
+    named = np.maximum.reduce([masks.irises, masks.hair, masks.hat])
+    assert (masks.irises == 1).any() and weights[masks.irises == 1].min() > 10
+    assert (weights[masks.hair == 1] == 2).all()
+    assert (weights[named == 0] == 1).all()
 
 
 def test_the_decoder_is_trained_further_alone(tmp_path: Path) -> None:
