@@ -63,9 +63,9 @@ def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
     ids=lambda value: str(value)[:8],
 )
 def test_weights_take_time_linear_in_the_prompt(prompt: str, runs: int) -> None:
-    start_s = time.process_time()
+    start_s = time.thread_time()
     assert len(parse_weights(prompt)) == runs
-    assert time.process_time() - start_s < 1
+    assert time.thread_time() - start_s < 1
 
 
 def tokens(text: str) -> list[int]:

@@ -210,7 +210,7 @@ def test_log_lines_name_request_and_trace(
 ) -> None:
     with client_of(traced) as client:
         client.detail(PICTURE, BOXES[:1], request_id="logged", **OPTIONS)
-    trace = trace_of(collector, "logged", DETAIL, MODEL_NAME)
+    trace = trace_of(collector, "logged", "sample", DETAIL, MODEL_NAME)
     wait_until(lambda: bool(logged_of(traced, "logged")))
     (line,) = logged_of(traced, "logged")
     assert line["trace_id"] == trace.spans[0].trace_id
