@@ -3,8 +3,9 @@
     python -m tests.faults.soak [--hours 2 | --minutes N] [--report FILE]
 
 Starts ``serving serve`` with the tiny pipeline, does a fixed mix of things at a fixed rate, and
-notes every 10 s what each of its processes holds. Beside the report go a table of all that was
-noted (CSV) and a chart (PNG). Returns 1 if something grows or an answer was not as it should be.
+notes once in every 10 s what each of its processes holds. Beside the report go a table of all that
+was noted (CSV) and a chart (PNG). Returns 1 if something grows or an answer was not as it should
+be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import csv
 import itertools
+import random
 import signal
 import statistics
 import sys
@@ -43,9 +45,12 @@ MOST_MORE = 2.0
 """Threads or descriptors of all processes together, or MiB of their shared memory, which comes in
 steps of 1 MiB."""
 _INTERVAL_S = 10.0
+"""The look comes at a random moment of each: what the processes hold goes up and down with the beat
+by which they give memory back, which always the same moment would take for growth, as the beats'
+phases drift."""
 _KNOWN_EVERY = 20
 _CROWD_EVERY = 500
-_FIRST_CROWDS = (0, 150, 300)
+_FIRST_CROWDS = range(0, _CROWD_EVERY, 75)
 """Things done until a crowd comes, of large pictures and of ones with a ControlNet: often at first,
 then every so many."""
 _CLIENTS = 16
@@ -96,8 +101,8 @@ class Soak:
     cpu_s: float = 0.0
 
     def run(self, seconds: float, table: Path, tell: Callable[[], None]) -> None:
-        """Traffic and a look every 10 s until the time is over or SIGTERM comes."""
-        over = threading.Event()
+        """Traffic and a look in every 10 s until the time is over or SIGTERM comes."""
+        over, lot = threading.Event(), random.Random(0)
         with (
             table.open("w", newline="") as file,
             ThreadPoolExecutor(_CLIENTS) as pool,
@@ -109,7 +114,7 @@ class Soak:
             sender.start()
             told_s = self.begun_s
             for turn in itertools.count(1):
-                at_s = self.begun_s + turn * _INTERVAL_S
+                at_s = self.begun_s + (turn + lot.random()) * _INTERVAL_S
                 if at_s > self.begun_s + seconds or over.wait(max(at_s - time.monotonic(), 0)):
                     break
                 self._look(writer)
