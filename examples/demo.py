@@ -22,7 +22,15 @@ from typing import Any
 
 from PIL import Image
 
-from examples.demo_service import CHANGE, REPAIR, build_demo, controlled, prompted, serve_demo
+from examples.demo_service import (
+    CHANGE,
+    REDRAW,
+    REPAIR,
+    build_demo,
+    controlled,
+    prompted,
+    serve_demo,
+)
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client import DetailResult, Segs
 from segs_client.compare import compare_image
@@ -63,7 +71,7 @@ def asks(scene: SpoiltScene) -> tuple[Ask, ...]:
             "_controlled",
             "all faces redrawn, along the edges of the drawing",
             own,
-            {**CHANGE, **controlled(scene)},
+            {**REDRAW, **controlled(scene)},
         ),
     )
 

@@ -26,20 +26,22 @@ PIPELINE = "demo"
 INPAINT_PIPELINE = "demo_inpaint"
 
 REPAIR: Mapping[str, Any] = {
-    "guide_size": 64,
-    "max_size": 192,
+    "guide_size": 96,
+    "max_size": 256,
     "steps": 4,
     "cfg": 2.0,
-    "denoise": 0.3,
+    "denoise": 0.35,
     "sampler_name": "dpmpp_2m",
     "scheduler": "karras",
     "seed": 7,
 }
 """Options that bring back what a spoilt face was."""
-CHANGE: Mapping[str, Any] = {**REPAIR, "steps": 8, "cfg": 4.0, "denoise": 0.75}
-"""Options for prompts that ask for something else than is there."""
+CHANGE: Mapping[str, Any] = {**REPAIR, "steps": 8, "cfg": 5.0, "denoise": 0.45}
+"""Options for prompts that ask for other colours than are there; the face stays where it is."""
+REDRAW: Mapping[str, Any] = {**CHANGE, "denoise": 0.75}
+"""Options for faces that are drawn anew."""
 INPAINT: Mapping[str, Any] = {
-    **CHANGE,
+    **REDRAW,
     "pipeline": INPAINT_PIPELINE,
     "inpaint_model": True,
     "denoise": 1.0,

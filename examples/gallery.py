@@ -23,10 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from examples.demo_service import (
-    CHANGE,
     CHECKPOINT,
     INPAINT,
     PIPELINE,
+    REDRAW,
     REPAIR,
     Redraw,
     build_demo,
@@ -71,12 +71,12 @@ def groups(scene: SpoiltScene) -> tuple[Group, ...]:
             "Denoise",
             "How much of what was there is redrawn: little repairs, much follows the prompt.",
             {**REPAIR, "steps": 12},
-            one("denoise", (0.1, 0.15, 0.3, 0.5, 0.75, 1.0)),
+            one("denoise", (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)),
         ),
         Group(
             "Samplers and steps",
             "The same noise, other ways to take it away, at denoise 0.75.",
-            CHANGE,
+            REDRAW,
             by_steps,
         ),
         Group(
@@ -85,24 +85,24 @@ def groups(scene: SpoiltScene) -> tuple[Group, ...]:
             REPAIR,
             {**one("guide_size", (64, 96, 128)), "crop guided": {"guide_size_for": False}},
         ),
-        Group("Feather", "How softly the redrawn face is pasted.", CHANGE, feathers),
+        Group("Feather", "How softly the redrawn face is pasted.", REDRAW, feathers),
         Group(
             "Guidance",
             "How closely the prompt is followed, at denoise 0.75.",
-            CHANGE,
+            REDRAW,
             one("cfg", (1.0, 2.0, 4.0, 8.0)),
         ),
         Group(
-            "ControlNet", "Edges that the new face is to have, at denoise 0.75.", CHANGE, strengths
+            "ControlNet", "Edges that the new face is to have, at denoise 0.75.", REDRAW, strengths
         ),
         Group(
             "Inpainting",
             "Faces drawn from nothing but their prompts: by a network that is shown what lies "
             "around the mask, and by one that is not.",
-            {**CHANGE, "denoise": 1.0},
+            {**REDRAW, "denoise": 1.0},
             {"without": {}, "with the inpainting network": INPAINT},
         ),
-        Group("Seeds", "Other noise, at denoise 0.75.", CHANGE, one("seed", (1, 2, 3, 4))),
+        Group("Seeds", "Other noise, at denoise 0.75.", REDRAW, one("seed", (1, 2, 3, 4))),
     )
 
 

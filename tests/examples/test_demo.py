@@ -61,6 +61,12 @@ def test_faces_are_better_repaired(redraw: Redraw, scenes: list[SpoiltScene]) ->
     assert all(bar.kept for bar in bars), bars
 
 
+def test_parts_get_the_colours_that_prompts_name(redraw: Redraw, scenes: list[SpoiltScene]) -> None:
+    _, bars = quality.measure_adherence(redraw, scenes)
+    assert {bar.name for bar in bars} == {"colour of eyes", "colour of hair", "colour of hats"}
+    assert all(bar.kept for bar in bars), bars
+
+
 def test_the_controlnet_keeps_edges(redraw: Redraw, scenes: list[SpoiltScene]) -> None:
     _, bars = quality.measure_control(redraw, scenes[:2])
     assert all(bar.kept for bar in bars), bars
