@@ -83,6 +83,6 @@ def test_more_steps_and_guidance_do_what_they_should(
 def test_the_checkpoint_is_small_and_has_its_logs() -> None:
     files = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 30e6
-    assert {"vae.jsonl", "unet.jsonl", "unet.png", "controlnet.jsonl"} <= {
+    assert {"vae.jsonl", "unet.jsonl", "unet.png", "controlnet.jsonl", "inpaint.jsonl"} <= {
         path.name for path in files
     }
