@@ -132,7 +132,8 @@ def draw_shard(index: int, size: int) -> _Drawn:
 def loss_weights(drawing: Drawing) -> NDArray[np.float32]:
     """What an error at each pixel counts, ``[H, W]``: 1 where captions name no colour."""
     masks = drawing.masks[drawing.figures.index(main_figure(drawing))]
-    return 1 + _IRIS_WEIGHT * masks.irises + _HAT_WEIGHT * masks.hat + _HAIR_WEIGHT * masks.hair
+    more = _IRIS_WEIGHT * masks.irises + _HAT_WEIGHT * masks.hat + _HAIR_WEIGHT * masks.hair
+    return np.asarray(1 + more, dtype=np.float32)
 
 
 def _caption(drawing: Drawing, rng: np.random.Generator) -> str:
