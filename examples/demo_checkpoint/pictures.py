@@ -68,7 +68,7 @@ def draw_portrait(
     """A crop as the detailer cuts it: the first figure's head, often neighbours beside it.
 
     The head's height is 56 to 120 pixels, whatever the crop's size, and fits into it. ``others``
-    are drawn in people's places: all else stays as it is without.
+    are drawn in people's places: all else stays as it is without. ``masks``: also make the masks.
     """
     most = min(120.0, 0.72 * min(width, height))
     tall = float(rng.uniform(min(52.0, 0.9 * most), most))
