@@ -40,13 +40,10 @@ CHANGE: Mapping[str, Any] = {**REPAIR, "steps": 8, "cfg": 5.0, "denoise": 0.45}
 """Options for prompts that ask for other colours than are there; the face stays where it is."""
 REDRAW: Mapping[str, Any] = {**CHANGE, "denoise": 0.75}
 """Options for faces that are drawn anew."""
-INPAINT: Mapping[str, Any] = {
-    **REDRAW,
-    "pipeline": INPAINT_PIPELINE,
-    "inpaint_model": True,
-    "denoise": 1.0,
-}
-"""Options for the network that is shown what lies around the mask, and draws faces from nothing."""
+FROM_NOTHING: Mapping[str, Any] = {**REDRAW, "denoise": 1.0}
+"""Options for faces of which nothing is kept."""
+INPAINT: Mapping[str, Any] = {"pipeline": INPAINT_PIPELINE, "inpaint_model": True}
+"""Beside others: options for the network that is shown what lies around the mask."""
 
 Redraw = Callable[[SpoiltScene, Segs, Mapping[str, Any]], Pixels]
 """Of a scene with these SEGS and options, the picture ``[H, W, 3]`` that comes back."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from examples.demo_service import (
     CHECKPOINT,
+    FROM_NOTHING,
     INPAINT,
     PIPELINE,
     REDRAW,
@@ -99,7 +100,7 @@ def groups(scene: SpoiltScene) -> tuple[Group, ...]:
             "Inpainting",
             "Faces drawn from nothing but their prompts: by a network that is shown what lies "
             "around the mask, and by one that is not.",
-            {**REDRAW, "denoise": 1.0},
+            FROM_NOTHING,
             {"without": {}, "with the inpainting network": INPAINT},
         ),
         Group("Seeds", "Other noise, at denoise 0.75.", REDRAW, one("seed", (1, 2, 3, 4))),

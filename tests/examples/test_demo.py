@@ -12,7 +12,17 @@ from PIL import Image
 from benchmarks import quality
 from examples import demo
 from examples.demo_checkpoint.pictures import Pixels
-from examples.demo_service import CHECKPOINT, Redraw, build_demo, serve_demo, through
+from examples.demo_service import (
+    CHECKPOINT,
+    FROM_NOTHING,
+    INPAINT,
+    Redraw,
+    build_demo,
+    build_inpaint,
+    prompted,
+    serve_demo,
+    through,
+)
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 
 pytestmark = pytest.mark.server
@@ -78,6 +88,20 @@ def test_more_steps_and_guidance_do_what_they_should(
     for measure in (quality.measure_steps, quality.measure_guidance):
         _, bars = measure(redraw, scenes[:1])
         assert all(bar.kept for bar in bars), bars
+
+
+def test_the_inpainting_network_draws_faces_from_nothing(
+    tmp_path: Path, scenes: list[SpoiltScene]
+) -> None:
+    scene = scenes[0]
+    build_inpaint(repository=tmp_path)
+    with serve_demo(tmp_path) as client:
+        segs = prompted(scene.segs, scene.prompts)
+        pixels = through(client)(scene, segs, {**FROM_NOTHING, **INPAINT})
+    assert quality.most_changed_outside(scene, pixels) == 0
+    sharp = [face.sharpness for face in quality.faces(scene, scene.pixels)]
+    drawn = [face.sharpness for face in quality.faces(scene, pixels)]
+    assert all(np.greater(drawn, sharp))
 
 
 def test_the_checkpoint_is_small_and_has_its_logs() -> None:
