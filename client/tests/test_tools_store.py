@@ -33,6 +33,29 @@ def test_crops_of_other_sizes_are_kept() -> None:
     assert same(tools.load(io.BytesIO(file.getvalue())), segs)
 
 
+def test_own_options_are_kept(tmp_path: Path) -> None:
+    picture = np.random.default_rng(4).integers(0, 256, (7, 5, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "edges.png")
+    options = {"prompt": "a hat", "seed": np.int64(3), "cfg": 2.5, "skip": True}
+    controls = [
+        {"name": "canny", "image": picture, "strength": 0.5},
+        {"name": "edges", "image": tmp_path / "edges.png"},
+        {"name": "edges", "preprocessor": "sobel"},
+    ]
+    box = (0, 0, 9, 9)
+    items = [box_seg(box, box, options={**options, "controlnets": controls}), box_seg(box, box)]
+    file = io.BytesIO()
+    tools.save(Segs(SIZE, tuple(items)), file)
+    loaded = tools.load(io.BytesIO(file.getvalue()))
+    found = dict(loaded[0].options)
+    for control, kept in zip(controls, found.pop("controlnets"), strict=True):
+        assert {**kept, "image": None} == {**control, "image": None}
+        if "image" in control:
+            assert np.array_equal(kept["image"], picture)
+    assert found == options
+    assert not loaded[1].options
+
+
 def archive(said: Any = None, **arrays: Any) -> bytes:
     """A file as save writes it, with some of it replaced."""
     seg = {"bbox": [0, 0, 2, 2], "crop_region": [0, 0, 2, 2], "confidence": 1.0, "label": "",

@@ -2,6 +2,7 @@
 
 ``header`` is UTF-8 JSON as uint8 [n], see :class:`Header`. ``mask_<n>`` is SEG n's mask,
 ``image_<n>`` its crop where it has one; float32, so that they come back bit by bit.
+``control_<n>_<k>`` is the picture of the k-th ControlNet among its options: uint8 [h, w, 3].
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from segs_client.boxes import Box, Size
 from segs_client.contract import invalid
 from segs_client.errors import InvalidRequest, contract_checked
+from segs_client.pictures import read_pixels
 from segs_client.refusals import from_validation_error
 from segs_client.segs import Seg, Segs
 
@@ -38,6 +40,8 @@ class StoredSeg(_Model):
     confidence: float
     label: str
     has_image: bool
+    options: dict[str, Any] = {}
+    """Where a ControlNet has a picture, its array's name."""
 
 
 class Header(_Model):
@@ -49,15 +53,17 @@ class Header(_Model):
     segs: tuple[StoredSeg, ...]
 
 
+@contract_checked()
 def save(segs: Segs, file: str | Path | BinaryIO) -> None:
-    """Writes SEGS, their masks and crops to a file that :func:`load` reads.
+    """Writes SEGS, their masks, crops and options to a file that :func:`load` reads.
 
     Args:
         segs: to keep.
         file: a path, or a file open for writing bytes.
 
     Raises:
-        OSError: the file cannot be written.
+        InvalidRequest: a ControlNet's picture among the options is none.
+        OSError: the file cannot be written, or such a picture not read.
 
     Example:
         >>> segs = Segs.from_boxes([(4, 4, 6, 6)], (10, 10), labels=["cat"])
@@ -79,6 +85,7 @@ def save(segs: Segs, file: str | Path | BinaryIO) -> None:
                 confidence=seg.confidence,
                 label=seg.label,
                 has_image=seg.image is not None,
+                options=_without_pictures(seg.options, index, arrays),
             )
         )
     header = Header(version=1, size=segs.size, segs=tuple(stored)).model_dump_json()
@@ -135,6 +142,40 @@ def _array(arrays: Arrays, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return arrays[name]
 
 
+def _without_pictures(
+    options: Mapping[str, Any], index: int, arrays: dict[str, npt.NDArray[Any]]
+) -> dict[str, Any]:
+    """The options with ControlNets' pictures put into ``arrays``, and their names in their places,
+    all else as JSON has it."""
+
+    def replace(number: int, control: Mapping[str, Any]) -> dict[str, Any]:
+        if control.get("image") is None:
+            return dict(control)
+        name = f"control_{index}_{number}"
+        arrays[name] = read_pixels(control["image"])
+        return {**control, "image": name}
+
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in options.items()
+    }
+    if options.get("controlnets"):
+        plain["controlnets"] = [replace(*each) for each in enumerate(options["controlnets"])]
+    return plain
+
+
+def _with_pictures(options: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    def restore(control: Any) -> Any:
+        if not isinstance(control, Mapping) or not isinstance(control.get("image"), str):
+            return control
+        return {**control, "image": _array(arrays, control["image"], np.uint8)}
+
+    controlnets = options.get("controlnets")
+    if not isinstance(controlnets, list):
+        return dict(options)
+    return {**options, "controlnets": [restore(control) for control in controlnets]}
+
+
 def _seg(arrays: Arrays, index: int, stored: StoredSeg) -> Seg:
     mask = _array(arrays, f"mask_{index}", np.float32)
     image = _array(arrays, f"image_{index}", np.float32) if stored.has_image else None
@@ -146,6 +187,7 @@ def _seg(arrays: Arrays, index: int, stored: StoredSeg) -> Seg:
             confidence=stored.confidence,
             label=stored.label,
             image=image,
+            options=_with_pictures(stored.options, arrays),
         )
     except InvalidRequest as error:
         raise invalid(f"segs.{index}", error.message) from None
