@@ -14,7 +14,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
-from segs_client.errors import NotFound, ServerError, from_transport
+from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailable, from_transport
 from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
@@ -123,15 +123,16 @@ class AsyncClient(BaseClient):
     async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
         message = streaming.cancel_message(request_id, timeout_s)
-        unknown = None
+        error: SegsError = ServerError("nobody was asked")
         for index in range(len(self.urls)):
             try:
                 async for _ in self._updates(index, message, None, self._headers):
                     pass
                 return
-            except NotFound as error:
-                unknown = error
-        raise unknown or ServerError("nobody was asked")
+            except (NotFound, ServerUnavailable) as found:
+                if not isinstance(error, ServerUnavailable):
+                    error = found
+        raise error
 
     async def _follow(
         self, server: int, given: Mapping[str, Any]

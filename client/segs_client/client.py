@@ -14,7 +14,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
-from segs_client.errors import NotFound, ServerError, from_transport
+from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailable, from_transport
 from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
@@ -147,18 +147,20 @@ class Client(BaseClient):
 
         Raises:
             NotFound: no such request is under way at any of the servers.
+            ServerUnavailable: nor at any that answers, and one does not.
             SegsError: as :meth:`detail`.
         """
         message = streaming.cancel_message(request_id, timeout_s)
-        unknown = None
+        error: SegsError = ServerError("nobody was asked")
         for index in range(len(self.urls)):
             try:
                 for _ in self._updates(index, message, None, self._headers):
                     pass
                 return
-            except NotFound as error:
-                unknown = error
-        raise unknown or ServerError("nobody was asked")
+            except (NotFound, ServerUnavailable) as found:
+                if not isinstance(error, ServerUnavailable):
+                    error = found
+        raise error
 
     def _streamed(self, asked: Asked) -> Generator[StreamUpdate, None, None]:
         with traced(asked) as inside:

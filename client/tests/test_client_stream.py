@@ -155,6 +155,16 @@ def test_cancelling_by_id() -> None:
             client.cancel("other")
 
 
+def test_cancelling_by_id_asks_all_servers() -> None:
+    nobody = "127.0.0.1:1"
+    with serving(FakeTriton(unary, streamer=tells)) as url:
+        for urls in ([nobody, url], [url, nobody]):
+            with Client(urls) as client:
+                client.cancel("known")
+                with pytest.raises(segs_client.ServerUnavailable):
+                    client.cancel("other")
+
+
 def test_closing_the_generator_cancels_the_call() -> None:
     gone = threading.Event()
 
