@@ -47,6 +47,20 @@ class Tls:
             raise _invalid("tls", "a certificate and its key belong together", "both or none")
 
 
+def from_environment(**given: Path | str | None) -> Tls:
+    """The files given, and for others those that the environment names.
+
+    Raises:
+        InvalidRequest: a certificate without its key, or the other way round.
+    """
+    return Tls(
+        **{
+            name: given.get(name) or os.environ.get(variable) or None
+            for name, variable in TLS_FILE_VARIABLES.items()
+        }
+    )
+
+
 def headers(api_key: str | None) -> dict[str, str]:
     """Metadata of every call.
 
@@ -77,10 +91,10 @@ def connection(tls: Tls | bool | None) -> dict[str, Any]:
     if tls is False:
         return {}
     if not isinstance(tls, Tls):
-        files = {name: os.environ.get(each) or None for name, each in TLS_FILE_VARIABLES.items()}
-        if tls is None and not any(files.values()) and not _switched_on():
+        files = from_environment()
+        if tls is None and files == Tls() and not _switched_on():
             return {}
-        tls = Tls(**files)
+        tls = files
     named = {"root_certificates": tls.ca, "certificate_chain": tls.cert, "private_key": tls.key}
     return {"ssl": True, **{name: str(path) for name, path in named.items() if path is not None}}
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from segs_client.access import API_KEY_VARIABLE, TLS_FILE_VARIABLES, TLS_VARIABLE, Tls
+from segs_client.access import (
+    API_KEY_VARIABLE,
+    TLS_FILE_VARIABLES,
+    TLS_VARIABLE,
+    Tls,
+    from_environment,
+)
 from segs_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from segs_client.retries import Retries
 
@@ -91,5 +97,5 @@ def _api_key(given: argparse.Namespace) -> str | None:
 
 def _tls(given: argparse.Namespace) -> Tls | bool | None:
     if given.tls_ca or given.tls_cert or given.tls_key:
-        return Tls(given.tls_ca, given.tls_cert, given.tls_key)
+        return from_environment(ca=given.tls_ca, cert=given.tls_cert, key=given.tls_key)
     return given.tls or None

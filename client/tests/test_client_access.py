@@ -102,3 +102,15 @@ def test_the_command_line_takes_certificates() -> None:
     assert tls() is None
     assert tls("--tls") is True
     assert tls("--tls-ca", "ca.pem") == Tls(ca=Path("ca.pem"))
+
+
+def test_certificates_of_the_environment_complete_the_flags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_server_flags(parser.add_argument_group())
+    monkeypatch.setenv("SEGS_TLS_CA", "ca.pem")
+    given = parser.parse_args(["--tls-cert", "mine.pem", "--tls-key", "mine.key"])
+    assert server_settings(given)["tls"] == Tls("ca.pem", Path("mine.pem"), Path("mine.key"))
+    given = parser.parse_args(["--tls-ca", "other.pem"])
+    assert server_settings(given)["tls"] == Tls(Path("other.pem"))
