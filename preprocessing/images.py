@@ -19,6 +19,7 @@ from segs_client.arrays import decode
 from segs_client.boxes import Size
 from segs_client.contract import Buffer, ImageInput, invalid
 from segs_client.picture_files import PictureFile, inspect
+from segs_client.pictures import to_mode
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -43,11 +44,7 @@ class Picture:
         """
         if self._file is None:
             return self._data.reshape(*self.size, 3)
-        picture = self._file.decode(self._field)
-        if picture.mode.startswith("I;16"):  # Pillow would clip its values, not scale them
-            grey = (np.asarray(picture) >> 8).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(to_mode(self._file.decode(self._field), "RGB"))
 
 
 def open_picture(

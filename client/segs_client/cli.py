@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,14 @@ from segs_client.compare import compare_image
 from segs_client.contract import Report, SegReport
 from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
 from segs_client.flags import add_flags, box_flag, given_options
-from segs_client.local_files import check_suffix, opened, save, segments
+from segs_client.local_files import (
+    LEAST_SIDE_PX,
+    check_options,
+    check_suffix,
+    opened,
+    save,
+    segments,
+)
 from segs_client.messages import DetailResult
 from segs_client.progress import ProgressBars
 from segs_client.server_flags import add_server_flags, server_settings
@@ -45,8 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("nothing to redraw: give --box or --mask")
     try:
         options = given_options(given, given.option)
+        check_options(options)
         for path in (given.output, given.compare):
-            _check_writable(path)
+            if path is not None:
+                check_suffix(path)
+        for path in (given.output, given.compare, given.report):
+            _check_folder(path)
         result = _run(given, options)
     except (InvalidRequest, Unauthenticated) as error:
         return _failed(error.message, error.request_id, WRONG_INPUT)
@@ -57,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), "", WRONG_INPUT)
     except KeyboardInterrupt:
         return _failed("interrupted", "", 130)
+    if not result.report.segs:
+        _failed(
+            f"no mask has a white area of {LEAST_SIDE_PX} px a side; nothing was redrawn", "", DONE
+        )
     for seg in result.failed:
         _failed(_seg_failure(seg), result.report.request_id, PARTLY_DONE)
     return PARTLY_DONE if result.failed else DONE
@@ -76,8 +92,7 @@ def report_table(report: Report) -> str:
 def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
     with Client(**server_settings(given)) as client:
         result = _detailed(client, given, options)
-    if result.image is None:
-        raise ValueError("output.image=none leaves nothing to write")
+    assert result.image is not None  # check_options
     save(result.image, given.output)
     if given.compare:
         save(_comparison(given.image, result.image, result), given.compare)
@@ -89,7 +104,8 @@ def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
 
 def _detailed(client: Client, given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
     segs = segments(given.image, given.box, given.mask, options)
-    if not (sys.stderr.isatty() if given.progress is None else given.progress):
+    is_told = sys.stderr.isatty() and not given.shared_memory  # which streams cannot use
+    if not (is_told if given.progress is None else given.progress):
         return client.detail(given.image, segs, **options)
     stream = client.stream(given.image, segs, **options)
     with ProgressBars() as bars, contextlib.closing(stream):
@@ -132,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture whose white areas are segments; may be given again",
+        help=f"a picture whose white areas, of {LEAST_SIDE_PX} px and more a side, are segments; "
+        "may be given again",
     )
     add(
         "--compare",
@@ -144,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show how it goes, SEG by SEG (default: where stderr is a terminal)",
+        help="show how it goes, SEG by SEG (default: where stderr is a terminal, without "
+        "--shared-memory)",
     )
     add_server_flags(parser.add_argument_group("the server"))
     add_flags(parser.add_argument_group("options of the detailer"))
@@ -152,16 +170,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _comparison(path: Path, after: Image.Image, result: DetailResult) -> Image.Image:
-    return compare_image(opened(path).convert("RGB"), after, result.segs)
+    return compare_image(opened(path), after, result.segs)
 
 
-def _check_writable(path: Path | None) -> None:
+def _check_folder(path: Path | None) -> None:
     """Refuses what could not be written before the server does its work for nothing."""
     if path is None:
         return
-    check_suffix(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: the folder cannot be written to")
 
 
 def _row(seg: SegReport) -> tuple[str, ...]:

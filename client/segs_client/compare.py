@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segs_client.contract import invalid
 from segs_client.drawing import INK, outline, text_height
 from segs_client.errors import contract_checked
+from segs_client.pictures import to_mode
 from segs_client.segs import Seg
 
 _PAPER, _EDGE = (250, 250, 248), (214, 214, 210)
@@ -51,7 +52,7 @@ def compare_image(before: Image.Image, after: Image.Image, segs: Iterable[Seg]) 
         draw.text(
             (left, margin), caption, fill=INK, font=ImageFont.load_default(text_px), anchor="lt"
         )
-        panel = picture.convert("RGB")
+        panel = to_mode(picture, "RGB")
         outline(panel, outlined, labels=column == 0)
         sheet.paste(panel, (left, top))
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=_EDGE)

@@ -11,8 +11,13 @@ from PIL import Image, ImageOps
 
 from segs_client.boxes import Box
 from segs_client.contract import DetailRequest
+from segs_client.errors import InvalidRequest
+from segs_client.messages import refuse_unknown
+from segs_client.pictures import to_mode
 from segs_client.segs import Segs
 
+LEAST_SIDE_PX = 10
+"""As the reference's; smaller areas are taken for noise."""
 _JPEG_QUALITY = 95
 _WITH_QUALITY = (".jpg", ".jpeg", ".webp")
 
@@ -25,12 +30,13 @@ def segments(
     Args:
         image: the picture; read only where boxes meet masks.
         boxes: half-open pixels.
-        masks: pictures whose white areas are segments.
+        masks: pictures whose white areas, where they have :data:`LEAST_SIDE_PX` a side, are
+            segments.
         options: the request's, for the crop regions.
 
     Raises:
         OSError: a file cannot be read.
-        InvalidRequest: a box or a mask makes no SEG.
+        InvalidRequest: a box has no area, masks differ in size, or ``options`` are not numbers.
     """
     if not masks:
         return list(boxes)
@@ -38,7 +44,10 @@ def segments(
         name: options.get(name, DetailRequest.model_fields[name].default)
         for name in ("crop_factor", "crop_min_size")
     }
-    segs = Segs.from_masks([np.asarray(opened(path).convert("L")) for path in masks], **shared)
+    for name, value in shared.items():
+        if not isinstance(value, (int, float, type(None))):
+            raise InvalidRequest(f"{name}: not a number (got {value!r})", field=name)
+    segs = Segs.from_masks([np.asarray(to_mode(opened(path), "L")) for path in masks], **shared)
     if not boxes:
         return segs
     picture = opened(image)
@@ -53,6 +62,18 @@ def opened(path: Path) -> Image.Image:
     """
     with Image.open(path) as picture:
         return ImageOps.exif_transpose(picture)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuses names that are no options, and options with which no picture would come back.
+
+    Raises:
+        ValueError: says which.
+    """
+    refuse_unknown(options)
+    output = options.get("output")
+    if isinstance(output, Mapping) and output.get("image") == "none":
+        raise ValueError("output.image=none leaves nothing to write")
 
 
 def check_suffix(path: Path) -> None:

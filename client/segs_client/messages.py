@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ def build(
         >>> built.request.steps, built.request.segs.items[0].bbox
         (4, (8, 8, 40, 40))
     """
-    _refuse_unknown(options)
+    refuse_unknown(options)
     declared, pixels, size = encode_picture(image)
     tensors = _Tensors()
     options = tensors.packed(options)
@@ -188,7 +188,13 @@ class _Concatenation:
         return np.frombuffer(b"".join(self._parts), np.uint8) if self._parts else None
 
 
-def _refuse_unknown(options: Mapping[str, Any]) -> None:
+@contract_checked()
+def refuse_unknown(options: Iterable[str]) -> None:
+    """Refuses what is no option of a request.
+
+    Raises:
+        InvalidRequest: names it, and the closest one that there is.
+    """
     for name in options:
         if name not in OPTIONS:
             closest = closest_name(name, OPTIONS)
@@ -210,11 +216,15 @@ class _Tensors:
     def packed(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with pictures and arrays replaced by their places."""
         packed = dict(options)
-        for name in ("prompts", "negatives"):
-            if options.get(name):
-                packed[name] = [self._prompt(prompt) for prompt in options[name]]
-        if options.get("controlnets"):
-            packed["controlnets"] = [self._control(control) for control in options["controlnets"]]
+        packers = {
+            "prompts": self._prompt,
+            "negatives": self._prompt,
+            "controlnets": self._control,
+        }
+        for name, pack in packers.items():
+            given = options.get(name)
+            if isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping)):
+                packed[name] = [pack(each) for each in given]
         return packed
 
     def _prompt(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:

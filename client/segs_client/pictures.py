@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ def encode_picture(picture: Picture) -> tuple[ImageInput, ByteArray, Size]:
     if isinstance(picture, bytes):
         return _encode_file(picture)
     if isinstance(picture, Image.Image):
-        return _encode_pixels(np.asarray(picture.convert("RGB")))
+        return _encode_pixels(np.asarray(to_mode(picture, "RGB")))
     return _encode_pixels(_as_pixels(picture))
 
 
@@ -60,6 +60,19 @@ def read_pixels(picture: Picture) -> ByteArray:
         return data.reshape(declared.shape)
     with Image.open(io.BytesIO(data.tobytes())) as opened:
         return np.asarray(opened)
+
+
+def to_mode(picture: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
+    """Converts a picture; of 16 bits the upper 8 count, where Pillow's own way would clip them.
+
+    Example:
+        >>> grey = Image.fromarray(np.full((2, 4), 0x80FF, np.uint16))
+        >>> to_mode(grey, "L").getextrema()
+        (128, 128)
+    """
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert(mode)
 
 
 def decode_picture(form: ImageReport, data: ByteArray) -> Image.Image | None:
@@ -94,7 +107,8 @@ def _encode_file(data: bytes) -> tuple[ImageInput, ByteArray, Size]:
             upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if picture.format in _SENT_AS_IS and picture.mode == "RGB" and upright:
                 return ImageInput(), np.frombuffer(data, np.uint8), (picture.height, picture.width)
-            return _encode_pixels(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
+            upright_picture = ImageOps.exif_transpose(picture)
+            return _encode_pixels(np.asarray(to_mode(upright_picture, "RGB")))
     except (OSError, SyntaxError, Image.DecompressionBombError):
         allowed = "PNG, JPEG, WebP or another file that Pillow reads"
         raise invalid("image", "not a readable picture", allowed=allowed) from None

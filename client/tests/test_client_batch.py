@@ -146,6 +146,21 @@ def test_a_server_in_trouble_leaves_the_rest(
     assert len(fake.requests) == 4
 
 
+def test_a_picture_that_the_server_is_lost_with_fails_alone(
+    folder: Path, fake: FakeTriton, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def second(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
+        if len(fake.requests) == 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "a part of the server died meanwhile")
+        return invert(request, context)
+
+    fake.handler = second
+    assert run(folder, url, "--jobs", "1") == 3
+    told = capsys.readouterr()
+    assert told.out == "3 pictures: 2 done, 1 failed\n"
+    assert "b.png: may have brought the server down each time" in told.err
+
+
 def test_lines(folder: Path, fake: FakeTriton, url: str) -> None:
     mask = np.zeros(PIXELS.shape[:2], np.uint8)
     mask[10:30, 10:30] = 255
@@ -167,6 +182,35 @@ def test_lines(folder: Path, fake: FakeTriton, url: str) -> None:
     assert [item.bbox for item in asked[1].segs.items] == [(10, 10, 30, 30)]
     assert (folder.parent / "out" / "a.png").exists()
     assert Image.open(folder.parent / "out" / "other" / "place.jpg").format == "JPEG"
+
+
+def test_controlnets_pictures_lie_beside_the_lines(
+    folder: Path, fake: FakeTriton, url: str
+) -> None:
+    edges = folder.parent / "edges.png"
+    lines = folder.parent / "lines.jsonl"
+    options = {"controlnets": [{"name": "edges", "image": "edges.png"}, {"name": "edges"}]}
+    line = {"image": "in/a.png", "boxes": [[4, 4, 20, 20]], "options": options}
+    lines.write_text(json.dumps(line))
+    for value in (7, 7, 200):
+        Image.new("RGB", (3, 2), (value, 0, 0)).save(edges)
+        assert run(lines, url) == 0
+    assert len(fake.requests) == 2  # a picture like the last one is none
+    for request, value in zip(fake.requests, (7, 200), strict=True):
+        sent = np.frombuffer(inputs_of(request)["control_images"], np.uint8)
+        assert np.array_equal(sent.reshape(2, 3, 3)[..., 0], np.full((2, 3), value))
+
+
+def test_masks_without_segments_are_counted(
+    folder: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = folder.parent / "masks"
+    for name in NAMES:
+        (masks / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", PIXELS.shape[1::-1], 255 if name == "a.png" else 0).save(masks / name)
+    words = ["batch", str(folder), "-o", str(folder.parent / "out"), "--pipeline", "base"]
+    assert cli.main([*words, "--url", url, "--masks", str(masks)]) == 0
+    assert capsys.readouterr().out == "3 pictures: 3 done, 2 without a segment, as they came\n"
 
 
 def test_masks_by_their_names(folder: Path, fake: FakeTriton, url: str) -> None:
@@ -198,6 +242,14 @@ def test_masks_by_their_names(folder: Path, fake: FakeTriton, url: str) -> None:
         ('{"image": "a.png", "boxes": [[1,2,3,4]], "output": "../b.png"}', "is not a path inside"),
         ('{"image": "a.png", "boxes": [[1,2,3,4]], "output": "b.xyz"}', "no picture format"),
         ('{"image": "a.png", "boxes": [[1,2,3,4]]}\n' * 2, "the result of 2 pictures"),
+        (
+            '{"image": "a.png", "boxes": [[1,2,3,4]], "options": {"request_id": "a"}}',
+            "line 1: request_id: unknown option",
+        ),
+        (
+            '{"image": "a.png", "boxes": [[1,2,3,4]], "options": {"output": {"image": "none"}}}',
+            "line 1: output.image=none leaves nothing to write",
+        ),
     ],
 )
 def test_wrong_lines_exit_with_2_before_anything_is_asked(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -94,6 +97,52 @@ def test_masks_and_boxes_together(photo: Path) -> None:
     assert regions == [(40, 5, 60, 20), (10, 10, 30, 30)]
 
 
+@pytest.mark.parametrize("side", [0, 9])
+def test_masks_without_a_segment_are_told(
+    side: int, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((48, 64), np.uint8)
+    mask[10:30, 10 : 10 + side] = 255
+    Image.fromarray(mask).save(photo.parent / "mask.png")
+    fake = FakeTriton(invert)
+    with serving(fake) as url:
+        assert run(photo, "--mask", str(photo.parent / "mask.png"), "--url", url) == cli.DONE
+    assert not sent(fake).segs.items
+    assert capsys.readouterr().err == (
+        "segs-detail: no mask has a white area of 10 px a side; nothing was redrawn\n"
+    )
+
+
+def test_16_bits_are_scaled(photo: Path) -> None:
+    grey = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
+    Image.fromarray(grey).save(photo)
+    mask = np.full((48, 64), 128, np.uint16)  # half a grey level of 8 bits
+    mask[10:30, 10:30] = 65535
+    Image.fromarray(mask).save(photo.parent / "mask.png")
+    fake = FakeTriton(invert)
+    with serving(fake) as url:
+        words = ["--mask", str(photo.parent / "mask.png"), "--compare", str(photo.parent / "c.png")]
+        assert run(photo, *words, "--url", url) == cli.DONE
+    pixels = np.frombuffer(inputs_of(fake.requests[0])["image"], np.uint8)
+    assert np.array_equal(pixels.reshape(48, 64, 3)[..., 0], grey >> 8)
+    assert [item.bbox for item in sent(fake).segs.items] == [(10, 10, 30, 30)]
+
+
+def test_shared_memory_goes_before_progress(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    client = mock.Mock()
+    for words, method in (
+        ([], client.stream),
+        (["--shared-memory"], client.detail),
+        (["--shared-memory", "--progress"], client.stream),
+    ):
+        given = cli._parser().parse_args([str(photo), "-o", "a.png", "--pipeline", "b", *words])
+        client.reset_mock()
+        with contextlib.suppress(TypeError):  # nothing is yielded
+            cli._detailed(client, given, {})
+        method.assert_called_once()
+
+
 def run(photo: Path, *arguments: str) -> int:
     """The command with what it needs beside ``arguments``, which win where they repeat."""
     usual = ["--url", "127.0.0.1:1", "--pipeline", "base", "-o", str(photo.parent / "out.png")]
@@ -105,6 +154,9 @@ def run(photo: Path, *arguments: str) -> int:
     [
         (["--box", "1,2,3,4", "--steps", "0"], "steps: too small (got 0); allowed: whole numbers"),
         (["--box", "1,2,3,4", "--option", "stepz=1"], "stepz: unknown option"),
+        (["--box", "1,2,3,4", "--option", "image.encoding=raw"], "image: unknown option"),
+        (["--box", "1,2,3,4", "--option", "controlnets=true"], "controlnets: "),
+        (["--box", "1,2,3,4", "--option", "prompts=5"], "prompts: "),
         (["--box", "1,2,3,4", "--option", "steps"], "--option steps: name=value expected"),
         (
             ["--box", "1,2,3,4", "--option", "steps.x=1", "--steps", "2"],
@@ -114,6 +166,12 @@ def run(photo: Path, *arguments: str) -> int:
         (["--box", "1,2,3,4", "-o", "out.xyz"], "out.xyz: no picture format has the suffix '.xyz'"),
         (["--box", "1,2,3,4", "-o", "/nowhere/out.png"], "/nowhere/out.png: the folder does not"),
         (["--box", "1,2,3,4", "--compare", "c"], "no picture format"),
+        (
+            ["--box", "1,2,3,4", "--report", "/nowhere/r.json"],
+            "/nowhere/r.json: the folder does not",
+        ),
+        (["--box", "1,2,3,4", "--option", "output.image=none"], "leaves nothing to write"),
+        (["--mask", "photo.png", "--option", "crop_factor=big"], "crop_factor: not a number"),
         (["--box", "1,2,3,4", "--timeout", "0"], "timeout_s: out of range"),
         (["--mask", "/nowhere/mask.png"], "No such file"),
     ],
@@ -121,6 +179,7 @@ def run(photo: Path, *arguments: str) -> int:
 def test_wrong_input_exits_with_2(
     photo: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    arguments = [str(photo) if each == "photo.png" else each for each in arguments]
     assert run(photo, *arguments) == cli.WRONG_INPUT
     error = capsys.readouterr().err
     assert words in error

@@ -22,6 +22,7 @@ from segs_client.batch.journal import FILE_NAME, Journal
 from segs_client.batch.run import Batch, Outcome, Tally
 from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
 from segs_client.flags import add_flags, box_flag, given_options
+from segs_client.local_files import check_options
 from segs_client.server_flags import add_server_flags, server_settings
 
 DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -75,6 +76,7 @@ async def _run(
 
 def _items(given: argparse.Namespace) -> list[Item]:
     options = given_options(given, given.option)
+    check_options(options)
     source: Path = given.source
     if not source.is_dir():
         if given.box or given.masks:
@@ -94,6 +96,7 @@ def _summarise(tally: Tally, count: int, output: Path, status: int) -> None:
     counts = tally.counts
     parts = [f"{counts['done']} done"]
     parts += [f"{tally.changed} of them anew, as they had changed"] if tally.changed else []
+    parts += [f"{tally.empty} without a segment, as they came"] if tally.empty else []
     parts += [f"{counts[name]} {text}" for name, text in _WORDS if counts[name]]
     left = count - counts.total()
     parts += [f"{left} left for the next run"] if left else []
@@ -139,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         "--masks",
         type=Path,
         metavar="FOLDER",
-        help="masks of the pictures, by their names, whose white areas are segments",
+        help="masks of the pictures, by their names, whose white areas (of 10 px and more a side) "
+        "are segments",
     )
     add(
         "--box",

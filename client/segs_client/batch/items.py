@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from segs_client.boxes import Box
 from segs_client.contract import Model
-from segs_client.local_files import check_suffix, segments
+from segs_client.local_files import check_options, check_suffix, segments
 from segs_client.segs import Segs
 
 
@@ -28,7 +28,7 @@ class Item:
         image: the picture.
         boxes: segments, half-open pixels.
         masks: pictures whose white areas are segments.
-        options: of the request.
+        options: of the request; pictures of ControlNets are paths.
         output: where the result goes, in the format of the suffix.
     """
 
@@ -47,7 +47,7 @@ class Item:
         """
         said = [self.boxes, len(self.masks), self.options, self.output.suffix]
         found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        for path in (self.image, *self.masks):
+        for path in (self.image, *self.masks, *_control_pictures(self.options)):
             found.update(hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
@@ -57,7 +57,7 @@ class Item:
 
 
 class Line(Model):
-    """One line of a JSONL file. Paths are relative to the file's folder."""
+    """One line of a JSONL file. Paths are relative to the file's folder, but for the output's."""
 
     image: Annotated[str, Field(min_length=1, description="the picture")]
     boxes: Annotated[tuple[Box, ...], Field(description="segments, x1, y1, x2, y2")] = ()
@@ -123,6 +123,7 @@ def from_lines(
         try:
             line = Line.model_validate_json(text)
             place = _place(line, suffix)
+            check_options({**options, **line.options})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
@@ -130,10 +131,32 @@ def from_lines(
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         masks = tuple(path.parent / each for each in line.masks)
-        own = {**options, **line.options}
+        own = {**options, **_relative_to(path.parent, line.options)}
         image = path.parent / line.image
         items.append(Item(place.as_posix(), image, line.boxes, masks, own, output / place))
     return _checked(items, path)
+
+
+def _control_pictures(options: Mapping[str, Any]) -> list[Path]:
+    """Paths, as far as the options have them where they belong."""
+    controlnets = options.get("controlnets")
+    if not isinstance(controlnets, list):
+        return []
+    pictures = [each.get("image") for each in controlnets if isinstance(each, Mapping)]
+    return [Path(picture) for picture in pictures if isinstance(picture, str)]
+
+
+def _relative_to(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the paths of ControlNets' pictures counted from a folder."""
+    if not _control_pictures(options):
+        return dict(options)
+
+    def placed(control: Any) -> Any:
+        if isinstance(control, Mapping) and isinstance(control.get("image"), str):
+            return {**control, "image": str(folder / control["image"])}
+        return control
+
+    return {**options, "controlnets": [placed(each) for each in options["controlnets"]]}
 
 
 def _place(line: Line, suffix: str | None) -> PurePosixPath:

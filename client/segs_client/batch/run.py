@@ -26,11 +26,13 @@ class Tally:
     Attributes:
         counts: by outcome; ``as before``: it was there already.
         changed: those among them that were there, but of other options, segments or pictures.
+        empty: those among them that had no segments, and are as they came.
         wrong: what became of those that are not whole.
     """
 
     counts: Counter[Outcome] = field(default_factory=Counter)
     changed: int = 0
+    empty: int = 0
     wrong: list[Entry] = field(default_factory=list)
 
 
@@ -63,7 +65,8 @@ class Batch:
         the pictures that have come.
 
         Raises:
-            ServerUnavailable: after all retries; the rest is left for the next run.
+            ServerUnavailable: after all retries; the rest is left for the next run. (Where the
+                server was lost while it had the picture, that one alone fails.)
             Unauthenticated: the rest would be refused too.
         """
         left = iter(items)
@@ -89,12 +92,17 @@ class Batch:
             self._note_change(item, key)
             segs = await asyncio.to_thread(item.segments)
             result = await self._client.detail(item.image, segs, **item.options)
-        except (ServerUnavailable, Unauthenticated):
+        except Unauthenticated:
             raise
         except (SegsError, OSError, ValueError) as error:
+            message = str(error)
+            if isinstance(error, ServerUnavailable):
+                if not error.is_loss:
+                    raise
+                message = f"may have brought the server down each time it had it: {message}"
             request_id = error.request_id if isinstance(error, SegsError) else ""
             entry = Entry(
-                name=item.name, key=key, status="failed", message=str(error), request_id=request_id
+                name=item.name, key=key, status="failed", message=message, request_id=request_id
             )
             return self._write(entry, begun_s)
         # What has come is written down, whatever happens meanwhile.
@@ -110,6 +118,7 @@ class Batch:
             await asyncio.to_thread(_save, item, result)
         except (OSError, ValueError) as error:
             status, message = "failed", str(error)
+        self._tally.empty += not result.report.segs
         entry = Entry(
             name=item.name,
             key=key,
@@ -137,7 +146,6 @@ class Batch:
 
 
 def _save(item: Item, result: DetailResult) -> None:
-    if result.image is None:
-        raise ValueError("output.image=none leaves nothing to write")
+    assert result.image is not None  # no item asks for none
     item.output.parent.mkdir(parents=True, exist_ok=True)
     save(result.image, item.output)
