@@ -97,7 +97,9 @@ class Limits:
         REFUSED,
         most=2 * _GIB - 64 * _MIB,
     )
-    max_memory_bytes: int = _limit(8 * _GIB, "the same of all requests that are sampled", LATER)
+    max_memory_bytes: int = _limit(
+        8 * _GIB, "arrays of all requests that are sampled, by their declared shapes", LATER
+    )
     max_message_bytes: int = _limit(
         4 * _GIB,
         "tensors, as they come, of all requests inside a door (one is segs_detailer, the other "

@@ -256,7 +256,7 @@ class DetailRequest(Model):
         ),
     ] = "exact"
     seed: Annotated[
-        int, Field(ge=0, le=2**64 - 1, description="of the noise; pass n samples with seed + n")
+        int, Field(ge=0, le=2**64 - 1, description="of the noise; batch_pass n has seed + n + 1")
     ] = 0
     steps: Annotated[int, Field(ge=1, le=10_000, description="sampling steps per cycle")] = 20
     cfg: Annotated[float, Field(ge=0, le=100, description="classifier-free guidance scale")] = 8.0
