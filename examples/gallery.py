@@ -181,8 +181,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m examples.gallery", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FOLDER")
-    parser.add_argument("--output", type=Path, default=Path("out/gallery"), metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/gallery"), metavar="DIR", help="is emptied first"
+    )
     options = parser.parse_args(argv)
+    output: Path = options.output
+    if output.exists() and not output.is_dir():
+        parser.error(f"{output} is no folder")
+    if output.exists() and any(output.iterdir()) and not (output / "index.html").exists():
+        parser.error(f"{output} is not empty and holds no gallery; it would be emptied")
     logging.basicConfig(level=logging.WARNING)
     build_demo(options.checkpoint)
     build_inpaint(options.checkpoint)
