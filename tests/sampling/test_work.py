@@ -115,9 +115,9 @@ def test_a_request_of_many_options_is_counted_once_or_twice(pipelines: dict[str,
     one = prepared(pipelines, Segs((96, 96), tuple(items)), sampler_name="dpmpp_sde", steps=500)
     estimator = Estimator(pipelines, CostModel())
     assert not estimator.knows(one.plan)
-    start_s = time.process_time()
+    start_s = time.thread_time()
     estimator.learn(one.plan)
-    assert time.process_time() - start_s < 2
+    assert time.thread_time() - start_s < 2
     assert estimator.knows(one.plan)
 
 
