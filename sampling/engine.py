@@ -162,7 +162,7 @@ class StepEngine:
     def _flight(self, batch: list[WaitingCall]) -> Flight:
         call, rows = batch[0].call, _rows(batch)
         expected_s = self.costs.known_batch_s(call.network, rows * call.row_elements)
-        return Flight(call.network, rows, time.time(), expected_s)
+        return Flight(call.network, rows, time.monotonic(), expected_s)
 
     def _enter(self, requester: Requester) -> None:
         if requester.live == 0:

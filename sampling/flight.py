@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flight:
-    """A batch at its network: since when (``time.time()``), and how long it should take; None if
-    nothing like it was measured."""
+    """A batch at its network: since when (``time.monotonic()``, one clock for all processes of a
+    machine), and how long it should take; None if nothing like it was measured."""
 
     network: str
     rows: int

@@ -140,36 +140,50 @@ def processes(models: Collection[str]) -> Processes:
     place = folder()
     found: dict[str, int] = {}
     for path in [] if place is None else sorted(place.glob("*.beat")):
-        instance, pid = _read_beat(path)
+        instance, pid = read_beat(path)
         if model_of(instance) in models and is_alive(pid):
             found[instance] = pid
     return Processes(found, told=place is not None)
 
 
-def _read_beat(path: Path) -> tuple[str, int]:
-    """The instance and the process id in a file's name."""
+def read_beat(path: Path) -> tuple[str, int]:
+    """The instance and the process id in the name of a file that is touched."""
     instance, pid, _ = path.name.rsplit(".", 2)
     return instance, int(pid)
 
 
 def write_state(state: EngineState | DoorState) -> None:
     """A sign of life of the step engine or the door; for others to read whole or not at all."""
-    if (place := folder()) is not None:
-        name = _ENGINE if isinstance(state, EngineState) else state.model + _DOOR
-        write_whole(place / name, state.model_dump_json())
+    if (place := folder()) is None:
+        return
+    model = ENGINE_MODEL if isinstance(state, EngineState) else state.model
+    path, text = words_of(place, model), state.model_dump_json()
+    try:
+        write_whole(path, text)
+    except OSError:
+        # No room for a second file: over the first one, which takes none. (Or there is no folder
+        # any more, as the server is being stopped.)
+        with contextlib.suppress(OSError), path.open("r+") as file:
+            file.write(text)
+            file.truncate()
+
+
+def words_of(place: Path, model: str) -> Path:
+    """The file in which the step engine or a door says how it goes; other models say nothing."""
+    return place / (_ENGINE if model == ENGINE_MODEL else model + _DOOR)
 
 
 def read_state(place: Path) -> EngineState | None:
     """The step engine's last sign of life; None if there is none."""
     try:
-        return EngineState.model_validate_json((place / _ENGINE).read_bytes())
+        return EngineState.model_validate_json(words_of(place, ENGINE_MODEL).read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
 
 
 def forget_engine(place: Path) -> None:
     """Removes what the step engine said last; for when another takes its place."""
-    (place / _ENGINE).unlink(missing_ok=True)
+    words_of(place, ENGINE_MODEL).unlink(missing_ok=True)
 
 
 def read_doors(place: Path) -> list[DoorState]:
@@ -187,10 +201,18 @@ def order_drain(place: Path, order: Drain) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that others read meanwhile: the old one or the new one, whole."""
+    """Writes a file that others read meanwhile: the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def drain_order() -> Drain | None:
@@ -203,31 +225,7 @@ def drain_order() -> Drain | None:
 
 def instances(place: Path) -> frozenset[str]:
     """All instances that ever gave a sign of life, and were not known to be dead since."""
-    return frozenset(_read_beat(path)[0] for path in place.glob("*.beat"))
-
-
-def find_silent(place: Path, limit_s: float) -> Processes:
-    """The instances whose processes are there and gave no sign of life for so long."""
-    silent: dict[str, int] = {}
-    for path in sorted(place.glob("*.beat")):
-        instance, pid = _read_beat(path)
-        if not is_alive(pid):
-            path.unlink(missing_ok=True)  # of a process that was ended, or found dead by others
-            continue
-        signs = [path]
-        if model_of(instance) == ENGINE_MODEL and (place / _ENGINE).exists():
-            signs.append(place / _ENGINE)
-        if any(_age_s(sign) > limit_s for sign in signs):
-            silent[instance] = pid
-    return Processes(silent)
-
-
-def _age_s(path: Path) -> float:
-    """Seconds since the file was touched; 0 if it has just gone."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
+    return frozenset(read_beat(path)[0] for path in place.glob("*.beat"))
 
 
 def find_hanging(
@@ -236,6 +234,7 @@ def find_hanging(
     """The networks whose batch takes many times longer than it should.
 
     Args:
+        now_s: ``time.monotonic()``.
         least_s: what a batch may take however fast it should be.
         not_before_s: when a model was loaded again last; batches began again then.
     """

@@ -11,13 +11,13 @@ from serving.errors import ModelsDownError, ServingError
 from serving.heart import (
     EngineState,
     find_hanging,
-    find_silent,
     instances,
     model_of,
     read_doors,
     read_state,
 )
 from serving.process import Deaths, cpu_s, is_stopped, model_processes
+from serving.silence import Silence
 
 SILENT_S = 7.0
 """How long a model may give no sign of life, one a second, and a batch take however small."""
@@ -46,6 +46,7 @@ class Watch:
         self._pid = pid
         self._root = root
         self._state = state
+        self._silence = Silence(state, SILENT_S)
         self._ensembles = ensembles
         self._since_s = 0.0
         self._cpu_s: dict[int, float] = {}
@@ -58,7 +59,7 @@ class Watch:
         those that have been and were gone before anybody looked."""
         processes = model_processes(self._root)
         self._instances = frozenset(processes) | instances(self._state)
-        self._since_s = time.time()
+        self._since_s = time.monotonic()
         self._deaths.close()
         self._deaths = Deaths([self._pid, *processes.values()])
 
@@ -89,7 +90,7 @@ class Watch:
             raise ModelsDownError(why, {model_of(instance) for instance in dead})
         stopped = {instance: pid for instance, pid in processes.items() if is_stopped(pid)}
         _raise_hanging("the processes of these models are stopped", stopped)
-        silent = find_silent(self._state, SILENT_S).pids
+        silent = self._silence.look()
         _raise_hanging(f"no sign of life for {SILENT_S:g} s from", silent)
         self._check_networks(processes)
 
@@ -102,7 +103,7 @@ class Watch:
         state = read_state(self._state)
         if state is None:
             return
-        late = find_hanging(state, time.time(), SILENT_S, self._since_s)
+        late = find_hanging(state, time.monotonic(), SILENT_S, self._since_s)
         models = {model for each in late for model in self._ensembles.get(each, (each,))}
         pids = {pid for instance, pid in processes.items() if model_of(instance) in models}
         if not late or (self._at_work(pids) and not self._far_too_late(state)):
@@ -124,7 +125,7 @@ class Watch:
 
     def _far_too_late(self, state: EngineState) -> bool:
         least_s = _LOOP_TIMES * SILENT_S
-        return bool(find_hanging(state, time.time(), least_s, self._since_s))
+        return bool(find_hanging(state, time.monotonic(), least_s, self._since_s))
 
 
 def _raise_hanging(why: str, processes: Mapping[str, int]) -> None:
