@@ -88,7 +88,10 @@ def run_canary(
     # Nobody wants to see it among the traces: it is said not to be sampled.
     untraced = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}
     with server.open() as client:
-        cancel = _send(client, song, answers, timeout_s, {**server.headers, **untraced})
+        try:
+            cancel = _send(client, song, answers, timeout_s, {**server.headers, **untraced})
+        except InferenceServerException as ended:  # the stream, before it was used
+            raise CanaryError(f"{song}: {ended}") from ended
         while stop_asked is None or not stop_asked.is_set():
             try:
                 error = answers.get(timeout=0.05)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -32,6 +33,7 @@ from serving.ports import claim_port, join_address
 
 log = logging.getLogger(__name__)
 
+_PATH = re.compile(r"(?<![\w.:/])/[^\s:;,'\"]+")
 _PROBES = 4
 """At once."""
 
@@ -98,8 +100,9 @@ class Health:
 
 
 def _public(reason: str) -> str:
-    """What a probe is told; the lines of the server's output below it are for the log."""
-    return reason.partition("\n")[0]
+    """What a probe is told; the lines of the server's output below it are for the log, and so are
+    paths."""
+    return _PATH.sub("…", reason.partition("\n")[0])
 
 
 class HealthServer:
@@ -213,7 +216,10 @@ def check_health(url: str, timeout_s: float) -> None:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=timeout_s):
             return
     except urllib.error.HTTPError as error:
-        reason = json.loads(error.read() or b"{}").get("reason")
+        try:
+            reason = json.loads(error.read())["reason"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise ServingError(f"{url}: HTTP {error.code}, not from a health port") from error
         raise ServingError(f"not ready: {reason}") from error
     except (OSError, ValueError) as error:
         raise ServingError(f"{url}: no answer: {error}") from error

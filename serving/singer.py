@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 """Between two canaries; requests that were answered meanwhile make one needless."""
+AGAIN_S = 1.0
+"""After one that failed."""
 _IDLE_LIMIT_S = 10.0
 """For the answer where nothing else is under way."""
 _BUSY_LIMIT_S = 600.0
@@ -69,9 +71,10 @@ class Singer:
     def _run(self) -> None:
         answered = self._answered()
         turns = itertools.cycle(self._server.songs)
+        song = next(turns)
         sing_all = False
         while self._failed is None:
-            sing_all |= self._all_asked.wait(INTERVAL_S)
+            sing_all |= self._all_asked.wait(AGAIN_S if self._failures else INTERVAL_S)
             self._all_asked.clear()
             if self._over.is_set():
                 return
@@ -79,12 +82,15 @@ class Singer:
             if answered > before and self._failures == 0 and not sing_all:
                 continue
             try:
-                taken_s = sum(map(self._sing, self._server.songs if sing_all else [next(turns)]))
+                taken_s = sum(map(self._sing, self._server.songs if sing_all else [song]))
             except CanaryError as error:
                 self._fail(error)
-                continue
+                continue  # with the same song: what it needs may be missing for it alone
+            if self._over.is_set():
+                return
             self._failures = 0
             answered = self._answered()
+            song = next(turns)
             sing_all = False
             if not self._all_asked.is_set():  # something else was loaded again meanwhile
                 self._health.sang(time.time(), taken_s)

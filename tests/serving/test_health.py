@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from serving.canary import Song
 from serving.connection import Connection
 from serving.errors import CanaryError, ModelsDownError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
-from serving.heart import EngineState, find_hanging, find_silent
+from serving.heart import EngineState, find_hanging
 from serving.process import Deaths, end_soon
 from serving.server import EmbeddedServer
 from serving.singer import Singer
@@ -36,38 +37,6 @@ from serving.watch import Watch
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(heart.STATE_VARIABLE, str(tmp_path))
     return tmp_path
-
-
-def test_a_heart_beats(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heart, "BEAT_S", 0.02)
-    heart.start_beating("sample_0_0")
-    (path,) = state.glob("sample_0_0.*.beat")
-    os.utime(path, (0, 0))
-    deadline = time.monotonic() + 5
-    while find_silent(state, 60).pids and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert find_silent(state, 60).pids == {}
-
-
-def test_silence_is_seen(state: Path) -> None:
-    heart.write_state(EngineState(requests=0, answered=0))
-    pid = os.getpid()
-    for instance in ("sample_0_0", "p_unet_0_0", "prepare_0_1"):
-        (state / f"{instance}.{pid}.beat").touch()
-    assert find_silent(state, 5).pids == {}
-    for name in ("engine.json", f"p_unet_0_0.{pid}.beat"):
-        os.utime(state / name, (0, time.time() - 6))
-    assert find_silent(state, 5).pids == {"p_unet_0_0": pid, "sample_0_0": pid}
-
-
-def test_the_dead_are_not_silent(state: Path) -> None:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    beat = state / f"prepare_0_0.{process.pid}.beat"
-    beat.touch()
-    os.utime(beat, (0, 0))
-    assert find_silent(state, 5).pids == {}
-    assert not beat.exists()
 
 
 def test_processes_are_told_by_their_files(state: Path) -> None:
@@ -184,6 +153,10 @@ def test_probes_are_told_no_lines_of_the_log(health: Health, url: str) -> None:
         "gone",
         "tritonserver has ended; its last lines:",
     )
+    health.restarted(2, "'/secret/a.pem': holds no key (see http://host/page, 3/4)")
+    health.not_ready("/secret")
+    told = read_any(f"{url}/health/ready")
+    assert told["last_failure"] == "'…': holds no key (see http://host/page, 3/4)"
 
 
 def test_the_command_line_asks_too(health: Health, url: str) -> None:
@@ -191,6 +164,11 @@ def test_the_command_line_asks_too(health: Health, url: str) -> None:
     health.ready([])
     assert main(["healthcheck", "--url", url]) == 0
     assert main(["healthcheck", "--url", "http://127.0.0.1:1", "--timeout", "1"]) == 1
+
+
+def test_another_server_on_the_health_port_is_told(url: str) -> None:
+    with pytest.raises(ServingError, match="HTTP 404, not from a health port"):
+        check_health(f"{url}/elsewhere", 5)
 
 
 def test_grpc_probes_follow_the_state(health: Health) -> None:
@@ -237,6 +215,7 @@ class ToldServer:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldServer:
     monkeypatch.setattr(singer, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(singer, "AGAIN_S", 0.01)
     return ToldServer()
 
 
@@ -327,6 +306,25 @@ def test_failures_in_a_row_end_it(
     assert health.state()["reason"] == "for good"
 
 
+def test_a_song_that_failed_is_sung_again_before_others(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Song] = []
+
+    def answer(server: Connection, song: Song, *_: Any, **__: Any) -> float:
+        asked.append(song)
+        if song == Song("b", "edges"):
+            raise CanaryError("its ControlNet answers nobody")
+        return 0.1
+
+    monkeypatch.setattr(singer, "run_canary", answer)
+    bird = sing(told, health, lambda: len(asked) >= 3)
+    bird._thread.join(5)
+    assert asked == [Song("a"), Song("b", "edges"), Song("b", "edges")]
+    with pytest.raises(ServingError, match="its ControlNet"):
+        bird.check()
+
+
 def test_deaths_are_told_at_once_and_once() -> None:
     processes = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     deaths = Deaths([each.pid for each in processes])
@@ -385,10 +383,10 @@ def test_a_network_that_hangs_is_told_from_one_that_is_starved(
     process = subprocess.Popen([sys.executable, "-c", code])
     monkeypatch.setattr(watch, "model_processes", lambda _: {"p_unet_0_0": process.pid})
     (state / f"p_unet_0_0.{process.pid}.beat").touch()
-    late = Flight(network="p_unet_x", rows=2, since_s=time.time() - late_s, expected_s=0.1)
+    late = Flight(network="p_unet_x", rows=2, since_s=time.monotonic() - late_s, expected_s=0.1)
     heart.write_state(EngineState(requests=1, answered=0, flights=(late,)))
     looking = Watch(os.getpid(), os.getpid(), state, {"p_unet_x": ("p_unet",)})
-    looking._since_s = 0.0
+    looking._since_s = -math.inf
     try:
         found = None
         for _ in range(3):
