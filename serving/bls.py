@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 _NEW_PROCESS_S = 60.0
 """How long a batch waits for a dead process's successor; a network takes its time to load."""
 _PAUSE_S = 0.2
+_RAN_S = 1.0
+"""A call of a model whose process is missing is answered sooner."""
+_TRIES = 3
+"""A batch that takes its network's process down with it does so no more often."""
 
 
 class NetworkError(Exception):
@@ -44,11 +49,16 @@ class TritonNetworks:
             LostError: there was no other in time.
             NetworkError: with the model's own message.
         """
-        until_s = time.monotonic() + _NEW_PROCESS_S
-        while time.monotonic() < until_s:
+        deaths, until_s = 0, math.inf
+        while deaths < _TRIES and time.monotonic() < until_s:
+            begun_s = time.monotonic()
             outputs = await self._run_once(network, inputs)
             if outputs is not None:
                 return outputs
+            ended_s = time.monotonic()
+            if ended_s - begun_s > _RAN_S:  # it had begun: another death, however long it took
+                deaths, until_s = deaths + 1, math.inf
+            until_s = min(until_s, ended_s + _NEW_PROCESS_S)
             await asyncio.sleep(_PAUSE_S)
         raise LostError
 

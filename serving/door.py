@@ -27,6 +27,7 @@ from preprocessing.plan import (
     CancelledByClientError,
     DeadlineExceededError,
     LostError,
+    StoppingError,
 )
 from segs_client.contract import ContractError, ErrorCode, ErrorDetail
 from serving import heart, stub
@@ -112,6 +113,8 @@ class Door:
     stats: DoorStats
     keys: ApiKeys | None = None
     tracing: Tracing = field(default_factory=Tracing)
+    is_closed: bool = False
+    """Whether nobody is let in any more, as the server is being stopped."""
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
     _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
@@ -178,6 +181,8 @@ class Door:
             ContractError: the stages' own refusal.
             Exception: what else ended the request, for :func:`stub.error_detail`.
         """
+        if self.is_closed:
+            raise StoppingError
         with self.room.taken(stub.size_bytes(visitor.request)):
             return await _Passage(self, visitor).go()
 
@@ -188,7 +193,7 @@ class Door:
 
     def see_off(self, call: asyncio.Future[Any], token: str) -> None:
         """Has the engine drop a request that nobody waits for."""
-        task = asyncio.ensure_future(_drop(call, token))
+        task = asyncio.ensure_future(_drop(self, call, token))
         self._seen_off.add(task)
         task.add_done_callback(self._seen_off.discard)
 
@@ -212,7 +217,9 @@ class _Passage:
             tensors = await self._call(processes)
             if tensors is not None:
                 return tensors
-            deaths += not processes.all_alive(*_STAGE_MODELS)
+            if not processes.all_alive(*_STAGE_MODELS):
+                deaths += 1
+                self._trouble_s = math.inf  # what there was before it is over
             await self._wait_in_trouble()
         raise LostError
 
@@ -283,23 +290,33 @@ def _tensors(answer: Any) -> list[Any] | None:
     raise RuntimeError(text)
 
 
-async def _drop(call: asyncio.Future[Any], token: str) -> None:
-    """Tells the engine to drop a request until its call has ended."""
-    while heart.processes((ENGINE_MODEL,)).all_alive(ENGINE_MODEL):
-        nothing = np.zeros(1, np.uint8)
-        order = pb_utils.InferenceRequest(
-            model_name=ENGINE_MODEL,
-            requested_output_names=["outcome"],
-            inputs=[
-                pb_utils.Tensor("plan", np.array([b""], dtype=object)),
-                pb_utils.Tensor("crops", nothing),
-                pb_utils.Tensor("seg_masks", nothing),
-            ],
-            parameters={DROP: token, **inside_parameters()},
-        )
-        await order.async_exec()
-        if (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
+async def _drop(door: Door, call: asyncio.Future[Any], token: str) -> None:
+    """Tells the engine to drop a request until its call has ended, or never will: Triton ends none
+    that was inside of a process that died."""
+    processes = heart.processes((ENGINE_MODEL,))
+    order = asyncio.ensure_future(_order_to_drop(token).async_exec())
+    while not (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
+        if not processes.all_alive(ENGINE_MODEL):
+            for each in (call, order):
+                if not each.done():
+                    door.lose()
             return
+        if order.done():
+            order = asyncio.ensure_future(_order_to_drop(token).async_exec())
+
+
+def _order_to_drop(token: str) -> Any:
+    nothing = np.zeros(1, np.uint8)
+    return pb_utils.InferenceRequest(
+        model_name=ENGINE_MODEL,
+        requested_output_names=["outcome"],
+        inputs=[
+            pb_utils.Tensor("plan", np.array([b""], dtype=object)),
+            pb_utils.Tensor("crops", nothing),
+            pb_utils.Tensor("seg_masks", nothing),
+        ],
+        parameters={DROP: token, **inside_parameters()},
+    )
 
 
 def id_of(request: Any) -> str:

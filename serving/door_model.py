@@ -80,9 +80,10 @@ class DoorModel(ABC):
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
     async def _tell(self) -> None:
-        """Opens the door, and says every second how it goes."""
+        """Opens the door, says every second how it goes, and hears whether it is to be closed."""
         await self.open()
         while True:
+            self.door.is_closed = heart.drain_order() is not None
             heart.write_state(
                 heart.DoorState(
                     model=self._name,
