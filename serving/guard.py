@@ -21,26 +21,23 @@ import logging
 import os
 import resource
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import psutil
 
 from serving.hidden_arguments import HidingError, fill, start_hidden
-from serving.installation import STUB_NAME
+from serving.leftovers import Belongings
 from serving.stub_logging import configure_logging
 
 log = logging.getLogger("serving.guard")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Orders(TypedDict):
@@ -48,53 +45,13 @@ class Orders(TypedDict):
 
     command: list[str]
     """Of the server, with ``{name}`` for each secret."""
-    shm_prefix: str
-    workspace: str
+    belongings: dict[str, Any]
+    """Of :class:`~serving.leftovers.Belongings`. Their locked file is open in this process, and in
+    no other, until it ends."""
     stop_timeout_s: float
     starter_pid: int
-    begun_s: float
     pid_fd: int
     secrets_fd: int
-
-
-def remove_leftovers(shm_prefix: str, workspace: Path, begun_s: float) -> None:
-    """Kills the models' processes that are left of a server that was started at ``begun_s``
-    (``time.time()``), and removes the shared memory named ``shm_prefix…`` and its folders; missing
-    ones are fine."""
-    if not shm_prefix:
-        raise ValueError("shm_prefix: must not be empty")
-    _kill_orphans(workspace)
-    _remove_execution_environment(begun_s)
-    shutil.rmtree(state_folder(shm_prefix), ignore_errors=True)
-    for path in SHARED_MEMORY.glob(f"{shm_prefix}*"):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(workspace, ignore_errors=True)
-
-
-def state_folder(shm_prefix: str) -> Path:
-    """Where a server's models leave their signs of life: in memory, so that a full disk does not
-    make them look dead."""
-    return SHARED_MEMORY / f"{shm_prefix}state"
-
-
-def _remove_execution_environment(begun_s: float) -> None:
-    """Removes the empty folder that the Python backend makes in /tmp at start, for packed Python
-    environments that we do not use, and that a killed server leaves behind. What may be another
-    server's stays: that one would end badly without it."""
-    living = psutil.process_iter(["name", "create_time"])
-    others_s = [each.info["create_time"] for each in living if each.info["name"] == "tritonserver"]
-    for path in Path("/tmp").glob("python_env_*"):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            made_s = status.st_mtime
-            if status.st_uid != os.getuid() or any(_made_soon(made_s, at_s) for at_s in others_s):
-                continue
-            if _made_soon(made_s, begun_s):
-                path.rmdir()
-
-
-def _made_soon(made_s: float, after_s: float) -> bool:
-    return after_s - 1 <= made_s < after_s + 10
 
 
 def _prctl(option: int, value: int) -> None:
@@ -129,17 +86,6 @@ def _kill_children() -> None:
         if not children:
             return
         time.sleep(0.02)
-
-
-def _kill_orphans(workspace: Path) -> None:
-    """Kills what runs out of the folder: models outlive a server that was killed with its guard."""
-    stub = str(workspace / "backends" / "python" / STUB_NAME)
-    orphans = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"]]
-    orphans = [each for each in orphans if each.info["cmdline"][0] == stub]
-    for process in orphans:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(orphans, timeout=2)
 
 
 def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: float) -> None:
@@ -187,7 +133,7 @@ def main() -> int:
         status = server.poll()
     finally:
         _kill_children()
-        remove_leftovers(orders["shm_prefix"], Path(orders["workspace"]), orders["begun_s"])
+        Belongings(**orders["belongings"]).remove()
     return 1 if status is None else abs(status)
 
 

@@ -12,8 +12,8 @@ from serving.api_keys import read_keys
 from serving.engines import check_engines
 from serving.errors import RepositoryError, StartError
 from serving.exposure import check_exposure
-from serving.guard import SHARED_MEMORY
 from serving.installation import Installation, check_libraries, find_installation
+from serving.leftovers import SHARED_MEMORY
 from serving.options import ServerOptions
 from serving.repositories import check_repositories
 from serving.tracing import check_tracing

@@ -13,6 +13,8 @@ from serving.errors import ServingError
 
 _LOADED = "loaded_again"
 """Parameter of a model's config that tells one load from the next."""
+_CONFIG_S = 10.0
+"""For a model's config, which Triton has at hand."""
 
 
 def load_again(
@@ -30,7 +32,10 @@ def load_again(
     with server.open() as client:
         for model in models:
             try:
-                config = client.get_model_config(model, headers=admin, as_json=True)["config"]
+                told = client.get_model_config(
+                    model, headers=admin, as_json=True, client_timeout=_CONFIG_S
+                )
+                config = told["config"]
                 # Triton leaves alone what has not changed; so the config does.
                 changed = {_LOADED: {"string_value": str(time.time())}}
                 config["parameters"] = {**config.get("parameters", {}), **changed}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import secrets
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,33 +20,35 @@ from tritonclient.utils import InferenceServerException
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
 from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
-from serving.credentials import ADMIN_KEY, Credentials
+from serving.credentials import Credentials
 from serving.errors import CrashError, ModelsDownError, ServingError, StartError
-from serving.guard import Orders, remove_leftovers, state_folder
 from serving.heart import (
     BEAT_S,
     ENGINE_MODEL,
+    Drain,
     EngineState,
     forget_engine,
     model_of,
     order_drain,
+    read_doors,
     read_state,
 )
+from serving.launching import launch
+from serving.leftovers import Belongings, remove_abandoned
 from serving.logs import LogReader
-from serving.options import REPOSITORY_ROOT, ServerOptions
+from serving.options import ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
-from serving.process import MemoryUse, end_soon, memory_use, model_processes
+from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_processes
 from serving.reloading import load_again
 from serving.repositories import has_detailer
 from serving.watch import Watch
-from serving.workspace import build_backends, build_python, server_command, server_environment
 
 log = logging.getLogger(__name__)
-server_log = logging.getLogger("tritonserver")
 
 _HEARD_S = 1.5 * BEAT_S
 """By then the step engine has read an order and told what came of it."""
+_LOOK_S = 0.1
 _REPLACED_S = 1.0
 """For a replaced model's other processes to end what they are at. Triton keeps them for ever where
 the dead one had a request; they would be taken for their successors, which have the same names."""
@@ -78,9 +76,7 @@ class EmbeddedServer:
         self.ports: dict[str, int] = {}
         self.pid = 0
         """Process id of tritonserver itself."""
-        self._workspace = Path()
-        self._name()
-        self._begun_s = 0.0
+        self._belongings: Belongings | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._ensembles: dict[str, tuple[str, str]] = {}
@@ -140,19 +136,20 @@ class EmbeddedServer:
             log.warning("%s\nstarting it once more", error)
             self._guard, self._log = None, None
             self._ensembles.clear()
-            self._name()
             self._start(stop_asked)
 
-    def _name(self) -> None:
-        """What this start's files and shared memory are called."""
-        self._shm_prefix = f"segs{secrets.token_hex(6)}-"
-        self._state = state_folder(self._shm_prefix)
+    @property
+    def state(self) -> Path:
+        """The folder of its models' signs of life, once it was started."""
+        assert self._belongings is not None
+        return self._belongings.state
 
     def _start(self, stop_asked: threading.Event) -> None:
         options = self.options
         with self._lock:
             if self._guard is not None:
                 raise StartError("this server was started before")
+            remove_abandoned()  # before a look whether there is room
             pipelines, installation = preflight(options)
             self.pipelines = tuple(pipelines)
             for pipeline in pipelines.values():
@@ -160,29 +157,21 @@ class EmbeddedServer:
             if options.canary and has_detailer(options.model_repository):
                 self.songs = songs(pipelines.values())
             self._claim_ports()
-            self._begun_s = time.time()
             try:
-                self._workspace = Path(tempfile.mkdtemp(prefix="segs-detailer-"))
-                self._state.mkdir()
-                command = server_command(
-                    options,
-                    installation,
-                    backends=build_backends(installation, self._workspace),
-                    shm_prefix=self._shm_prefix,
-                    ports=self.ports,
-                    tls=self._open_tls(),
-                )
-                python_bin = build_python(self._workspace)
-                environment = server_environment(options, installation, python_bin, self._state)
-                environment.update(self.credentials.environment(options.api_keys))
-                self._spawn(command, environment)
+                self._belongings, owner = Belongings.make()
+                try:
+                    launched = launch(
+                        options, installation, self._belongings, self.ports, self.credentials, owner
+                    )
+                finally:
+                    os.close(owner)
             except BaseException as error:
-                for folder in (self._state, self._workspace):
-                    if folder.is_absolute():  # it was made
-                        shutil.rmtree(folder, ignore_errors=True)
+                if self._belongings is not None:
+                    self._belongings.remove()
                 if isinstance(error, OSError):
                     raise StartError(f"{error}; {_NO_ROOM}") from error
                 raise
+            self._guard, self.pid, self._log, self._tls = launched
         try:
             self._wait_ready(stop_asked)
             self.sing(stop_asked)
@@ -200,56 +189,6 @@ class EmbeddedServer:
         for protocol, port in asked.items():
             if port is not None:
                 self.ports[protocol] = claim_port(options.host, port, f"--{protocol}-port")
-
-    def _open_tls(self) -> Sequence[str]:
-        """Returns tritonserver's arguments."""
-        if self.options.tls is None:
-            return ()
-        # Imported here: only those who encrypt need the library that it takes.
-        from serving.tls import open_tls
-
-        opened = open_tls(self.options.tls, self._workspace)
-        self._tls = opened.connection
-        return opened.arguments
-
-    def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
-        read_fd, write_fd = os.pipe()
-        secrets_fd, tell_fd = os.pipe()
-        with os.fdopen(tell_fd, "w") as tell:
-            json.dump({ADMIN_KEY: self.credentials.admin_key}, tell)
-        orders = Orders(
-            command=command,
-            shm_prefix=self._shm_prefix,
-            workspace=str(self._workspace),
-            stop_timeout_s=self.options.stop_timeout_s,
-            starter_pid=os.getpid(),
-            begun_s=self._begun_s,
-            pid_fd=write_fd,
-            secrets_fd=secrets_fd,
-        )
-        try:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-m", "serving.guard", json.dumps(orders)],
-                cwd=REPOSITORY_ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                pass_fds=(write_fd, secrets_fd),
-                start_new_session=True,
-            )
-        finally:
-            os.close(write_fd)
-            os.close(secrets_fd)
-        assert self._guard.stdout is not None
-        self._log = LogReader(
-            self._guard.stdout, server_log, self.options.log_path, self.credentials
-        )
-        with os.fdopen(read_fd) as pipe:
-            self.pid = int(pipe.readline() or 0)
 
     def _wait_ready(self, stop_asked: threading.Event) -> None:
         assert self._guard is not None
@@ -270,7 +209,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._watch = Watch(self.pid, self._guard.pid, self._state, self._ensembles)
+        self._watch = Watch(self.pid, self._guard.pid, self.state, self._ensembles)
 
     def _why_ended(self) -> StartError:
         assert self._log is not None
@@ -323,12 +262,14 @@ class EmbeddedServer:
         """Whether a fresh server is better, as this one holds what nobody will ever take."""
         return self._watch is not None and self._watch.is_worn()
 
-    def reload(self, down: ModelsDownError) -> None:
+    def reload(self, down: ModelsDownError, stop_asked: threading.Event | None = None) -> None:
         """Has Triton load these models again; requests that wait for them go on then.
 
         Raises:
-            ServingError: it does not load, or the requests are lost with it anyway.
+            ServingError: it does not load, or the requests are lost with it anyway; or
+                ``stop_asked`` was set meanwhile.
         """
+        stop_asked = stop_asked or threading.Event()
         guard = self._require_running()
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
@@ -341,34 +282,55 @@ class EmbeddedServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if ENGINE_MODEL in down.models:
-            forget_engine(self._state)
+            forget_engine(self.state)
         timeout_s = self.options.start_timeout_s
         admin = self.credentials.admin_headers()
-        load_again(self.connection, sorted(down.models), admin, timeout_s)
+        pool = ThreadPoolExecutor(1, "loading")
+        loaded = pool.submit(load_again, self.connection, sorted(down.models), admin, timeout_s)
+        pool.shutdown(wait=False)
+        while not wait([loaded], _LOOK_S).done:
+            if guard.poll() is not None or is_stopped(self.pid):
+                raise ServingError("tritonserver has ended or stands still while models are loaded")
+            if stop_asked.is_set():
+                raise ServingError("stopped while models are loaded")
+        loaded.result()
         end_soon(before, _REPLACED_S)
         if self._watch is not None:
             self._watch.note()
 
     def engine_state(self) -> EngineState | None:
         """What the step engine said last of what it is doing; None if it has said nothing."""
-        return read_state(self._state)
+        return None if self._belongings is None else read_state(self.state)
 
     def drain(self, limit_s: float, give_up: threading.Event) -> None:
         """Lets no new requests in and waits until those under way are done, up to ``limit_s``;
         what is left then gets UNAVAILABLE. ``give_up`` ends the waiting."""
-        if self.engine_state() is None:
+        if self.engine_state() is None and not self._under_way():
             return
-        order_drain(self._state, "refuse")
+        self._order_drain("refuse")
         deadline = time.monotonic() + limit_s
         while not give_up.wait(_HEARD_S):
-            state = self.engine_state()
-            if state is None or state.requests == 0:
+            left = self._under_way()
+            if left == 0 or self._require_running().poll() is not None:
                 return
             if time.monotonic() > deadline:
-                log.warning("%d requests are not done after %g s", state.requests, limit_s)
+                log.warning("%d requests are not done after %g s", left, limit_s)
                 break
-        order_drain(self._state, "end")
+        self._order_drain("end")
         give_up.wait(_HEARD_S)
+
+    def _under_way(self) -> int:
+        """Requests, by the last words of the doors, which have them until they are answered, and of
+        the step engine."""
+        state = self.engine_state()
+        behind_doors = sum(door.pending for door in read_doors(self.state))
+        return max(behind_doors, 0 if state is None else state.requests)
+
+    def _order_drain(self, order: Drain) -> None:
+        try:
+            order_drain(self.state, order)
+        except OSError as error:
+            log.warning("requests cannot be told of the stop: %s", error.strerror)
 
     def _require_running(self) -> subprocess.Popen[str]:
         if self._guard is None:
@@ -390,8 +352,8 @@ class EmbeddedServer:
             self._watch.close()
         if self._log is not None:
             self._log.join(2.0)
-        # Twice is harmless, and the guard itself may have been killed.
-        remove_leftovers(self._shm_prefix, self._workspace, self._begun_s)
+        if self._belongings is not None:
+            self._belongings.remove()  # the guard itself may have been killed
 
     def kill(self) -> None:
         """Ends the server at once; safe in a signal handler. :meth:`stop` still has to follow."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
 from serving.errors import ModelsDownError, ServingError
@@ -30,6 +31,7 @@ _HEALTHY_S = 10.0
 """A server that fell sooner after it was ready is in a loop of crashes, and pauses before the next
 start."""
 _MOST_PAUSE_S = 60.0
+_MOST_DOUBLINGS = 10
 _CHECK_INTERVAL_S = 1.0
 _RELOADS = 3
 _RELOAD_WINDOW_S = 60.0
@@ -105,7 +107,7 @@ class _Supervisor:
         """Waits before another start; returns whether a stop was asked for meanwhile."""
         if time.monotonic() - self._ready_s >= _HEALTHY_S:
             self._in_row = 0
-        pause_s = min(2.0**self._in_row - 1, _MOST_PAUSE_S)
+        pause_s = min(2.0 ** min(self._in_row, _MOST_DOUBLINGS) - 1, _MOST_PAUSE_S)
         self._in_row += 1
         self._restarts += 1
         self._reloaded_s.clear()
@@ -150,7 +152,8 @@ class _Supervisor:
                     self._check(server, singer)
                     singer.check()
                 except ServingError as error:
-                    return error
+                    if not self._stop_asked.is_set():
+                        return error
         self.health.not_ready("stopping")
         server.drain(self.options.drain_timeout_s, self._kill_asked)
         return None
@@ -189,7 +192,7 @@ class _Supervisor:
         self._reloads += 1
         self.health.reloading(self._reloads, str(down))
         log.error("%s; loading them again", down)
-        server.reload(down)
+        server.reload(down, self._stop_asked)
         log.info("loaded again within %.1f s", time.monotonic() - begun_s)
 
 
@@ -206,9 +209,19 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
 
 @contextmanager
 def _signals(handler: Callable[[], None]) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        handler()
+    """Inside, ``handler`` is called for each signal, from a thread of its own: a signal may come
+    while the main thread holds a lock that the handler needs."""
+    caught: SimpleQueue[int | None] = SimpleQueue()  # the one that a signal may put something into
 
+    def handle(number: int, frame: FrameType | None) -> None:
+        caught.put(number)
+
+    def attend() -> None:
+        while caught.get() is not None:
+            handler()
+
+    thread = threading.Thread(target=attend, name="signals", daemon=True)
+    thread.start()
     numbers = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         numbers.add(signal.SIGHUP)
@@ -218,3 +231,5 @@ def _signals(handler: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+        caught.put(None)
+        thread.join()

@@ -75,6 +75,7 @@ class Supervised:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts it and waits for nothing."""
+        self._ready_file.unlink(missing_ok=True)  # one that was killed leaves it
         command = [*self.setup.prefix, sys.executable, "-m", "serving", "serve"]
         for name, port in self.ports.items():
             command += [f"--{name}-port", str(port)]

@@ -57,7 +57,7 @@ def left(server: EmbeddedServer) -> tuple[int, ...]:
     """Of the engine: requests, SEGs, programs; of the doors: requests, streams listened to."""
     state = server.engine_state()
     assert state is not None
-    doors = heart.read_doors(server._state)
+    doors = heart.read_doors(server.state)
     assert {each.model for each in doors} == {"segs_detailer", "segs_detailer_stream"}
     pending = sum(each.pending for each in doors)
     followed = sum(each.followed for each in doors)

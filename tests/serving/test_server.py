@@ -20,8 +20,9 @@ import pytest
 import tritonclient.grpc as grpc
 
 from pipelines.descriptor import PipelineDescriptor
-from serving import server as server_module
+from serving import launching
 from serving.errors import CrashError, PortTakenError, ServingError, StartError
+from serving.leftovers import SHARED_MEMORY, Belongings
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from serving.workspace import server_command
@@ -78,7 +79,7 @@ def test_a_server_that_crashes_at_start_is_started_once_more(
     def command(*given: Any, **named: Any) -> list[str]:
         return commands.pop() if commands else server_command(*given, **named)
 
-    monkeypatch.setattr(server_module, "server_command", command)
+    monkeypatch.setattr(launching, "server_command", command)
     server = EmbeddedServer(model_repository=toy_repository, start_timeout_s=60)
     if crashes == 1:
         with server, grpc.InferenceServerClient(server.grpc_url) as client:
@@ -110,6 +111,26 @@ def test_killing_the_parent_leaves_nothing(toy_repository: Path, tmp_path: Path)
     process.communicate()
     _, alive = psutil.wait_procs(tree, timeout=9)
     assert alive == []
+
+
+def test_the_next_server_removes_what_one_left_that_was_killed_with_its_guard(
+    toy_repository: Path, tmp_path: Path
+) -> None:
+    process, _ = _serve(toy_repository, tmp_path)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    guard = next(each for each in tree if "serving.guard" in each.cmdline())
+    belongings = Belongings(**json.loads(guard.cmdline()[-1])["belongings"])
+    process.send_signal(signal.SIGSTOP)  # or it would mend what comes
+    guard.kill()
+    process.kill()
+    process.communicate()
+    assert belongings.state.is_dir()
+    with EmbeddedServer(model_repository=toy_repository):
+        assert not belongings.state.exists()
+        assert not list(SHARED_MEMORY.glob(f"{belongings.shm_prefix}*"))
+        assert not Path(belongings.workspace).exists()
+        _, alive = psutil.wait_procs(tree, timeout=9)
+        assert alive == []
 
 
 def test_a_dead_model_is_seen_and_loaded_again(toy_repository: Path, tmp_path: Path) -> None:

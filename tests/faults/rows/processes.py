@@ -230,6 +230,29 @@ def _supervisor_killed(bench: Bench) -> str:
 
 
 @ROWS.add(
+    "killed-together",
+    "SIGKILL to `python -m serving serve`, its guard and tritonserver at once",
+    "Requests get UNAVAILABLE; nobody is left to clear up, so the next start does, on the same "
+    "ports",
+)
+def _killed_together(bench: Bench) -> str:
+    server, traffic = _sampling(bench)
+    assert server.process is not None
+    victims = [server.one(role) for role in ("supervisor", "guard", "tritonserver")]
+    for victim in victims:
+        victim.suspend()  # or the first one's end would have the next clear up
+    for victim in victims:
+        victim.kill()
+    seen = require_all_answered(traffic.outcomes(), retries=True)
+    server.process.wait()
+    left = len(server.leftovers())
+    require(left > 0, "nothing was left")
+    server.start()
+    require_no_leftovers(server)
+    return f"{seen}; {left} files, folders and processes were left, none after the next start"
+
+
+@ROWS.add(
     "supervisor-stopped",
     "SIGSTOP to `python -m serving serve`",
     "Requests go on; probes get no answer until it goes on",

@@ -1,0 +1,114 @@
+"""How a tritonserver is started: its command and environment, its guard, and its output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from serving.credentials import ADMIN_KEY, Credentials
+from serving.guard import Orders
+from serving.installation import Installation
+from serving.leftovers import Belongings
+from serving.logs import LogReader
+from serving.options import REPOSITORY_ROOT, ServerOptions
+from serving.workspace import build_backends, build_python, server_command, server_environment
+
+
+class Launched(NamedTuple):
+    """A server that is on its way."""
+
+    guard: subprocess.Popen[str]
+    pid: int
+    """Process id of tritonserver itself; 0 if it could not be started."""
+    log: LogReader
+    tls: Mapping[str, Any]
+    """How calls from this machine get past its TLS; empty without."""
+
+
+def launch(
+    options: ServerOptions,
+    installation: Installation,
+    belongings: Belongings,
+    ports: Mapping[str, int],
+    credentials: Credentials,
+    owner_fd: int,
+) -> Launched:
+    """Starts a guard, and has it start the server.
+
+    Args:
+        ports: grpc, and http and metrics if they are open.
+        owner_fd: of the belongings; the guard has it open as long as it lives.
+
+    Raises:
+        OSError: there is no room for the files that it takes.
+        ServingError: TLS files that cannot be used.
+    """
+    workspace = Path(belongings.workspace)
+    arguments, connection = _open_tls(options, workspace)
+    command = server_command(
+        options,
+        installation,
+        backends=build_backends(installation, workspace),
+        shm_prefix=belongings.shm_prefix,
+        ports=ports,
+        tls=arguments,
+    )
+    python_bin = build_python(workspace)
+    environment = server_environment(options, installation, python_bin, belongings.state)
+    environment.update(credentials.environment(options.api_keys))
+    with contextlib.ExitStack() as pipes:
+        pid_read, pid_write = _pipe(pipes)
+        secrets_read, secrets_write = _pipe(pipes)
+        with secrets_write:
+            json.dump({ADMIN_KEY: credentials.admin_key}, secrets_write)
+        orders = Orders(
+            command=command,
+            belongings=asdict(belongings),
+            stop_timeout_s=options.stop_timeout_s,
+            starter_pid=os.getpid(),
+            pid_fd=pid_write.fileno(),
+            secrets_fd=secrets_read.fileno(),
+        )
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "serving.guard", json.dumps(orders)],
+            cwd=REPOSITORY_ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            pass_fds=(orders["pid_fd"], orders["secrets_fd"], owner_fd),
+            start_new_session=True,
+        )
+        pid_write.close()  # the guard's end of it is the only one now
+        assert guard.stdout is not None
+        server_log = logging.getLogger("tritonserver")
+        log = LogReader(guard.stdout, server_log, options.log_path, credentials)
+        return Launched(guard, int(pid_read.readline() or 0), log, connection)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[TextIO, TextIO]:
+    """Both ends, open as long as the stack is."""
+    read, write = os.pipe()
+    return stack.enter_context(os.fdopen(read)), stack.enter_context(os.fdopen(write, "w"))
+
+
+def _open_tls(options: ServerOptions, workspace: Path) -> tuple[Sequence[str], Mapping[str, Any]]:
+    """Returns tritonserver's arguments, and how to connect."""
+    if options.tls is None:
+        return (), {}
+    # Imported here: only those who encrypt need the library that it takes.
+    from serving.tls import open_tls
+
+    opened = open_tls(options.tls, workspace)
+    return opened.arguments, opened.connection

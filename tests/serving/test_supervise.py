@@ -1,0 +1,44 @@
+"""Pauses between starts, and signals; without a server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from serving.errors import ServingError
+from serving.health import Health
+from serving.options import ServerOptions
+from serving.supervise import _signals, _Supervisor
+
+
+@pytest.mark.parametrize(("in_row", "pause_s"), [(0, 0), (1, 1), (3, 7), (6, 60), (5000, 60)])
+def test_pauses_double_up_to_a_minute(
+    in_row: int, pause_s: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = _Supervisor(ServerOptions(), None, Health())
+    supervisor._in_row = in_row
+    supervisor._stop_asked.set()
+    assert supervisor._pause(ServingError("gone"))
+    assert f"gone; starting the server again in {pause_s} s, for the 1. time" in caplog.text
+
+
+def test_a_signal_that_comes_while_its_lock_is_held_is_heard() -> None:
+    lock = threading.Lock()
+    heard = threading.Event()
+
+    def handle() -> None:
+        with lock:
+            heard.set()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with _signals(handle):
+        with lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert not heard.is_set()
+        assert heard.wait(5)
+    assert signal.getsignal(signal.SIGTERM) == before
