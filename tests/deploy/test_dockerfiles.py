@@ -88,6 +88,21 @@ def test_the_gpu_image_leaves_the_embedded_server_out() -> None:
     assert [line.partition("=")[0] for line in left_out] == ["nvidia-pytriton"]
 
 
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_an_image_pins_nothing_twice(name: str) -> None:
+    """pip refuses two versions of a package, also without dependencies."""
+    runs = "\n".join(Dockerfile(ROOT / f"deploy/docker/{name}.Dockerfile").values("RUN"))
+    assert "requirements-nodeps.txt" in runs
+    lines = [line for line in runs.replace('"', "\n").splitlines() if "==" in line]
+    pinned = [line.strip() for line in lines if "grep" not in line]
+    pinned = [each.replace("${TENSORRT}", "tensorrt-cu13") for each in pinned]
+    for file in ("requirements.txt", "requirements-nodeps.txt"):
+        pinned += (ROOT / file).read_text().splitlines()
+    names = [each.partition("==")[0] for each in pinned if "==" in each and each[0] != "#"]
+    assert len(names) > 5
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_gpu_image_checks_tensorrt_as_soon_as_it_is_there() -> None:
     dockerfile = Dockerfile(ROOT / "deploy/docker/gpu.Dockerfile")
     runs = dockerfile.values("RUN")
