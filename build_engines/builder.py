@@ -10,6 +10,7 @@ from pathlib import Path
 from build_engines.checkpoint import open_checkpoint
 from build_engines.describe import describe
 from build_engines.embeddings import WithEmbeddings
+from build_engines.errors import malformed
 from build_engines.existing import check_free, find_unchanged, read_descriptor
 from build_engines.fingerprint import build_versions, hash_files
 from build_engines.lora import WithLoras
@@ -63,12 +64,13 @@ def build(
     controlnets, embeddings = controlnets or {}, embeddings or {}
     chosen = check_options(name, controlnets, prediction, embeddings)
     made_for = open_target(target or TargetOptions())
-    opened = open_checkpoint(checkpoint)
-    if embeddings:
-        opened = WithEmbeddings(opened, embeddings)
-    if loras:
-        opened = WithLoras(opened, loras)
-    pipeline = open_pipeline(name, opened, controlnets, chosen)
+    with malformed(checkpoint):
+        opened = open_checkpoint(checkpoint)
+        if embeddings:
+            opened = WithEmbeddings(opened, embeddings)
+        if loras:
+            opened = WithLoras(opened, loras)
+        pipeline = open_pipeline(name, opened, controlnets, chosen)
     check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
     chosen_target = {"target": made_for.name, "precision": made_for.precision}

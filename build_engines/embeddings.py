@@ -92,6 +92,11 @@ class WithEmbeddings(Overlay):
         rows = self._rows.get(part)
         for tensor in self.base.tensors(part):
             if rows and tensor.name.removeprefix("text_model.") == _TOKEN_TABLE:
+                if tensor.shape[0] != rows.first:
+                    raise CheckpointError(
+                        f"{part}: {tensor.name} has {tensor.shape[0]} rows; its config says "
+                        f"{rows.first}"
+                    )
                 shape = (rows.end, *tensor.shape[1:])
                 yield replace(tensor, shape=shape, read=partial(rows.append_to, tensor))
             else:

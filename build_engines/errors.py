@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class BuildError(Exception):
     """Root of every failure that the user is told about. The message is complete by itself."""
@@ -13,6 +17,16 @@ class CheckpointError(BuildError):
     """The checkpoint is incomplete, of another family, or in a format that is refused."""
 
     exit_code = 3
+
+
+@contextmanager
+def malformed(checkpoint: Path) -> Iterator[None]:
+    """Inside, what is wrong with files in ways that nobody has foreseen ends as CheckpointError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{checkpoint}: cannot be read as it is: {told}") from error
 
 
 class VerificationError(BuildError):

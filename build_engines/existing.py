@@ -12,6 +12,7 @@ from build_engines.errors import BuildError
 from build_engines.fingerprint import hash_files
 from build_engines.options import Prediction
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
+from pipelines.files import model_files
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
 
 
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:
-    """Whether every file of the build is there, byte for byte."""
+    """Whether every file of the build is there, byte for byte, and no other."""
     files = {path: sha for network in found.all_networks for path, sha in network.files.items()}
-    paths = {file: repository / file for file in files}
-    if not all(path.is_file() for path in paths.values()):
+    paths = model_files(repository, found.models)
+    if paths.keys() != files.keys():
         return False
     return hash_files(paths, "Comparing with the models built before") == files

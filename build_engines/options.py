@@ -101,6 +101,11 @@ class TargetOptions:
             raise BuildError(f"target: {self.name!r}; allowed: {', '.join(TARGETS)}")
         if self.precision not in (None, *PRECISIONS):
             raise BuildError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+        if self.name == "onnx" and self.precision == "bf16":
+            raise BuildError(
+                "precision: bf16 with target onnx, which onnxruntime has not on a CPU; "
+                "allowed: fp32, fp16"
+            )
         if not 0 <= self.optimization_level <= 5:
             raise BuildError(f"optimization_level: {self.optimization_level}; allowed: 0 to 5")
         if self.memory_gb is not None and not self.memory_gb > 0:

@@ -66,7 +66,7 @@ def test_unchanged_input_is_not_built_again(
     assert snapshot(built) == before
 
 
-@pytest.mark.parametrize("change", ["checkpoint", "library", "model", "lost file"])
+@pytest.mark.parametrize("change", ["checkpoint", "library", "model", "stray file", "lost file"])
 def test_a_change_is_noticed(
     built: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -78,6 +78,8 @@ def test_a_change_is_noticed(
     elif change == "model":
         with (built / "sd15_unet" / "1" / "model.onnx.data").open("r+b") as file:
             file.write(b"\xff")
+    elif change == "stray file":  # with which the server would not start
+        (built / "sd15_unet" / "1" / "notes.txt").touch()
     else:
         (built / "sd15_text_encoder" / "tokenizer.json").unlink()
     started: list[str] = []
@@ -171,6 +173,7 @@ def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
     [
         ({"name": "cuda"}, "target: 'cuda'; allowed: onnx, tensorrt, torch"),
         ({"precision": "fp8"}, "precision: 'fp8'; allowed: fp32, fp16, bf16"),
+        ({"precision": "bf16"}, "precision: bf16 with target onnx.*; allowed: fp32, fp16"),
         ({"memory_gb": 0.0}, "memory: 0.0; allowed: more than 0"),
         ({"optimization_level": 6}, "optimization_level: 6; allowed: 0 to 5"),
     ],

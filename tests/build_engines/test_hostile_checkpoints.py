@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from build_engines import checkpoint
+from build_engines import build, checkpoint
 from build_engines.checkpoint import DiffusersFolder, open_checkpoint, read_metadata, read_tensors
 from build_engines.errors import CheckpointError
 from build_engines.lora_file import read_lora
+from tests.conftest import CHECKPOINTS
 
 
 def tensor(
@@ -104,6 +106,29 @@ def test_bottomless_json_is_refused(tmp_path: Path) -> None:
     save_file(state, lora, {"lora_adapter_metadata": "[" * 100_000})
     with pytest.raises(CheckpointError, match="is not readable"):
         read_lora(lora)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("text_encoder/config.json", "hidden_size", None),
+        ("scheduler/scheduler_config.json", "beta_start", "x"),
+    ],
+)
+def test_configs_that_do_not_fit_are_told_without_a_trace(
+    tmp_path: Path, file: str, key: str, value: str | None
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINTS / "sd15", copy)
+    config = json.loads((copy / file).read_text())
+    if value is None:
+        del config[key]
+    else:
+        config[key] = value
+    (copy / file).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=key):
+        build(copy, "base", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
 
 
 def test_endless_text_is_refused(tmp_path: Path) -> None:
