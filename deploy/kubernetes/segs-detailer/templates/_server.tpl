@@ -28,7 +28,7 @@ spec:
       maxUnavailable: {{ $values.rollout.maxUnavailable }}
   # The next server is replaced only when this one has served for a while.
   minReadySeconds: 10
-  progressDeadlineSeconds: {{ add $server.startSeconds 600 }}
+  progressDeadlineSeconds: {{ add $server.startSeconds 600 (ternary $values.pipelines.build.seconds 0 $build) }}
   template:
     metadata:
       labels:
