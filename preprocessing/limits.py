@@ -86,6 +86,11 @@ class Limits:
     max_prompt_chunks: int = _limit(
         32, "chunks of 75 tokens of a prompt, rows of a text encoder's batch", REFUSED
     )
+    max_context_chunks: int = _limit(
+        64,
+        "chunks that all prompts of a SEG are repeated to, the least common multiple of theirs",
+        REFUSED,
+    )
     max_prompt_weight: float = _limit(1000.0, "weight of a token, up or down", REFUSED)
 
     max_request_memory_bytes: int = _limit(

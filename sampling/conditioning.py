@@ -51,6 +51,12 @@ class Guidance:
         )
         return Guidance(positives, negatives)
 
+    @property
+    def tokens(self) -> int:
+        """Of each row's context."""
+        both = (*self.positives, *self.negatives)
+        return math.lcm(*(one.encoded.context.shape[1] for one in both))
+
     def rows(self, family: str, height: int, width: int) -> TextRows:
         """What the networks are told, for a latent of ``height`` × ``width``."""
         both = (*self.positives, *self.negatives)

@@ -32,16 +32,16 @@ from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
 from sampling.progress import Follower, Part, Witness, all_of
-from sampling.text import check_prompt
+from sampling.text import check_common_length, check_prompt
 from sampling.unet import Control
-from segs_client.contract import SegError
+from segs_client.contract import ContractError, SegError
 
 if TYPE_CHECKING:
     from sampling.service import DetailService
 
 T = TypeVar("T")
 _Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
-_REQUEST_WIDE = (DeadlineExceededError, UnavailableError)
+_REQUEST_WIDE = (ContractError, DeadlineExceededError, UnavailableError)
 """What is the whole request's, and ends it; all else is one SEG's."""
 
 
@@ -96,7 +96,7 @@ class RequestWork:
         They are begun by the size of their crops, so that those under way can share batches.
 
         Raises:
-            ContractError: a prompt is too much.
+            ContractError: a prompt is too much, or a SEG's prompts are together.
             IncidentError: there were SEGs to be made, and all have failed.
         """
         await self._check_prompts()
@@ -291,7 +291,9 @@ class RequestWork:
                 for prompt, text in side
             ]
             guidance.append(tuple(conditionings))
-        return detail.Stage(pipeline, Guidance(*guidance))
+        both = Guidance(*guidance)
+        check_common_length(both.tokens, self._service.limits)
+        return detail.Stage(pipeline, both)
 
     def _weight(
         self, prompt: PlannedPrompt, seg: PlannedSeg, latent: torch.Tensor

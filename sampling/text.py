@@ -105,6 +105,19 @@ def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -
             raise invalid("prompt", "a weight is too large", value=heaviest, allowed=allowed)
 
 
+def check_common_length(tokens: int, limits: Limits) -> None:
+    """Refuses prompts that have to be repeated too often to be equally long.
+
+    Raises:
+        ContractError: they do.
+    """
+    chunks, most = tokens // CHUNK_TOKENS, limits.max_context_chunks
+    if chunks > most:
+        allowed = f"prompts whose chunks have a common multiple up to {most}"
+        message = "their lengths do not fit together"
+        raise invalid("prompts", message, value=f"{chunks} chunks", allowed=allowed)
+
+
 def encode_prompt(encoders: Sequence[TextEncoder], prompt: str) -> Program[Encoded]:
     """One prompt through every encoder; their hidden states are joined feature by feature."""
     parts = []

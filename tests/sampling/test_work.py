@@ -132,6 +132,21 @@ def test_a_prompt_that_is_too_much_is_refused_before_any_network_is_called(
     assert len(service.admission) == 0
 
 
+def test_prompts_of_lengths_that_do_not_fit_together_are_refused_before_they_are_repeated(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    networks = Counted(repository)
+    service = DetailService(networks, pipelines)
+    long, longer = "a " * 75 * 8, "a " * 75 * 9
+    with pytest.raises(ContractError, match=r"lengths do not fit together .*72 chunks.* up to 64"):
+        serve(service, [prepared(pipelines, TWO, steps=1, prompt=long, negative=longer)])
+    assert pipelines["sd15"].unet.model not in {network for network, _ in networks.asked}
+    assert len(service.admission) == 0
+    another = DetailService(networks, pipelines)
+    serve(another, [prepared(pipelines, steps=1, prompt=long, negative=long[: 75 * 2 * 2])])
+    assert pipelines["sd15"].unet.model in {network for network, _ in networks.asked}
+
+
 def test_long_runs_are_counted_short_and_scaled(pipelines: dict[str, Pipeline]) -> None:
     one = prepared(pipelines, steps=1000)
     unet = pipelines["sd15"].unet.model
