@@ -49,6 +49,12 @@ def model_files(folder: Path, models: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def is_model(name: str) -> bool:
+    """Whether a folder of that name in a repository counts as a model's: a build under way is in a
+    hidden one, and a file system may have its own."""
+    return not name.startswith(".") and name != "lost+found"
+
+
 def check_files(repositories: Iterable[Path]) -> None:
     """Compares all files of some repositories' models with the descriptors.
 
@@ -120,8 +126,8 @@ def _advice(name: str, folder: Path, wrong: list[str]) -> str:
 
 def _check_owners(folder: Path, descriptors: Iterable[PipelineDescriptor]) -> None:
     known = {model for descriptor in descriptors for model in descriptor.models}
-    strangers = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    strangers = [name for name in strangers if name not in known]
+    strangers = sorted(path.name for path in folder.iterdir() if is_model(path.name))
+    strangers = [name for name in strangers if name not in known and (folder / name).is_dir()]
     if strangers:
         raise PipelineError(
             f"{folder}: Triton would load what belongs to no pipeline: "

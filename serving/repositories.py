@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from pipelines.descriptor import (
     PipelineError,
     load_all,
 )
+from pipelines.files import is_model
 from segs_client.contract import MODEL_NAME
 from serving.errors import RepositoryError
 
@@ -51,11 +53,26 @@ def check_repositories(
     return {name: descriptor for name, (descriptor, _) in pipelines.items()}
 
 
+def model_folders(repository: Path) -> list[Path]:
+    """The folders that are taken for models: all but hidden ones, as a build under way has, and
+    ``lost+found`` of a file system."""
+    folders = [path for path in sorted(repository.iterdir()) if is_model(path.name)]
+    return [path for path in folders if path.is_dir()]
+
+
+def descriptors(repositories: Iterable[Path]) -> dict[Path, bytes]:
+    """What the descriptors of some repositories say now."""
+    found = {}
+    for folder in repositories:
+        for path in folder.glob(f"*{DESCRIPTOR_SUFFIX}"):
+            with contextlib.suppress(OSError):  # just being replaced
+                found[path] = path.read_bytes()
+    return found
+
+
 def _check_models(folder: Path) -> None:
-    """Triton takes every folder for a model, and one bad model stops the server."""
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir():
-            continue
+    """One bad model stops Triton."""
+    for path in model_folders(folder):
         if not (path / "config.pbtxt").is_file():
             raise RepositoryError(
                 f"{path}: a folder without config.pbtxt is no Triton model; move it elsewhere"

@@ -41,7 +41,7 @@ from serving.ports import claim_port, join_address
 from serving.preflight import preflight
 from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_processes
 from serving.reloading import load_again
-from serving.repositories import has_detailer
+from serving.repositories import descriptors, has_detailer
 from serving.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ class EmbeddedServer:
         self._belongings: Belongings | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
+        self._descriptors: dict[Path, bytes] = {}
+        """What they said when it was started."""
         self._ensembles: dict[str, tuple[str, str]] = {}
         self._watch: Watch | None = None
         self.credentials = Credentials()
@@ -150,6 +152,7 @@ class EmbeddedServer:
             if self._guard is not None:
                 raise StartError("this server was started before")
             remove_abandoned()  # before a look whether there is room
+            self._descriptors = descriptors(options.repositories)
             pipelines, installation = preflight(options)
             self.pipelines = tuple(pipelines)
             for pipeline in pipelines.values():
@@ -271,6 +274,9 @@ class EmbeddedServer:
         """
         stop_asked = stop_asked or threading.Event()
         guard = self._require_running()
+        now = descriptors(self.options.repositories)
+        if any(now.get(path) != said for path, said in self._descriptors.items()):
+            raise ServingError(f"{down}; pipelines were built anew, which belong together")
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
         before = [

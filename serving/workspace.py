@@ -26,6 +26,7 @@ from serving.options import (
     SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
+from serving.repositories import model_folders
 from serving.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
@@ -126,6 +127,8 @@ def server_command(
     ask for. ``ports`` has grpc, and http and metrics if they are open; ``tls`` are the arguments
     for that.
     """
+    folders = (options.model_repository, *options.repositories)
+    models = {path.name for folder in folders for path in model_folders(folder)}
     names = [name for name in RESTRICTED if name not in options.open_protocols]
     restricted = f"{','.join(names)}:{ADMIN_HEADER}={{{ADMIN_KEY}}}"
     # As gRPC and libevhtp write addresses of IPv6.
@@ -136,7 +139,8 @@ def server_command(
         str(installation.binary),
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
-        "--load-model=*",
+        # One by one: by * it would take every folder for a model.
+        *(f"--load-model={name}" for name in sorted(models)),
         "--exit-on-error=true",
         "--strict-readiness=true",
         f"--exit-timeout-secs={max(1, int(options.stop_timeout_s / 2))}",
@@ -150,8 +154,7 @@ def server_command(
         f"--allow-http={str('http' in ports).lower()}",
         f"--allow-metrics={str('metrics' in ports).lower()}",
     ]
-    for folder in (options.model_repository, *options.repositories):
-        command.append(f"--model-repository={folder.resolve()}")
+    command += [f"--model-repository={folder.resolve()}" for folder in folders]
     if "http" in ports:
         command += [
             f"--http-address={http_host}",

@@ -15,7 +15,7 @@ from serving.errors import InstallationError, RepositoryError
 from serving.installation import Installation, check_libraries, find_installation
 from serving.logs import parse_failure, parse_line
 from serving.onnx_session import SessionSettings, open_session
-from serving.repositories import check_repositories
+from serving.repositories import check_repositories, model_folders
 from serving.tensor_rules import InputRules, TensorError
 from tests.serving import toys
 
@@ -52,6 +52,10 @@ def test_folders_without_pipelines_or_with_strangers(tmp_path: Path) -> None:
     (empty / "x.pipeline.json").write_text("{}")
     with pytest.raises(RepositoryError, match=r"x\.pipeline\.json: .*name: Field required"):
         check_repositories([empty], models)
+    for name in (".x.building", "lost+found"):
+        (models / name).mkdir(0o700)
+    assert check_repositories([], models) == {}
+    assert [path.name for path in model_folders(models)] == ["double"]
     (models / "tokenizer").mkdir()
     with pytest.raises(RepositoryError, match=r"tokenizer: a folder without config\.pbtxt"):
         check_repositories([], models)

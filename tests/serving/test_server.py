@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -21,9 +22,10 @@ import tritonclient.grpc as grpc
 
 from pipelines.descriptor import PipelineDescriptor
 from serving import launching
-from serving.errors import CrashError, PortTakenError, ServingError, StartError
+from serving.errors import CrashError, ModelsDownError, PortTakenError, ServingError, StartError
 from serving.leftovers import SHARED_MEMORY, Belongings
 from serving.process import model_processes
+from serving.repositories import descriptors
 from serving.server import EmbeddedServer
 from serving.workspace import server_command
 from tests.serving import toys
@@ -169,6 +171,17 @@ def test_two_servers_side_by_side(toy_repository: Path) -> None:
     finally:
         for server in servers:
             server.stop()
+
+
+def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: Path) -> None:
+    folder = _pipeline_folder(tmp_path / "pipelines")
+    server = EmbeddedServer([folder])
+    server._guard = mock.Mock()
+    server._descriptors = descriptors([folder])
+    path = folder / "toy.pipeline.json"
+    path.write_text(path.read_text().replace("epsilon", "v_prediction"))
+    with pytest.raises(ServingError, match="gone: toy_unet; pipelines were built anew"):
+        server.reload(ModelsDownError("gone", {"toy_unet"}))
 
 
 def test_a_hanging_model_does_not_hold_up_the_stop(tmp_path: Path) -> None:
