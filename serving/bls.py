@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 _NEW_PROCESS_S = 60.0
 """How long a batch waits for a dead process's successor; a network takes its time to load."""
 _PAUSE_S = 0.2
-_RAN_S = 1.0
-"""A call of a model whose process is missing is answered sooner."""
+_RAN_S = 4.0
+"""Triton answers for a process that is missing after a second, and each call in line before takes
+as long; a call that took longer had begun."""
 _TRIES = 3
 """A batch that takes its network's process down with it does so no more often."""
 

@@ -56,6 +56,8 @@ _LOOK_S = 0.05
 """How often a request is looked after; a look costs some 50 µs."""
 _DROP_AGAIN_S = 0.25
 """The engine may not have had the request yet when it was told to drop it."""
+_ANSWERED_S = 3.0
+"""Until Triton has answered, after a second, for a process that was dead before it was called."""
 _NEW_PROCESS_S = 30.0
 """How long a request waits for a dead process's successor."""
 _ENDLESS_S = 1e9
@@ -297,6 +299,7 @@ async def _drop(door: Door, call: asyncio.Future[Any], token: str) -> None:
     order = asyncio.ensure_future(_order_to_drop(token).async_exec())
     while not (await asyncio.wait({call}, timeout=_DROP_AGAIN_S))[0]:
         if not processes.all_alive(ENGINE_MODEL):
+            await asyncio.wait({call, order}, timeout=_ANSWERED_S)
             for each in (call, order):
                 if not each.done():
                     door.lose()

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 """Between two canaries; requests that were answered meanwhile make one needless."""
-AGAIN_S = 1.0
-"""After one that failed."""
+AGAIN_S = 2.5
+"""After one that failed, which by then is under way no more, also by the engine's words."""
 _IDLE_LIMIT_S = 10.0
 """For the answer where nothing else is under way."""
 _BUSY_LIMIT_S = 600.0
@@ -63,7 +63,7 @@ class Singer:
     def sing_all(self) -> None:
         """Has all songs sung now, for models that were loaded again: when they are answered, the
         server is ready. Returns at once: an answer may need what is to be loaded again next."""
-        self._failures = 0
+        self._failures, self._failed = 0, None  # it may have failed for what was missing
         self._all_asked.set()
         if not self._thread.is_alive():  # nobody is asked for canaries
             self._health.ready(self._server.pipelines)
@@ -73,8 +73,10 @@ class Singer:
         turns = itertools.cycle(self._server.songs)
         song = next(turns)
         sing_all = False
-        while self._failed is None:
-            sing_all |= self._all_asked.wait(AGAIN_S if self._failures else INTERVAL_S)
+        while True:
+            pause_s = AGAIN_S if self._failures else INTERVAL_S
+            given_up = self._failed is not None  # until all are asked for again
+            sing_all |= self._all_asked.wait(None if given_up else pause_s)
             self._all_asked.clear()
             if self._over.is_set():
                 return

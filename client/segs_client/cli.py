@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (given.output, given.compare):
             if path is not None:
                 check_suffix(path)
-        for path in (given.output, given.compare, given.report):
+        for path in (given.output, given.compare):
             _check_folder(path)
+        if given.report is not None and not os.access(given.report, os.W_OK):
+            _check_folder(given.report)  # where it is to be made
         result = _run(given, options)
     except (InvalidRequest, Unauthenticated) as error:
         return _failed(error.message, error.request_id, WRONG_INPUT)

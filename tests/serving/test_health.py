@@ -298,8 +298,7 @@ def test_failures_in_a_row_end_it(
         return 0.1
 
     monkeypatch.setattr(singer, "run_canary", answer)
-    bird = sing(told, health, lambda: not outcomes)
-    bird._thread.join(5)
+    bird = sing(told, health, lambda: health.state()["reason"] == "for good")
     with pytest.raises(ServingError, match="for good"):
         bird.check()
     assert ready == [False, True, False, True, False]
@@ -318,10 +317,34 @@ def test_a_song_that_failed_is_sung_again_before_others(
         return 0.1
 
     monkeypatch.setattr(singer, "run_canary", answer)
-    bird = sing(told, health, lambda: len(asked) >= 3)
-    bird._thread.join(5)
+    bird = sing(told, health, lambda: len(asked) >= 3 and bool(health.state()["reason"]))
     assert asked == [Song("a"), Song("b", "edges"), Song("b", "edges")]
     with pytest.raises(ServingError, match="its ControlNet"):
+        bird.check()
+
+
+def test_what_was_loaded_again_is_asked_even_after_it_was_given_up(
+    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reload: canaries fail meanwhile, and nobody looks at what they say until its end."""
+    is_loaded: list[bool] = []
+
+    def answer(*_: Any, **__: Any) -> float:
+        if not is_loaded:
+            raise CanaryError("no answer")
+        return 0.1
+
+    monkeypatch.setattr(singer, "run_canary", answer)
+    with Singer(cast(EmbeddedServer, told), health) as bird:
+        deadline = time.monotonic() + 5
+        while bird._failed is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        is_loaded.append(True)
+        bird.sing_all()
+        bird.check()
+        while not health.state()["ready"] and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert health.state()["ready"]
         bird.check()
 
 

@@ -62,7 +62,7 @@ class Order:
         return await asyncio.get_running_loop().create_future()
 
 
-MISSING = (0.0, False)
+MISSING = (1.0, False)
 """How long a call took, and whether it was answered: the model's process is not there."""
 
 
@@ -70,12 +70,12 @@ MISSING = (0.0, False)
     ("calls", "is_answered"),
     [
         ([(0.1, True)], True),
-        ([(300.0, False), *[MISSING] * 200, (1.0, True)], True),  # it had hung before it died
-        ([(90.0, False), *[MISSING] * 200, (90.0, True)], True),  # as slow as it is
+        ([(300.0, False), *[MISSING] * 45, (1.0, True)], True),  # it had hung before it died
+        ([(90.0, False), *[MISSING] * 45, (90.0, True)], True),  # as slow as it is
         ([(5.0, False), MISSING, (5.0, False), MISSING, (0.1, True)], True),
         ([(5.0, False), MISSING, (5.0, False), MISSING, (5.0, False), (0.1, True)], False),
-        ([*[MISSING] * 280, (0.1, True)], True),
-        ([*[MISSING] * 310, (0.1, True)], False),  # no other in a minute
+        ([*[MISSING] * 45, (0.1, True)], True),
+        ([*[MISSING] * 55, (0.1, True)], False),  # no other in a minute
     ],
 )
 def test_a_batch_waits_for_the_next_process(
@@ -137,6 +137,7 @@ def test_what_triton_never_ends_is_counted(
 ) -> None:
     door = modules["door"]
     monkeypatch.setattr(door, "_DROP_AGAIN_S", 0.01)
+    monkeypatch.setattr(door, "_ANSWERED_S", 0.01)
     monkeypatch.setattr(door, "inside_parameters", dict)
     alive = [True]
     processes = SimpleNamespace(all_alive=lambda *_: alive[0])

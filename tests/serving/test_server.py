@@ -126,6 +126,7 @@ def test_the_next_server_removes_what_one_left_that_was_killed_with_its_guard(
     guard.kill()
     process.kill()
     process.communicate()
+    psutil.wait_procs([guard], timeout=9)
     assert belongings.state.is_dir()
     with EmbeddedServer(model_repository=toy_repository):
         assert not belongings.state.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -45,7 +45,9 @@ class Item:
         Raises:
             OSError: a file cannot be read.
         """
-        said = [self.boxes, len(self.masks), self.options, self.output.suffix]
+        # Of pictures the content counts, not where they lie.
+        options = _with_control_pictures(self.options, lambda _: "")
+        said = [self.boxes, len(self.masks), options, self.output.suffix]
         found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for path in (self.image, *self.masks, *_control_pictures(self.options)):
             found.update(hashlib.sha256(path.read_bytes()).digest())
@@ -131,7 +133,8 @@ def from_lines(
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         masks = tuple(path.parent / each for each in line.masks)
-        own = {**options, **_relative_to(path.parent, line.options)}
+        placed = _with_control_pictures(line.options, lambda name: str(path.parent / name))
+        own = {**options, **placed}
         image = path.parent / line.image
         items.append(Item(place.as_posix(), image, line.boxes, masks, own, output / place))
     return _checked(items, path)
@@ -146,17 +149,19 @@ def _control_pictures(options: Mapping[str, Any]) -> list[Path]:
     return [Path(picture) for picture in pictures if isinstance(picture, str)]
 
 
-def _relative_to(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with the paths of ControlNets' pictures counted from a folder."""
+def _with_control_pictures(
+    options: Mapping[str, Any], change: Callable[[str], str]
+) -> dict[str, Any]:
+    """The options with other paths of ControlNets' pictures."""
     if not _control_pictures(options):
         return dict(options)
 
-    def placed(control: Any) -> Any:
+    def changed(control: Any) -> Any:
         if isinstance(control, Mapping) and isinstance(control.get("image"), str):
-            return {**control, "image": str(folder / control["image"])}
+            return {**control, "image": change(control["image"])}
         return control
 
-    return {**options, "controlnets": [placed(each) for each in options["controlnets"]]}
+    return {**options, "controlnets": [changed(each) for each in options["controlnets"]]}
 
 
 def _place(line: Line, suffix: str | None) -> PurePosixPath:

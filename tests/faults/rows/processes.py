@@ -242,7 +242,9 @@ def _killed_together(bench: Bench) -> str:
     for victim in victims:
         victim.suspend()  # or the first one's end would have the next clear up
     for victim in victims:
-        victim.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends with the one before
+            victim.kill()
+    psutil.wait_procs(victims, timeout=9)
     seen = require_all_answered(traffic.outcomes(), retries=True)
     server.process.wait()
     left = len(server.leftovers())
