@@ -14,6 +14,9 @@ from segs_client.arrays import from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 from segs_client.pasting import paste_crop
 
+_LEFT_ALONE = ("skipped_by_request", "skipped_too_small")
+"""What the reference does not have, and pastes nothing."""
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -35,8 +38,8 @@ def composite(
     masks: Pixels,
     given: Pixels,
 ) -> Composed:
-    """Pastes every SEG of every pass in order and encodes what was asked for. One that failed is
-    not pasted: its region stays as it is, whatever other SEGs made of it.
+    """Pastes every SEG of every pass in order and encodes what was asked for. One that failed
+    or was to be left alone is not pasted: its region is what other SEGs make of it.
 
     Args:
         canvas, crops, masks, given: as prepare made them; ``sampled`` as sample did.
@@ -60,7 +63,8 @@ def composite(
         for index, seg in enumerate(plan.segs):
             result = results.get((batch_pass, index))
             crop = _crop(seg, result, pixels, sampled, given)
-            if crop is not None and not isinstance(result, FailedSeg):
+            left_alone = isinstance(result, FailedSeg) or _is_left_alone(seg)
+            if crop is not None and not left_alone:
                 paste_crop(
                     values, crop, mask_at(masks, seg.mask), seg.crop_region,
                     feather=request.paste.feather, alpha=request.paste.alpha,
@@ -83,6 +87,11 @@ def composite(
         },
     )
     return Composed(report, image, images.tensor(), controls.tensor())
+
+
+def _is_left_alone(seg: PlannedSeg) -> bool:
+    """Whether nothing is pasted, so that what other SEGs made where they overlap stays."""
+    return seg.given is None and seg.skip in _LEFT_ALONE
 
 
 def _crop(

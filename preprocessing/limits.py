@@ -75,6 +75,10 @@ class Limits:
         REFUSED,
     )
 
+    max_schedule_steps: int = _limit(
+        200_000, "steps / denoise of a SEG: the schedule of which the last steps are taken", REFUSED
+    )
+
     max_prompt_chars: int = _limit(
         10_000, "characters of a prompt, wildcards resolved", REFUSED, most=100_000
     )

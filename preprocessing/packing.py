@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from preprocessing.images import Pixels, Values
 from preprocessing.plan import Piece
 from segs_client.arrays import FloatArray
+from segs_client.boxes import Box
 
 _CHANNELS = 3
 
@@ -46,6 +47,14 @@ def pixels_at(tensor: Pixels, piece: Piece) -> Pixels:
 def mask_at(tensor: Pixels, piece: Piece) -> FloatArray:
     """The float32 ``[h, w]`` at a place."""
     return _floats(tensor, piece, 1).reshape(piece.height, piece.width)
+
+
+def mask_window_at(tensor: Pixels, piece: Piece, box: Box) -> FloatArray:
+    """The float32 ``[h, w]`` inside a box of the mask at a place; nothing else of it is copied."""
+    x1, y1, x2, y2 = box
+    size = piece.height * piece.width * 4
+    rows = tensor[piece.offset : piece.offset + size].reshape(piece.height, piece.width * 4)
+    return rows[y1:y2, x1 * 4 : x2 * 4].copy().view(np.float32)
 
 
 def values_at(tensor: Pixels, piece: Piece) -> Values:

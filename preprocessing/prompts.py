@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipelines import PipelineDescriptor
 from pipelines.descriptor import EMBEDDING
 from preprocessing.limits import DEFAULT, Limits
+from sampling.prompt import parse_weights
 from segs_client.contract import Box, DetailRequest, SegItem, invalid
 from segs_client.wildcards import resolve
 
@@ -145,7 +146,8 @@ def _check_chars(field: str, message: str, count: int, most: int) -> None:
 def _check_embeddings(texts: Iterable[str], pipeline: PipelineDescriptor) -> None:
     known = {name for encoder in pipeline.text_encoders for name in encoder.embeddings}
     for text in texts:
-        for name in EMBEDDING.findall(text):
+        said = (name for run in parse_weights(text) for name in EMBEDDING.findall(run.text))
+        for name in said:
             if name not in known:
                 allowed = ", ".join(sorted(known)) or f"none: {pipeline.name} was built without"
                 raise invalid("prompt", "unknown embedding", value=name, allowed=allowed)

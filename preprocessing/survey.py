@@ -208,6 +208,14 @@ class Survey:
         if request.stream.segment_pictures:
             self._send(area * _PIXEL_BYTES * request.batch_size)
         steps = request.steps if item.steps is None else item.steps
+        denoise = request.denoise if item.denoise is None else item.denoise
+        if steps / denoise > limits.max_schedule_steps:
+            raise invalid(
+                f"{field}.denoise",
+                "steps / denoise is too large",
+                value=f"{steps} / {denoise:g}",
+                allowed=f"up to {limits.max_schedule_steps}",
+            )
         sides = 2 + len(request.prompts) + len(request.negatives)
         runs = steps * request.cycle * request.batch_size * sides / 2 * (1 + controls)
         self._work += area / 1e6 * runs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 
 from preprocessing.images import Pixels
-from preprocessing.packing import mask_at, pixels_at
+from preprocessing.packing import mask_at, mask_window_at, pixels_at
 from preprocessing.plan import (
     DeadlineExceededError,
     FailedSeg,
@@ -302,8 +302,7 @@ class RequestWork:
         if prompt.mask is None:
             plain = prompt.strength == 1
             return None if plain else torch.full_like(latent[:, :1], prompt.strength)
-        x1, y1, x2, y2 = seg.crop_region
-        mask = torch.from_numpy(mask_at(self._masks, prompt.mask)[y1:y2, x1:x2])
+        mask = torch.from_numpy(mask_window_at(self._masks, prompt.mask, seg.crop_region))
         return to_latent(mask, *latent.shape[-2:]) * prompt.strength
 
     def _controls(self, seg: PlannedSeg, encoded: detail.EncodedSeg) -> tuple[Control, ...]:

@@ -125,7 +125,8 @@ class Estimator:
             if len(self._recipes) >= _KNOWN_RECIPES:
                 self._recipes.clear()
             known = self._count(request.model_copy(update={"cycle": 1}), seg)
-            self._recipes[key] = known
+            if known:  # or its schedule is too short for a step, as others' of this key are not
+                self._recipes[key] = known
         return known
 
     def _count(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:

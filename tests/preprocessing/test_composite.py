@@ -20,8 +20,9 @@ BOXES = [(8, 8, 40, 40), (24, 24, 56, 56), (80, 8, 112, 40)]
 """The first two overlap."""
 
 
-def three(**fields: Any) -> Prepared:
-    segs = {"items": [{"bbox": box, "label": str(i)} for i, box in enumerate(BOXES)]}
+def three(skipped: int | None = None, **fields: Any) -> Prepared:
+    items = [{"bbox": box, "label": str(i), "skip": i == skipped} for i, box in enumerate(BOXES)]
+    segs = {"items": items}
     output = {"image": "raw", "seg_images": "uint8"}
     return prepared(segs=segs, crop_factor=1.0, paste={"feather": 0}, output=output, **fields)
 
@@ -33,6 +34,8 @@ def composed(made: Prepared, failed: set[tuple[int, int]]) -> Composed:
     lost: list[FailedSeg] = []
     for batch_pass in range(made.plan.request.batch_size):
         for index, seg in enumerate(made.plan.segs):
+            if seg.skip == "skipped_by_request":
+                continue
             assert seg.crop is not None
             if (batch_pass, index) in failed:
                 one = FailedSeg(index=index, batch_pass=batch_pass, seed=index, error=ERROR)
@@ -64,6 +67,17 @@ def test_where_a_seg_failed_the_picture_is_what_the_others_make_of_it(index: int
         if other != index:
             expected[y1:y2, x1:x2] = 255
     np.testing.assert_array_equal(picture(result), expected)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_seg_that_is_to_be_skipped_leaves_what_the_others_make(index: int) -> None:
+    result = composed(three(skipped=index), set())
+    expected = PIXELS.copy()
+    for other, (x1, y1, x2, y2) in enumerate(BOXES):
+        if other != index:
+            expected[y1:y2, x1:x2] = 255
+    np.testing.assert_array_equal(picture(result), expected)
+    assert result.report.segs[index].status == "skipped_by_request"
 
 
 def test_a_failed_seg_comes_back_as_it_came_and_says_why() -> None:

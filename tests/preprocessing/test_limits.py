@@ -236,6 +236,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown preprocessor": (
         {"controlnets": edges(preprocessor="x")}, "controlnets.0.preprocessor", "unknown"
     ),
+    "a schedule that would take the engine seconds": (
+        {"segs": {"items": [SEG, {**SEG, "denoise": 0.0001}]}, "steps": 21},
+        "segs.items.1.denoise", "steps / denoise is too large",
+    ),
     "nothing left at the picture's size": (
         {"segs": {"size": [960, 1280], "items": [{**SEG, "bbox": [0, 0, 8, 8]}]}},
         "segs.items.0.bbox", "nothing is left",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from preprocessing.prompts import PromptBook
-from segs_client.contract import DetailRequest
+from preprocessing.prompts import PromptBook, _check_embeddings
+from segs_client.contract import ContractError, DetailRequest
 
 BOXES = [(50, 0, 60, 10), (10, 20, 40, 50), (80, 40, 85, 45)]
 
@@ -79,3 +80,24 @@ def test_negatives_may_be_own_too() -> None:
     )
     book = PromptBook(request)
     assert [book.negative(*each) for each in enumerate(request.segs.items)] == ["blurry", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("embedding:foo, a face", None),
+        ("(embedding:foo:1.2), (a (embedding:foo))", None),
+        (r"\(embedding:foo\)", None),
+        ("(embedding:bar:1.2)", "bar"),
+        ("a embedding:foo2", "foo2"),
+    ],
+)
+def test_embeddings_may_have_weights_and_have_to_be_known(text: str, unknown: str | None) -> None:
+    encoder = SimpleNamespace(embeddings={"foo": (1, 2)})
+    pipeline: Any = SimpleNamespace(name="base", text_encoders=[encoder])
+    if unknown is None:
+        _check_embeddings([text], pipeline)
+        return
+    with pytest.raises(ContractError, match="unknown embedding") as refusal:
+        _check_embeddings([text], pipeline)
+    assert refusal.value.detail.value == repr(unknown)

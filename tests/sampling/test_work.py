@@ -132,6 +132,19 @@ def test_a_prompt_that_is_too_much_is_refused_before_any_network_is_called(
     assert len(service.admission) == 0
 
 
+def test_a_seg_that_is_not_sampled_says_nothing_of_others(pipelines: dict[str, Pipeline]) -> None:
+    options: dict[str, Any] = {"scheduler": "ddim_uniform", "steps": 20}
+    nothing = prepared(pipelines, denoise=0.01, **options)
+    much = prepared(pipelines, denoise=0.5, **options)
+    estimator = Estimator(pipelines, CostModel())
+    estimator.learn(nothing.plan)
+    estimator.learn(much.plan)
+    assert estimator.knows(much.plan)
+    unet = pipelines["sd15"].unet.model
+    calls = list(estimator.calls(much.plan.request, much.plan.segs[0]))
+    assert [round(each.count) for each in calls if each.network == unet] == [20]
+
+
 def test_prompts_of_lengths_that_do_not_fit_together_are_refused_before_they_are_repeated(
     repository: Path, pipelines: dict[str, Pipeline]
 ) -> None:
