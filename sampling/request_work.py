@@ -76,6 +76,9 @@ class RequestWork:
     ) -> None:
         self._service = service
         self._requester = requester
+        self._reader = Requester(requester.request_id, weight=requester.weight)
+        """For whom prompts are encoded: in turn with others' steps, and without a deadline, as
+        others may wait for the same."""
         self._plan = plan
         self._crops = crops
         self._masks = masks
@@ -272,8 +275,9 @@ class RequestWork:
         """Both sides' prompts, each with its encoding under way."""
         positives, negatives = sides
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
+        encode = self._service.texts.encode
         return [
-            [(each, self._service.texts.encode(pipeline, each.text, witness)) for each in prompts]
+            [(each, encode(pipeline, each.text, witness, self._reader)) for each in prompts]
             for prompts in (positives, needed)
         ]
 

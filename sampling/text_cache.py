@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sampling.conditioning import Encoded
 from sampling.engine import StepEngine
 from sampling.pipeline import Pipeline
+from sampling.policy import Requester
 from sampling.progress import Witness
 from sampling.rows import Finite
 from sampling.text import encode_prompt
@@ -40,13 +41,18 @@ class TextCache:
         return key in self._kept or key in self._under_way
 
     def encode(
-        self, pipeline: Pipeline, prompt: str, witness: Witness | None = None
+        self,
+        pipeline: Pipeline,
+        prompt: str,
+        witness: Witness | None = None,
+        requester: Requester | None = None,
     ) -> asyncio.Future[Encoded]:
         """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
         others who wait for the same.
 
-        It is nobody's: no deadline ends it, and whoever asks for it shares it. Its batches are
-        told to the witness of who asked first.
+        It is everybody's: whoever asks for it shares it. Its batches are told to the witness of who
+        asked first, and are turns of that one's ``requester``, which has no deadline, or others
+        would share it too.
         """
         key = pipeline.descriptor.name, prompt
         kept = self._kept.get(key)
@@ -59,7 +65,7 @@ class TextCache:
         task = self._under_way.get(key)
         if task is None:
             self.misses += 1
-            task = asyncio.create_task(self._encode(pipeline, prompt, witness))
+            task = asyncio.create_task(self._encode(pipeline, prompt, witness, requester))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._keep(key, done))
         else:
@@ -68,14 +74,19 @@ class TextCache:
         waiting.add_done_callback(_seen)
         return waiting
 
-    async def _encode(self, pipeline: Pipeline, prompt: str, witness: Witness | None) -> Encoded:
+    async def _encode(
+        self,
+        pipeline: Pipeline,
+        prompt: str,
+        witness: Witness | None,
+        requester: Requester | None,
+    ) -> Encoded:
         """
         Raises:
             NotFiniteError: the encoding is not finite: a token's weight may be too large.
         """
-        encoded = await self.engine.run(
-            encode_prompt(pipeline.text_encoders, prompt), witness=witness
-        )
+        program = encode_prompt(pipeline.text_encoders, prompt)
+        encoded = await self.engine.run(program, requester, witness)
         # The networks' own answers are finite; this one is read once, before it is shared.
         tensors = {"context": encoded.context, "pooled": encoded.pooled}
         known = {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -117,6 +117,8 @@ class Door:
     tracing: Tracing = field(default_factory=Tracing)
     is_closed: bool = False
     """Whether nobody is let in any more, as the server is being stopped."""
+    is_over: bool = False
+    """Whether those inside are ended too."""
     lost: int = 0
     """Calls whose process died and that Triton will never end."""
     _seen_off: set[asyncio.Task[None]] = field(default_factory=set)
@@ -273,7 +275,9 @@ class _Passage:
         return _tensors(call.result())
 
     def _check(self) -> None:
-        """Raises if nobody waits for the answer any more."""
+        """Raises if nobody waits for the answer any more, or none will come."""
+        if self._door.is_over:
+            raise StoppingError
         self._visitor.check()
         if time.time() >= self._deadline_s:
             raise DeadlineExceededError

@@ -83,7 +83,8 @@ class DoorModel(ABC):
         """Opens the door, says every second how it goes, and hears whether it is to be closed."""
         await self.open()
         while True:
-            self.door.is_closed = heart.drain_order() is not None
+            order = heart.drain_order()
+            self.door.is_closed, self.door.is_over = order is not None, order == "end"
             heart.write_state(
                 heart.DoorState(
                     model=self._name,

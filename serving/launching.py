@@ -90,11 +90,16 @@ def launch(
             pass_fds=(orders["pid_fd"], orders["secrets_fd"], owner_fd),
             start_new_session=True,
         )
-        pid_write.close()  # the guard's end of it is the only one now
-        assert guard.stdout is not None
-        server_log = logging.getLogger("tritonserver")
-        log = LogReader(guard.stdout, server_log, options.log_path, credentials)
-        return Launched(guard, int(pid_read.readline() or 0), log, connection)
+        try:
+            pid_write.close()  # the guard's end of it is the only one now
+            assert guard.stdout is not None
+            server_log = logging.getLogger("tritonserver")
+            log = LogReader(guard.stdout, server_log, options.log_path, credentials)
+            return Launched(guard, int(pid_read.readline() or 0), log, connection)
+        except BaseException:
+            guard.kill()  # tritonserver ends with it
+            guard.wait()
+            raise
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[TextIO, TextIO]:

@@ -62,7 +62,7 @@ class Belongings:
             OSError: there is no room for them; nothing stays.
         """
         name = f"segs{secrets.token_hex(6)}-"
-        made = cls(name, tempfile.mkdtemp(prefix=_WORKSPACE), time.time())
+        made = cls(name, str(Path(tempfile.mkdtemp(prefix=_WORKSPACE)).absolute()), time.time())
         owner = -1
         try:
             # First of what can be seen in there, and locked before it says anything.

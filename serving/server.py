@@ -52,6 +52,8 @@ _LOOK_S = 0.1
 _REPLACED_S = 1.0
 """For a replaced model's other processes to end what they are at. Triton keeps them for ever where
 the dead one had a request; they would be taken for their successors, which have the same names."""
+_READERS = ("prepare", ENGINE_MODEL)
+"""Models that read the pipelines' descriptors."""
 _CRASH = ("terminate called", "Signal (")
 """What it writes then."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
@@ -274,8 +276,10 @@ class EmbeddedServer:
         """
         stop_asked = stop_asked or threading.Event()
         guard = self._require_running()
-        now = descriptors(self.options.repositories)
-        if any(now.get(path) != said for path, said in self._descriptors.items()):
+        known, now = self._descriptors, descriptors(self.options.repositories)
+        if down.models.isdisjoint(_READERS):  # further pipelines are nothing to the others
+            now = {path: said for path, said in now.items() if path in known}
+        if now != known:
             raise ServingError(f"{down}; pipelines were built anew, which belong together")
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
@@ -311,7 +315,7 @@ class EmbeddedServer:
     def drain(self, limit_s: float, give_up: threading.Event) -> None:
         """Lets no new requests in and waits until those under way are done, up to ``limit_s``;
         what is left then gets UNAVAILABLE. ``give_up`` ends the waiting."""
-        if self.engine_state() is None and not self._under_way():
+        if self._belongings is None or (self.engine_state() is None and not self._under_way()):
             return
         self._order_drain("refuse")
         deadline = time.monotonic() + limit_s

@@ -18,7 +18,7 @@ from sampling.costs import CostModel
 from sampling.pipeline import Pipeline, load_pipelines
 from sampling.service import DetailService
 from sampling.work import Estimator
-from segs_client import Segs
+from segs_client import Seg, Segs
 from segs_client.contract import ContractError, ControlNet
 from segs_client.messages import build
 from serving.local import LocalNetworks
@@ -130,6 +130,32 @@ def test_a_prompt_that_is_too_much_is_refused_before_any_network_is_called(
         serve(service, [prepared(pipelines, steps=1, prompt="a face", negative="a " * 3000)])
     assert networks.asked == []
     assert len(service.admission) == 0
+
+
+def test_prompts_are_encoded_in_turn_with_the_steps_of_others(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    """Twelve new prompts are not twelve newcomers, who go first."""
+    networks = Counted(repository)
+    service = DetailService(networks, pipelines)
+    run, texts = service.engine.run, set()
+
+    async def spy(program: Any, requester: Any = None, witness: Any = None) -> Any:
+        if program.__name__ == "encode_prompt":
+            texts.add((requester, requester.request_id, requester.weight, requester.deadline_s))
+        return await run(program, requester, witness)
+
+    service.engine.run = spy  # type: ignore[method-assign]
+    items = tuple(
+        Seg(mask=np.ones((32, 32), np.float32), bbox=(8, 8, 40, 40), crop_region=(8, 8, 40, 40),
+            options={"prompt": f"face {number}"})
+        for number in range(12)
+    )  # fmt: skip
+    one = prepared(pipelines, Segs((96, 96), items), steps=1, priority="high")
+    serve(service, [one], [prepared(pipelines, steps=1, prompt="another")])
+    assert len(texts) == 2
+    assert {deadline_s for *_, deadline_s in texts} == {None}
+    assert sorted(weight for _, _, weight, _ in texts)[0] == 1.0
 
 
 def test_a_seg_that_is_not_sampled_says_nothing_of_others(pipelines: dict[str, Pipeline]) -> None:

@@ -112,7 +112,7 @@ def test_a_request_outlives_two_troubles(
     monkeypatch.setattr(door, "time", clock)
     monkeypatch.setattr(door, "asyncio", clock)
     request = SimpleNamespace(timeout=lambda: 0, is_cancelled=lambda: False)
-    passage = door._Passage(SimpleNamespace(), door.Visitor(request, "r"))
+    passage = door._Passage(SimpleNamespace(is_over=False), door.Visitor(request, "r"))
     is_there = iter([False] * 60 + [True] + [False] * 60 + [True])  # at each look
     deaths = iter([True, False])
 
