@@ -108,14 +108,16 @@ class Singer:
 
     def _sing(self, song: Song) -> float:
         """Seconds until the answer."""
-        connection, limit_s = self._server.connection, self._limit_s()
-        return run_canary(connection, song, limit_s, self._over, refused_is_fine=True)
+        busy = self._is_busy()
+        limit_s = _BUSY_LIMIT_S if busy else _IDLE_LIMIT_S
+        # Who is refused where nothing is under way never gets in: a door may be full of what it
+        # cannot end.
+        return run_canary(self._server.connection, song, limit_s, self._over, refused_is_fine=busy)
 
     def _answered(self) -> int:
         state = self._server.engine_state()
         return 0 if state is None else state.answered
 
-    def _limit_s(self) -> float:
+    def _is_busy(self) -> bool:
         state = self._server.engine_state()
-        busy = state is not None and state.requests > 0
-        return _BUSY_LIMIT_S if busy else _IDLE_LIMIT_S
+        return state is not None and state.requests > 0

@@ -232,8 +232,11 @@ def test_the_canary_goes_round(
 ) -> None:
     asked: list[tuple[Song, float]] = []
 
-    def answer(server: Connection, song: Song, limit_s: float, *_: Any, **__: Any) -> float:
+    def answer(
+        server: Connection, song: Song, limit_s: float, *_: Any, refused_is_fine: bool
+    ) -> float:
         asked.append((song, limit_s))
+        assert refused_is_fine == (told.state.requests > 0)
         told.state = EngineState(requests=len(asked) // 2, answered=0)
         return 0.1
 
