@@ -54,13 +54,16 @@ class Guidance:
     @property
     def tokens(self) -> int:
         """Of each row's context."""
-        both = (*self.positives, *self.negatives)
-        return math.lcm(*(one.encoded.context.shape[1] for one in both))
+        return common_length(self._contexts)
+
+    @property
+    def _contexts(self) -> list[torch.Tensor]:
+        return [one.encoded.context for one in (*self.positives, *self.negatives)]
 
     def rows(self, family: str, height: int, width: int) -> TextRows:
         """What the networks are told, for a latent of ``height`` × ``width``."""
         both = (*self.positives, *self.negatives)
-        context = to_common_length([one.encoded.context for one in both])
+        context = to_common_length(self._contexts)
         pooled = [one.encoded.pooled for one in both if one.encoded.pooled is not None]
         if not pooled:
             return TextRows(context)
@@ -82,10 +85,15 @@ class Guidance:
         return positive, _average(predictions[count:], self.negatives)
 
 
+def common_length(contexts: Sequence[torch.Tensor]) -> int:
+    """The least length that conditionings ``[1, Lᵢ, D]`` can all be repeated to."""
+    return math.lcm(*(context.shape[1] for context in contexts))
+
+
 def to_common_length(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Conditionings ``[1, Lᵢ, D]`` as rows ``[n, lcm(Lᵢ), D]``: each is repeated, which attention
     does not notice."""
-    length = math.lcm(*(context.shape[1] for context in contexts))
+    length = common_length(contexts)
     return torch.cat([context.repeat(1, length // context.shape[1], 1) for context in contexts])
 
 
