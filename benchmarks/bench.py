@@ -18,7 +18,7 @@ from benchmarks.watch import Watched, watch
 from benchmarks.workload import Kind, Request, request
 from pipelines import load_all
 from preprocessing.limits import DEFAULT, Limits
-from serving.local import LocalDetailer
+from runners.in_process import LocalDetailer
 from serving.server import EmbeddedServer
 
 

@@ -22,10 +22,10 @@ from benchmarks.machine import describe
 from preprocessing.plan import Piece, Plan, PlannedSeg
 from sampling.progress import BatchSeen, Step
 from segs_client.contract import DetailRequest, StreamOptions
-from serving.channel import EventSender
-from serving.following import EngineFollower
-from serving.seg_spans import SegSpans
-from serving.tracing import Span, Tracing
+from triton_models.event_channel import EventSender
+from triton_models.progress_publisher import EngineFollower
+from triton_models.seg_spans import SegSpans
+from triton_models.tracing import Span, Tracing
 
 SHAPE = (1, 4, 64, 64)
 STEPS = 5_000

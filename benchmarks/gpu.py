@@ -42,8 +42,8 @@ from build_engines.options import PRECISIONS
 from build_engines.precision import DTYPES
 from examples.random_checkpoint import SIZES
 from pipelines.descriptor import Precision
-from serving.local import LocalDetailer, LocalNetworks
-from serving.torch_session import TorchSession, TorchSettings
+from runners.in_process import LocalDetailer, LocalNetworks
+from runners.torch_session import TorchSession, TorchSettings
 
 Row = dict[str, Any]
 

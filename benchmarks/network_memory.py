@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.machine import describe
 from pipelines import PipelineDescriptor, load_all
+from runners.in_process import LocalNetworks
 from sampling import vae
 from sampling.program import Call, Tensors, run_alone
-from serving.local import LocalNetworks
 
 CASES = ("512x1", "512x2", "512x4", "768x1", "768x2", "1024x1", "1408x1t")
 ROLES = ("vae_encoder", "vae_decoder", "unet")

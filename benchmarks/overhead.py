@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.machine import describe
 from examples import scene
 from preprocessing.prepare import Inputs
+from runners.in_process import LocalDetailer
 from segs_client import Client
 from segs_client.messages import build
-from serving.local import LocalDetailer
 from serving.server import EmbeddedServer
 
 PICTURE = np.asarray(scene.draw(512, 512)[0])

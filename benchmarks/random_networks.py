@@ -17,7 +17,7 @@ from build_engines.networks import Case, NetworkExport
 from build_engines.precision import lowered
 from examples.random_checkpoint import SIZES, meta_networks, scaled
 from pipelines.descriptor import Precision
-from serving.torch_session import TorchSession, TorchSettings
+from runners.torch_session import TorchSession, TorchSettings
 
 _CONTROLNET: Any = ControlNetModel  # diffusers' classes are not typed
 

@@ -33,7 +33,7 @@ import onnxruntime as ort
 
 from benchmarks.machine import describe
 from pipelines import load_all
-from serving.onnx_session import SessionSettings, Tensors, open_session, session_options
+from runners.onnx_session import SessionSettings, Tensors, open_session, session_options
 
 Run = Callable[[Tensors], Any]
 Opener = Callable[[Path], Run]

@@ -29,13 +29,13 @@ from pipelines import PipelineDescriptor, load_all
 from preprocessing.images import Pixels
 from preprocessing.plan import PlannedSeg
 from preprocessing.prepare import Inputs, prepare
+from runners.in_process import LocalDetailer
 from sampling.vae import cut
 from segs_client import Segs, tools
 from segs_client.arrays import resize_lanczos
 from segs_client.boxes import Box, Size, window
 from segs_client.contract import SegReport
 from segs_client.messages import BuiltRequest, build
-from serving.local import LocalDetailer
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIPELINE = "tiny"

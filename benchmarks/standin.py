@@ -21,8 +21,8 @@ from build_engines import build
 from pipelines import load_all
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network
 from pipelines.files import model_files, sha256
+from runners.in_process import LocalDetailer, LocalNetworks, NetworkCall
 from sampling.program import Tensors
-from serving.local import LocalDetailer, LocalNetworks, NetworkCall
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAME = "standin"

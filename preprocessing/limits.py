@@ -111,12 +111,20 @@ class Limits:
     )
     max_message_bytes: int = _limit(
         4 * _GIB,
-        "tensors, as they come, of all requests inside a door (one is segs_detailer, the other "
+        "tensors, as they come, of all requests of a front end (one is segs_detailer, the other "
         "segs_detailer_stream), those that wait too",
         LATER,
     )
-    max_requests: int = _limit(512, "requests that are sampled", LATER, most=100_000)
-    max_queue_s: float = _limit(600.0, "their estimated device seconds", LATER, least=1e-3)
+    max_in_flight_bytes: int = _limit(
+        1 * _GIB,
+        "pixels of the large pictures (over 16 MiB each) that a front end has in the stages at "
+        "once; one always goes",
+        WAITS,
+    )
+    max_requests: int = _limit(
+        2048, "requests of a front end, those that wait too", LATER, most=100_000
+    )
+    max_queue_s: float = _limit(600.0, "their estimated seconds", LATER, least=1e-3)
     max_slowdown: float | None = _limit(
         None,
         "how many times longer than alone a request may take because of others, by estimate; "

@@ -20,6 +20,9 @@ class CancelledByClientError(Exception):
         super().__init__(why)
 
 
+TRY_AGAIN = ": try again in "
+
+
 class UnavailableError(Exception):
     """The request was not done, and may be sent again.
 
@@ -27,15 +30,18 @@ class UnavailableError(Exception):
     """
 
     def __init__(self, why: str, retry_after_s: float) -> None:
-        super().__init__(f"{why}: try again in {retry_after_s:.1f} s")
+        super().__init__(f"{why}{TRY_AGAIN}{retry_after_s:.1f} s")
         self.retry_after_s = retry_after_s
 
 
 class OverloadedError(UnavailableError):
     """There is too much work already; the request was not begun."""
 
+    WHY = "overloaded"
+    """How the message begins."""
+
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("overloaded", retry_after_s)
+        super().__init__(self.WHY, retry_after_s)
 
 
 class StoppingError(UnavailableError):

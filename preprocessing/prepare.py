@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
-from preprocessing.images import Pixels, open_picture
+from preprocessing.images import Picture, Pixels, open_picture
 from preprocessing.limits import DEFAULT, Limits
 from preprocessing.plan import Plan
 from preprocessing.prompts import PromptBook
 from preprocessing.seg_reader import SegReader
-from preprocessing.survey import Survey
-from segs_client.contract import invalid, parse_request
+from preprocessing.survey import Survey, SurveyedSeg
+from segs_client.contract import DetailRequest, invalid, parse_request
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,68 @@ class Prepared:
     """The SEGS' own crops, float32."""
 
 
-def prepare(
+@dataclass(frozen=True)
+class Checked:
+    """A request of which all is checked that can be told from its JSON and from headers; nothing
+    is decoded yet."""
+
+    request: DetailRequest
+    request_id: str
+    deadline_s: float | None
+    picture: Picture
+    inputs: Inputs
+    book: PromptBook
+    survey: Survey
+    segs: tuple[SurveyedSeg, ...]
+    check_s: float
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of the picture's pixels, uint8 RGB."""
+        return 3 * math.prod(self.picture.size)
+
+    def decode(self) -> Prepared:
+        """Decodes the pictures and brings every crop to its sampled size.
+
+        Raises:
+            ContractError: a file that is truncated or broken, or wrong values.
+        """
+        start_s = time.perf_counter()
+        request = self.request
+        pixels = self.picture.pixels()
+        reader = SegReader(request, pixels, self.book, **_arrays(self.inputs))
+        pairs = enumerate(zip(request.segs.items, self.segs, strict=True))
+        plan = Plan(
+            request=request,
+            request_id=self.request_id,
+            deadline_s=self.deadline_s,
+            image_size=self.picture.size,
+            segs=tuple(reader.read(index, *pair) for index, pair in pairs),
+            prepare_s=self.check_s + time.perf_counter() - start_s,
+            memory_bytes=self.survey.memory_bytes,
+        )
+        return Prepared(
+            plan,
+            pixels.reshape(-1),
+            reader.crops.tensor(),
+            reader.masks.tensor(),
+            reader.given.tensor(),
+        )
+
+
+def check(
     inputs: Inputs,
     *,
     pipelines: Mapping[str, PipelineDescriptor],
     limits: Limits = DEFAULT,
     request_id: str = "",
     deadline_s: float | None = None,
-) -> Prepared:
-    """Validates a request and brings every crop to its sampled size.
-
-    Whatever can be told from its JSON and from headers is told before anything is decoded.
+) -> Checked:
+    """Validates a request by its JSON and by headers.
 
     Args:
         pipelines: those that may be asked for, by name.
-        deadline_s: ``time.time()`` at which the answer is worthless.
+        deadline_s: ``time.time()`` at which the answer is of no use.
 
     Raises:
         ContractError: whatever is wrong with the input, naming the field.
@@ -70,35 +118,47 @@ def prepare(
         refiner = _named(request.refiner.pipeline, pipelines, "refiner.pipeline")
         _check_refiner(pipeline, refiner)
     picture = open_picture(inputs.image, request.image, limits)
-    tensors = {
+    survey = Survey(request, picture.size, tuple(pipeline.controlnets), limits, **_arrays(inputs))
+    surveyed = survey.segs()
+    book = PromptBook(request, limits)
+    book.check(pipeline, refiner)
+    return Checked(
+        request,
+        request_id,
+        deadline_s,
+        picture,
+        inputs,
+        book,
+        survey,
+        surveyed,
+        time.perf_counter() - start_s,
+    )
+
+
+def prepare(
+    inputs: Inputs,
+    *,
+    pipelines: Mapping[str, PipelineDescriptor],
+    limits: Limits = DEFAULT,
+    request_id: str = "",
+    deadline_s: float | None = None,
+) -> Prepared:
+    """:func:`check`, then :meth:`Checked.decode`."""
+    return check(
+        inputs,
+        pipelines=pipelines,
+        limits=limits,
+        request_id=request_id,
+        deadline_s=deadline_s,
+    ).decode()
+
+
+def _arrays(inputs: Inputs) -> dict[str, Pixels | None]:
+    return {
         "masks": inputs.masks,
         "images": inputs.seg_images,
         "controls": inputs.control_images,
     }
-    survey = Survey(request, picture.size, tuple(pipeline.controlnets), limits, **tensors)
-    surveyed = survey.segs()
-    book = PromptBook(request, limits)
-    book.check(pipeline, refiner)
-    # Only now anything is decoded.
-    pixels = picture.pixels()
-    reader = SegReader(request, pixels, book, **tensors)
-    pairs = enumerate(zip(request.segs.items, surveyed, strict=True))
-    plan = Plan(
-        request=request,
-        request_id=request_id,
-        deadline_s=deadline_s,
-        image_size=picture.size,
-        segs=tuple(reader.read(index, *pair) for index, pair in pairs),
-        prepare_s=time.perf_counter() - start_s,
-        memory_bytes=survey.memory_bytes,
-    )
-    return Prepared(
-        plan,
-        pixels.reshape(-1),
-        reader.crops.tensor(),
-        reader.masks.tensor(),
-        reader.given.tensor(),
-    )
 
 
 def _check_tensors(inputs: Inputs, limits: Limits) -> None:

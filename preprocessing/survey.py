@@ -66,7 +66,8 @@ class Survey:
         controlnets: names of the pipeline's.
         masks, images, controls: the request's flat tensors.
 
-    ``memory_bytes``: of all arrays that it would take, once :meth:`segs` has returned.
+    Once :meth:`segs` has returned, ``memory_bytes`` is that of all arrays that it would take,
+    ``work`` its megapixel-steps, and ``sampled_pixels`` those of all SEGs and passes.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class Survey:
         self._images = _NOTHING if images is None else images
         self._controls = _NOTHING if controls is None else controls
         self._control_pictures: set[Buffer] = set()
-        self._sampled_pixels = 0
-        self._work = 0.0
+        self.sampled_pixels = 0
+        self.work = 0.0
         self._answer_bytes = 0
         self.memory_bytes = math.prod(size) * _PICTURE_BYTES
 
@@ -198,8 +199,8 @@ class Survey:
                 value=f"{size[1]}×{size[0]}",
                 allowed=f"up to {limits.max_seg_pixels} pixels",
             )
-        self._sampled_pixels += area * request.batch_size
-        if self._sampled_pixels > limits.max_request_pixels:
+        self.sampled_pixels += area * request.batch_size
+        if self.sampled_pixels > limits.max_request_pixels:
             raise invalid(
                 "segs.items",
                 "the SEGs are too many or too large together",
@@ -218,12 +219,12 @@ class Survey:
             )
         sides = 2 + len(request.prompts) + len(request.negatives)
         runs = steps * request.cycle * request.batch_size * sides / 2 * (1 + controls)
-        self._work += area / 1e6 * runs
-        if self._work > limits.max_work:
+        self.work += area / 1e6 * runs
+        if self.work > limits.max_work:
             raise invalid(
                 "steps",
                 "too much work; take fewer SEGs, steps, cycles or passes, or smaller sizes",
-                value=f"{self._work:.0f} and more",
+                value=f"{self.work:.0f} and more",
                 allowed=f"up to {limits.max_work:.0f} megapixel-steps of a request",
             )
 

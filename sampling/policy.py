@@ -24,8 +24,6 @@ from typing import Protocol, TypeVar
 from sampling.costs import CostModel
 from sampling.program import Call
 
-PRIORITY_WEIGHTS = {"low": 0.25, "normal": 1.0, "high": 4.0}
-"""A requester's weight, by what its request says."""
 _ALONE_SHARE = 2.0
 """A lone requester's batches may take so many times its call alone: who comes next waits for one
 of them. Where rows cost their time, more of them gain little."""

@@ -23,7 +23,8 @@ from preprocessing.plan import DeadlineExceededError, Outcome, Plan, SampledSeg
 from sampling.admission import Admission
 from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.pipeline import Pipeline, device_of, network_table
-from sampling.policy import PRIORITY_WEIGHTS, Requester
+from sampling.policy import Requester
+from sampling.priority import PRIORITY_WEIGHTS
 from sampling.progress import Follower
 from sampling.request_work import RequestWork
 from sampling.slots import Slots

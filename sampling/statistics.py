@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ _MOST_WAITING = 1 << 16
 
 
 class Counter:
-    """Sums that only grow, by label values. One thread adds, any may read.
+    """Sums that only grow, by label values. Any thread may add and read.
 
     Args:
         known: label values that are there from the start, with 0.
@@ -26,20 +27,23 @@ class Counter:
 
     def __init__(self, known: Collection[Labels] = ()) -> None:
         self._sums: dict[Labels, float] = dict.fromkeys(known, 0.0)
+        self._lock = threading.Lock()
 
     def add(self, *labels: str, amount: float = 1.0) -> None:
         """Adds to the sum of these labels."""
-        self._sums[labels] = self._sums.get(labels, 0.0) + amount
+        with self._lock:
+            self._sums[labels] = self._sums.get(labels, 0.0) + amount
 
     def values(self) -> Mapping[Labels, float]:
         """A copy."""
-        return self._sums.copy()
+        with self._lock:
+            return self._sums.copy()
 
 
 class Observations:
-    """Measured values by label values, each until it is taken. One thread adds, any may take.
+    """Measured values by label values, each until it is taken. Any thread may add, one takes.
 
-    Nothing is kept before somebody has said that he will take it.
+    Nothing is kept before ``wanted`` is set.
     """
 
     def __init__(self) -> None:

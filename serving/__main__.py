@@ -9,15 +9,15 @@ from pathlib import Path
 
 from segs_client import access
 from segs_client.errors import InvalidRequest
-from serving.api_keys import key_line, new_key
-from serving.canary import Song, run_canary
+from serving.canary import Canary, run_canary
 from serving.connection import Connection
 from serving.errors import ServingError, TlsError
 from serving.health import check_health
 from serving.limit_flags import add_limits, chosen_limits
-from serving.log_format import FORMATS, JsonFormatter
 from serving.options import MODEL_REPOSITORY, RESTRICTED, ServerOptions, TlsFiles
 from serving.supervise import supervise
+from triton_models.api_keys import key_line, new_key
+from triton_models.log_format import FORMATS, JsonFormatter
 
 log = logging.getLogger("serving")
 
@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
             _write_key(options.name)
         else:
             server = Connection(options.url, access.headers(None), access.connection(None))
-            song = Song(options.pipeline, options.controlnet)
-            taken_s = run_canary(server, song, options.timeout)
-            log.info("%s answered in %.2f s", song, taken_s)
+            canary = Canary(options.pipeline, options.controlnet)
+            taken_s = run_canary(server, canary, options.timeout)
+            log.info("%s answered in %.2f s", canary, taken_s)
     except (ServingError, InvalidRequest) as error:
         log.error("%s", error)
         return 1

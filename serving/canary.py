@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,7 +22,6 @@ from tritonclient.utils import InferenceServerException
 from pipelines import PipelineDescriptor
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ContractError
 from segs_client.events import EVENT_OUTPUT, ErrorEvent, ResultEvent, parse_event
-from serving.api_keys import CANARY_ID
 from serving.connection import Connection
 from serving.errors import CanaryError
 
@@ -30,34 +29,34 @@ _SIDE_PX = 64
 
 
 @dataclass(frozen=True)
-class Song:
-    """What one canary goes through: a pipeline's networks, with one of its ControlNets or none."""
+class Canary:
+    """A tiny request through a pipeline's networks, with one of its ControlNets or none."""
 
     pipeline: str
     controlnet: str | None = None
     streamed: bool = False
-    """Through the other door."""
+    """Through the front end of streams."""
 
     def __str__(self) -> str:
         controlnet = f" with ControlNet {self.controlnet!r}" if self.controlnet else ""
         return f"pipeline {self.pipeline!r}{controlnet}" + (", streamed" if self.streamed else "")
 
 
-def songs(pipelines: Iterable[PipelineDescriptor]) -> tuple[Song, ...]:
-    """Those that go through every model of these pipelines, and both doors."""
+def canaries(pipelines: Iterable[PipelineDescriptor]) -> tuple[Canary, ...]:
+    """Those that go through every model of these pipelines, and both front ends."""
     found = [
-        Song(each.name, controlnet)
+        Canary(each.name, controlnet)
         for each in pipelines
         for controlnet in (None, *each.controlnets)
     ]
-    return (*found, *(Song(each.pipeline, streamed=True) for each in found[:1]))
+    return (*found, *(Canary(each.pipeline, streamed=True) for each in found[:1]))
 
 
-def canary_request(song: Song) -> dict[str, Any]:
+def canary_request(canary: Canary) -> dict[str, Any]:
     """The request's JSON: one step on one small SEG, and no picture back."""
     return {
-        "pipeline": song.pipeline,
-        "controlnets": [] if song.controlnet is None else [{"name": song.controlnet}],
+        "pipeline": canary.pipeline,
+        "controlnets": [] if canary.controlnet is None else [{"name": canary.controlnet}],
         "steps": 1,
         "guide_size": _SIDE_PX,
         "max_size": _SIDE_PX,
@@ -69,62 +68,63 @@ def canary_request(song: Song) -> dict[str, Any]:
 
 def run_canary(
     server: Connection,
-    song: Song,
+    canary: Canary,
     timeout_s: float,
     stop_asked: threading.Event | None = None,
-    *,
-    refused_is_fine: bool = False,
 ) -> float:
     """Sends one canary and returns how long the answer took, in seconds.
-
-    Args:
-        refused_is_fine: a server with too much to do, which says so, is alive.
 
     Raises:
         CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
     """
     answers: SimpleQueue[Exception | None] = SimpleQueue()
     begun = time.monotonic()
-    # Nobody wants to see it among the traces: it is said not to be sampled.
+    # Not sampled: it is of no use among the traces.
     untraced = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}
     with server.open() as client:
         try:
-            cancel = _send(client, song, answers, timeout_s, {**server.headers, **untraced})
+            headers = {**server.headers, **untraced}
+            cancel = _send(client, canary, answers, timeout_s, headers, server.parameters)
         except InferenceServerException as ended:  # the stream, before it was used
-            raise CanaryError(f"{song}: {ended}") from ended
+            raise CanaryError(f"{canary}: {ended}") from ended
         while stop_asked is None or not stop_asked.is_set():
             try:
                 error = answers.get(timeout=0.05)
             except Empty:
                 if time.monotonic() - begun > timeout_s + 1:
-                    late = f"{song}: no answer in {timeout_s:g} s"
+                    late = f"{canary}: no answer in {timeout_s:g} s"
                     raise CanaryError(late) from None
                 continue
-            if error is not None and not (refused_is_fine and _is_overload(error)):
-                raise CanaryError(f"{song}: {error}")
+            if error is not None:
+                raise CanaryError(f"{canary}: {error}")
             return time.monotonic() - begun
         cancel()
-    raise CanaryError(f"{song}: stopped while waiting for the answer")
+    raise CanaryError(f"{canary}: stopped while waiting for the answer")
 
 
 def _send(
     client: grpc.InferenceServerClient,
-    song: Song,
+    canary: Canary,
     answers: SimpleQueue[Exception | None],
     timeout_s: float,
     headers: dict[str, str],
+    parameters: Mapping[str, str],
 ) -> Callable[[], object]:
     """Returns what cancels it."""
     request = grpc.InferInput("request", [1], "BYTES")
-    text = json.dumps(canary_request(song)).encode()
+    text = json.dumps(canary_request(canary)).encode()
     request.set_data_from_numpy(np.array([text], dtype=np.object_))
     pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
     image = grpc.InferInput("image", list(pixels.shape), "UINT8")
     image.set_data_from_numpy(pixels)
-    asked = {"inputs": [request, image], "request_id": f"{CANARY_ID}{song.pipeline}"}
-    if song.streamed:
+    asked = {
+        "inputs": [request, image],
+        "request_id": f"canary-{canary.pipeline}",
+        "parameters": dict(parameters),
+    }
+    if canary.streamed:
         client.start_stream(
-            lambda result, error: _hear(answers, result, error),
+            lambda result, error: _take(answers, result, error),
             stream_timeout=timeout_s,
             headers=headers,
         )
@@ -141,8 +141,8 @@ def _send(
     return cancel
 
 
-def _hear(answers: SimpleQueue[Exception | None], result: Any, error: Exception | None) -> None:
-    """Takes one response of a stream; all but the last are no answer yet."""
+def _take(answers: SimpleQueue[Exception | None], result: Any, error: Exception | None) -> None:
+    """Takes one response of a stream; only the last one is the answer."""
     if error is not None:
         answers.put(error)
         return
@@ -151,9 +151,3 @@ def _hear(answers: SimpleQueue[Exception | None], result: Any, error: Exception 
         answers.put(ContractError(event.error))
     elif isinstance(event, ResultEvent):
         answers.put(None)
-
-
-def _is_overload(error: Exception) -> bool:
-    if isinstance(error, ContractError):
-        return error.detail.code == "UNAVAILABLE"
-    return isinstance(error, InferenceServerException) and "UNAVAILABLE" in str(error.status())

@@ -16,11 +16,13 @@ class Connection:
     Args:
         url: ``host:port`` of gRPC.
         headers: metadata of inference calls, such as an API key.
+        parameters: of inference requests, such as the token of this start.
         options: further keyword arguments of tritonclient's ``InferenceServerClient``.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def open(self) -> grpc.InferenceServerClient:

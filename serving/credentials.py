@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from segs_client.contract import API_KEY_HEADER
-from serving.api_keys import API_KEYS_VARIABLE, CANARY_VARIABLE, hash_key, new_key
-from serving.inside import INSIDE_VARIABLE
+from triton_models import environment
+from triton_models.api_keys import hash_key, new_key
+from triton_models.internal_token import INTERNAL
 
 ADMIN_KEY = "admin_key"
 """Stands, as ``{admin_key}``, in the server's command until that is run."""
@@ -25,7 +26,7 @@ class Credentials:
     admin_key: str = field(default_factory=secrets.token_hex)
     """Of Triton's calls that change the server."""
     canary_key: str = field(default_factory=new_key)
-    """The API key that the canary sings with, where keys are asked for."""
+    """The API key of canaries, where keys are required."""
     inside: str = field(default_factory=secrets.token_hex)
     """The token of calls between our models."""
 
@@ -41,13 +42,17 @@ class Credentials:
         """gRPC metadata of the canary's calls."""
         return {API_KEY_HEADER: self.canary_key}
 
+    def internal_parameters(self) -> dict[str, str]:
+        """Request parameters of the canary's calls."""
+        return {INTERNAL: self.inside}
+
     def environment(self, api_keys: Path | None) -> dict[str, str]:
         """What the Python models have to know."""
-        always = {INSIDE_VARIABLE: self.inside}
+        always = {environment.INTERNAL_TOKEN: self.inside}
         if api_keys is None:
             return always
         return {
-            API_KEYS_VARIABLE: str(api_keys.absolute()),
-            CANARY_VARIABLE: hash_key(self.canary_key),
+            environment.API_KEYS: str(api_keys.absolute()),
+            environment.CANARY_KEY_SHA256: hash_key(self.canary_key),
             **always,
         }

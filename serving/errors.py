@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
+from triton_models.errors import KeyFileError, ServingError, TracingError
+from triton_models.state import model_of
 
-class ServingError(Exception):
-    """Root of this package's errors; the message tells an operator what to do."""
+__all__ = ["KeyFileError", "ServingError", "TracingError"]
 
 
 class RepositoryError(ServingError):
@@ -17,16 +18,12 @@ class EngineError(ServingError):
     """A compiled engine does not run with this TensorRT or on this GPU."""
 
 
-class KeyFileError(ServingError):
-    """The file of API keys is missing, malformed or open to others."""
-
-
 class TlsError(ServingError):
     """A certificate or a key is missing, malformed, or does not fit the others."""
 
 
 class ExposureError(ServingError):
-    """The server would be open to others in a way that nobody should be offered."""
+    """The server would be open to others in an unsafe way."""
 
 
 class InstallationError(ServingError):
@@ -50,14 +47,22 @@ class LimitsError(ServingError):
 
 
 class CanaryError(ServingError):
-    """The server says that it is ready but a small request fails."""
+    """The server is ready by Triton's account, but a small request fails."""
 
 
 class ModelsDownError(ServingError):
-    """Python models' processes have died or hang; loading these models again may mend it."""
+    """Processes of Python models have ended or stall; loading these models again may help.
 
-    def __init__(self, why: str, models: Collection[str], hanging: Collection[int] = ()) -> None:
-        super().__init__(f"{why}: {', '.join(sorted(models))}")
-        self.models = frozenset(models)
-        self.hanging = frozenset(hanging)
+    Args:
+        processes: process id by instance; None: it has ended.
+    """
+
+    def __init__(self, why: str, processes: Mapping[str, int | None]) -> None:
+        named = [
+            instance if pid is None else f"{instance} (pid {pid})"
+            for instance, pid in sorted(processes.items())
+        ]
+        super().__init__(f"{why}: {', '.join(named)}")
+        self.models = frozenset(model_of(instance) for instance in processes)
+        self.stalled = frozenset(pid for pid in processes.values() if pid is not None)
         """Processes that are still there, to be killed first."""

@@ -32,7 +32,7 @@ import psutil
 
 from serving.hidden_arguments import HidingError, fill, start_hidden
 from serving.leftovers import Belongings
-from serving.stub_logging import configure_logging
+from triton_models.stub_logging import configure_logging
 
 log = logging.getLogger("serving.guard")
 

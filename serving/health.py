@@ -1,10 +1,9 @@
 """Whether the server can serve, for probes over HTTP and gRPC.
 
 ``/health/live`` answers 200 while the supervisor runs. ``/health/ready`` answers 200 while the
-canary sings, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers for
-Prometheus. ``grpc.health.v1.Health`` says SERVING
-and NOT_SERVING likewise. (Triton's own, on its own port, goes on saying that all is well after a
-model's process has died.)
+server answers canaries, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers
+for Prometheus. ``grpc.health.v1.Health`` has SERVING and NOT_SERVING likewise. (Triton's own, on its own port, stays ready after a model's process has
+died.)
 """
 
 from __future__ import annotations
@@ -75,8 +74,8 @@ class Health:
             ready=False, reason="loading again", reloads=times, last_failure=_public(reason)
         )
 
-    def sang(self, at_s: float, taken_s: float) -> None:
-        """The canary was answered."""
+    def answered(self, at_s: float, taken_s: float) -> None:
+        """A canary was answered."""
         self._change(ready=True, reason=None, canary={"at": at_s, "seconds": round(taken_s, 3)})
 
     def state(self) -> dict[str, Any]:

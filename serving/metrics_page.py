@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving import health_metrics
-from serving.metrics import METRICS
 from serving.options import REPOSITORY_ROOT
 from serving.page_tables import filled, table
+from triton_models.metrics import METRICS
 
 PAGE = REPOSITORY_ROOT / "docs" / "metrics.md"
 

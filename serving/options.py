@@ -9,8 +9,6 @@ from preprocessing.limits import DEFAULT, Limits
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
-REPOSITORIES_VARIABLE = "SEGS_REPOSITORIES"
-"""Environment variable of the Python models: folders of pipelines, joined by ``os.pathsep``."""
 RESTRICTED = (
     "shared-memory",
     "model-repository",
@@ -20,12 +18,8 @@ RESTRICTED = (
     "logging",
 )
 """Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
-LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
-LOG_FORMAT_VARIABLE = "SEGS_LOG_FORMAT"
 SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
 """Environment variable of the Python models, set where Triton does not refuse such shapes."""
-LIMITS_VARIABLE = "SEGS_LIMITS"
-"""Environment variable of the Python models: fields of Limits, as JSON."""
 
 
 @dataclass(frozen=True)

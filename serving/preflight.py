@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from pipelines import PipelineDescriptor, PipelineError
 from pipelines.files import check_files
-from serving.api_keys import read_keys
 from serving.engines import check_engines
 from serving.errors import RepositoryError, StartError
 from serving.exposure import check_exposure
@@ -16,7 +15,8 @@ from serving.installation import Installation, check_libraries, find_installatio
 from serving.leftovers import SHARED_MEMORY
 from serving.options import ServerOptions
 from serving.repositories import check_repositories
-from serving.tracing import check_tracing
+from triton_models.api_keys import read_keys
+from triton_models.tracing import check_tracing
 
 _LEAST_SHARED_BYTES = 32 << 20
 """Each Python model takes 1 MiB before its first request, and tensors pass through it."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
-from serving.heart import is_alive
 from serving.installation import STUB_NAME
+from triton_models.state import is_alive
 
 
 class MemoryUse(NamedTuple):
@@ -109,18 +109,4 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def physical_cores() -> int:
-    """Those this process may use: a core's two threads share its arithmetic units."""
-    allowed = len(os.sched_getaffinity(0))
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
-
-
-def give_way() -> None:
-    """Lets other processes' threads go before this thread's and those that it starts: a network
-    computes long on all cores; preparing, stepping and refusing are short, and wait for nobody."""
-    with contextlib.suppress(OSError):
-        os.nice(_NETWORK_NICENESS)
-
-
-_NETWORK_NICENESS = 5
 _LOOK_S = 0.05

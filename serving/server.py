@@ -18,36 +18,36 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
-from serving.canary import Song, run_canary, songs
+from serving.canary import Canary, canaries, run_canary
 from serving.connection import Connection
 from serving.credentials import Credentials
-from serving.errors import CrashError, ModelsDownError, ServingError, StartError
-from serving.heart import (
-    BEAT_S,
-    ENGINE_MODEL,
-    Drain,
-    EngineState,
-    forget_engine,
-    model_of,
-    order_drain,
-    read_doors,
-    read_state,
-)
+from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
 from serving.launching import launch
 from serving.leftovers import Belongings, remove_abandoned
 from serving.logs import LogReader
+from serving.monitor import ProcessMonitor
 from serving.options import ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
 from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_processes
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
-from serving.watch import Watch
+from triton_models.state import (
+    ENGINE_MODEL,
+    HEARTBEAT_S,
+    Drain,
+    EngineStatus,
+    model_of,
+    order_drain,
+    read_engine,
+    read_front_ends,
+    remove_engine_status,
+)
 
 log = logging.getLogger(__name__)
 
-_HEARD_S = 1.5 * BEAT_S
-"""By then the step engine has read an order and told what came of it."""
+_FOLLOWED_S = 1.5 * HEARTBEAT_S
+"""By then front ends and step engine have read an order and written what came of it."""
 _LOOK_S = 0.1
 _REPLACED_S = 1.0
 """For a replaced model's other processes to end what they are at. Triton keeps them for ever where
@@ -73,8 +73,8 @@ class EmbeddedServer:
         folders = tuple(Path(folder) for folder in repositories)
         self.options = ServerOptions(**{"grpc_port": 0, **options, "repositories": folders})
         self.pipelines: tuple[str, ...] = ()
-        self.songs: tuple[Song, ...] = ()
-        """The canaries that it has to answer."""
+        self.canaries: tuple[Canary, ...] = ()
+        """Those that it has to answer to be ready."""
         self.ports: dict[str, int] = {}
         self.pid = 0
         """Process id of tritonserver itself."""
@@ -84,7 +84,7 @@ class EmbeddedServer:
         self._descriptors: dict[Path, bytes] = {}
         """What they said when it was started."""
         self._ensembles: dict[str, tuple[str, str]] = {}
-        self._watch: Watch | None = None
+        self._monitor: ProcessMonitor | None = None
         self.credentials = Credentials()
         self._tls: Mapping[str, Any] = {}
         self._lock = threading.Lock()
@@ -113,8 +113,10 @@ class EmbeddedServer:
 
     @property
     def connection(self) -> Connection:
-        """How calls from this machine get in, past TLS and API keys."""
-        return Connection(self.grpc_url, self.credentials.canary_headers(), self._tls)
+        """How calls from this machine are made, with TLS and API keys."""
+        credentials = self.credentials
+        headers, parameters = credentials.canary_headers(), credentials.internal_parameters()
+        return Connection(self.grpc_url, headers, parameters, self._tls)
 
     def address(self, protocol: str) -> str:
         """``host:port`` of ``grpc``, ``http`` or ``metrics`` for a client on this machine."""
@@ -160,7 +162,7 @@ class EmbeddedServer:
             for pipeline in pipelines.values():
                 self._ensembles.update(pipeline.ensembles)
             if options.canary and has_detailer(options.model_repository):
-                self.songs = songs(pipelines.values())
+                self.canaries = canaries(pipelines.values())
             self._claim_ports()
             try:
                 self._belongings, owner = Belongings.make()
@@ -179,7 +181,7 @@ class EmbeddedServer:
             self._guard, self.pid, self._log, self._tls = launched
         try:
             self._wait_ready(stop_asked)
-            self.sing(stop_asked)
+            self._until_answered(stop_asked)
         except BaseException:
             self.stop()
             raise
@@ -214,7 +216,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._watch = Watch(self.pid, self._guard.pid, self.state, self._ensembles)
+        self._monitor = ProcessMonitor(self.pid, self._guard.pid, self.state, self._ensembles)
 
     def _why_ended(self) -> StartError:
         assert self._log is not None
@@ -227,15 +229,50 @@ class EmbeddedServer:
         kind = CrashError if any(sign in self.tail(500) for sign in _CRASH) else StartError
         return kind(f"tritonserver ended while starting; its last lines:\n{lines}")
 
-    def sing(self, stop_asked: threading.Event) -> None:
-        """Sends all canaries, one after another.
+    def _until_answered(self, stop_asked: threading.Event) -> None:
+        """Sends all canaries, one after another, and watches the processes meanwhile.
 
         Raises:
             CanaryError: one was not answered.
+            CrashError: a process ended that cannot be loaded again alone.
+            ServingError: ``stop_asked`` was set meanwhile.
         """
-        for song in self.songs:
-            taken_s = run_canary(self.connection, song, self.options.start_timeout_s, stop_asked)
-            log.info("%s answered in %.2f s", song, taken_s)
+        pool = ThreadPoolExecutor(1, "canary")
+        try:
+            while True:
+                reloads = 0
+                answered = pool.submit(self._send_canaries, stop_asked)
+                while not wait([answered], _LOOK_S).done:
+                    reloads += self._repair(stop_asked)
+                try:
+                    answered.result()
+                except CanaryError:
+                    if stop_asked.is_set() or not (reloads or self._repair(stop_asked)):
+                        raise
+                else:
+                    return
+        finally:
+            pool.shutdown(wait=False)
+
+    def _repair(self, stop_asked: threading.Event) -> bool:
+        """Looks at all processes; whether models had to be loaded again."""
+        try:
+            self.check()
+        except ModelsDownError as down:
+            log.error("%s; loading the models again", down)
+            try:
+                self.reload(down, stop_asked)
+            except ServingError as error:
+                raise CrashError(str(error)) from error
+            return True
+        except ServingError as error:
+            raise CrashError(str(error)) from error
+        return False
+
+    def _send_canaries(self, stop_asked: threading.Event) -> None:
+        for canary in self.canaries:
+            taken_s = run_canary(self.connection, canary, self.options.start_timeout_s, stop_asked)
+            log.info("%s answered in %.2f s", canary, taken_s)
 
     def tail(self, lines: int = 50) -> str:
         """The last lines of the server's output."""
@@ -247,25 +284,25 @@ class EmbeddedServer:
         return memory_use(self.pid)
 
     def check(self) -> None:
-        """Looks whether the server and every model's process are still there and alive.
+        """Looks whether the server and every model's process are there and move.
 
         Raises:
-            ModelsDownError: models whose process has died or hangs; :meth:`reload` may mend it.
-            ServingError: tritonserver itself has ended, or a network hangs inside of it.
+            ModelsDownError: processes of models have ended or stall; :meth:`reload` may help.
+            ServingError: tritonserver itself has ended, or a network stalls inside of it.
         """
-        guard, watch = self._require_running(), self._watch
-        if guard.poll() is not None or watch is None:
+        guard, monitor = self._require_running(), self._monitor
+        if guard.poll() is not None or monitor is None:
             raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
-        watch.check()
+        monitor.check()
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
         """Waits until one of the server's processes ends, at most so long."""
-        if self._watch is not None:
-            self._watch.wait(limit_s, stop_asked)
+        if self._monitor is not None:
+            self._monitor.wait(limit_s, stop_asked)
 
     def is_worn(self) -> bool:
-        """Whether a fresh server is better, as this one holds what nobody will ever take."""
-        return self._watch is not None and self._watch.is_worn()
+        """Whether it has to be started again, as too many calls were lost with their processes."""
+        return self._monitor is not None and self._monitor.is_worn()
 
     def reload(self, down: ModelsDownError, stop_asked: threading.Event | None = None) -> None:
         """Has Triton load these models again; requests that wait for them go on then.
@@ -288,11 +325,11 @@ class EmbeddedServer:
             for instance, pid in model_processes(guard.pid).items()
             if model_of(instance) in down.models
         ]
-        for pid in down.hanging:
+        for pid in down.stalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if ENGINE_MODEL in down.models:
-            forget_engine(self.state)
+            remove_engine_status(self.state)
         timeout_s = self.options.start_timeout_s
         admin = self.credentials.admin_headers()
         pool = ThreadPoolExecutor(1, "loading")
@@ -305,12 +342,12 @@ class EmbeddedServer:
                 raise ServingError("stopped while models are loaded")
         loaded.result()
         end_soon(before, _REPLACED_S)
-        if self._watch is not None:
-            self._watch.note()
+        if self._monitor is not None:
+            self._monitor.note()
 
-    def engine_state(self) -> EngineState | None:
-        """What the step engine said last of what it is doing; None if it has said nothing."""
-        return None if self._belongings is None else read_state(self.state)
+    def engine_state(self) -> EngineStatus | None:
+        """The step engine's last status; None if it has written none."""
+        return None if self._belongings is None else read_engine(self.state)
 
     def drain(self, limit_s: float, give_up: threading.Event) -> None:
         """Lets no new requests in and waits until those under way are done, up to ``limit_s``;
@@ -319,7 +356,7 @@ class EmbeddedServer:
             return
         self._order_drain("refuse")
         deadline = time.monotonic() + limit_s
-        while not give_up.wait(_HEARD_S):
+        while not give_up.wait(_FOLLOWED_S):
             left = self._under_way()
             if left == 0 or self._require_running().poll() is not None:
                 return
@@ -327,14 +364,25 @@ class EmbeddedServer:
                 log.warning("%d requests are not done after %g s", left, limit_s)
                 break
         self._order_drain("end")
-        give_up.wait(_HEARD_S)
+        give_up.wait(_FOLLOWED_S)
 
     def _under_way(self) -> int:
-        """Requests, by the last words of the doors, which have them until they are answered, and of
-        the step engine."""
-        state = self.engine_state()
-        behind_doors = sum(door.pending for door in read_doors(self.state))
-        return max(behind_doors, 0 if state is None else state.requests)
+        """Requests, by the last status of the front ends, which count them until they are answered,
+        and of the step engine."""
+        engine = self.engine_state()
+        pending = sum(each.pending for each in read_front_ends(self.state))
+        return max(pending, 0 if engine is None else engine.requests)
+
+    def is_idle(self) -> bool:
+        """Whether no requests are pending but canaries."""
+        return self._under_way() == 0
+
+    def activity(self) -> tuple[int, int]:
+        """How many requests have arrived since the start, canaries not counted, and how many the
+        step engine has answered."""
+        engine = self.engine_state()
+        arrived = sum(each.arrived for each in read_front_ends(self.state))
+        return arrived, 0 if engine is None else engine.answered
 
     def _order_drain(self, order: Drain) -> None:
         try:
@@ -358,8 +406,8 @@ class EmbeddedServer:
             log.error("the server's guard does not answer; killing it")
             self._guard.kill()
             self._guard.wait()
-        if self._watch is not None:
-            self._watch.close()
+        if self._monitor is not None:
+            self._monitor.close()
         if self._log is not None:
             self._log.join(2.0)
         if self._belongings is not None:

@@ -20,22 +20,15 @@ from types import FrameType
 from serving.errors import ModelsDownError, ServingError
 from serving.guard import allow_many_files
 from serving.health import GrpcHealthServer, Health, HealthServer
-from serving.heart import write_whole
 from serving.options import ServerOptions
+from serving.readiness import Readiness
 from serving.server import EmbeddedServer
-from serving.singer import Singer
+from serving.times import CHECK_S, HEALTHY_S, MOST_PAUSE_S, RELOAD_WINDOW_S, RELOADS
+from triton_models.state import write_whole
 
 log = logging.getLogger(__name__)
 
-_HEALTHY_S = 10.0
-"""A server that fell sooner after it was ready is in a loop of crashes, and pauses before the next
-start."""
-_MOST_PAUSE_S = 60.0
 _MOST_DOUBLINGS = 10
-_CHECK_INTERVAL_S = 1.0
-_RELOADS = 3
-_RELOAD_WINDOW_S = 60.0
-"""So many reloads of one model within that time; then the whole server is started again."""
 
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
@@ -105,9 +98,9 @@ class _Supervisor:
 
     def _pause(self, died: ServingError) -> bool:
         """Waits before another start; returns whether a stop was asked for meanwhile."""
-        if time.monotonic() - self._ready_s >= _HEALTHY_S:
+        if time.monotonic() - self._ready_s >= HEALTHY_S:
             self._in_row = 0
-        pause_s = min(2.0 ** min(self._in_row, _MOST_DOUBLINGS) - 1, _MOST_PAUSE_S)
+        pause_s = min(2.0 ** min(self._in_row, _MOST_DOUBLINGS) - 1, MOST_PAUSE_S)
         self._in_row += 1
         self._restarts += 1
         self._reloaded_s.clear()
@@ -145,12 +138,12 @@ class _Supervisor:
         self._tell_ready(server)
         self._ready_s = time.monotonic()
         self.health.ready(server.pipelines)
-        with Singer(server, self.health) as singer:
+        with Readiness(server, self.health) as readiness:
             while not self._stop_asked.is_set():
-                server.wait(_CHECK_INTERVAL_S, self._stop_asked)
+                server.wait(CHECK_S, self._stop_asked)
                 try:
-                    self._check(server, singer)
-                    singer.check()
+                    self._check(server, readiness)
+                    readiness.check()
                 except ServingError as error:
                     if not self._stop_asked.is_set():
                         return error
@@ -171,13 +164,13 @@ class _Supervisor:
         except OSError as error:
             log.error("%s: %s", self.ready_file, error.strerror)
 
-    def _check(self, server: EmbeddedServer, singer: Singer) -> None:
-        """Looks after the server, and mends what can be mended without a restart."""
+    def _check(self, server: EmbeddedServer, readiness: Readiness) -> None:
+        """Looks at all processes, and loads models again where that is enough."""
         try:
             server.check()
         except ModelsDownError as down:
             self._reload(server, down)
-            singer.sing_all()
+            readiness.check_all()
         if server.is_worn():
             server.drain(self.options.drain_timeout_s, self._stop_asked)
             raise ServingError("too many calls were lost with their models' processes")
@@ -185,13 +178,13 @@ class _Supervisor:
     def _reload(self, server: EmbeddedServer, down: ModelsDownError) -> None:
         begun_s = time.monotonic()
         for model in down.models:
-            times = self._reloaded_s.setdefault(model, deque(maxlen=_RELOADS))
-            if len(times) == _RELOADS and begun_s - times[0] < _RELOAD_WINDOW_S:
+            times = self._reloaded_s.setdefault(model, deque(maxlen=RELOADS))
+            if len(times) == RELOADS and begun_s - times[0] < RELOAD_WINDOW_S:
                 raise down
             times.append(begun_s)
         self._reloads += 1
         self.health.reloading(self._reloads, str(down))
-        log.error("%s; loading them again", down)
+        log.error("%s; loading the models again", down)
         server.reload(down, self._stop_asked)
         log.info("loaded again within %.1f s", time.monotonic() - begun_s)
 

@@ -11,23 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from segs_client.contract import API_KEY_HEADER, TRACE_HEADERS
-from serving import memory
 from serving.credentials import ADMIN_HEADER, ADMIN_KEY
-from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
-from serving.metrics import METRICS_VARIABLE
-from serving.options import (
-    LIMITS_VARIABLE,
-    LOG_FORMAT_VARIABLE,
-    LOG_LEVEL_VARIABLE,
-    REPOSITORIES_VARIABLE,
-    REPOSITORY_ROOT,
-    RESTRICTED,
-    SURVIVE_WRAPPED_VARIABLE,
-    ServerOptions,
-)
+from serving.options import REPOSITORY_ROOT, RESTRICTED, SURVIVE_WRAPPED_VARIABLE, ServerOptions
 from serving.repositories import model_folders
-from serving.tracing import is_wanted, tracing_environment
+from triton_models import environment, memory
+from triton_models.in_flight import POOL_THREADS
+from triton_models.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _PINGS = (
@@ -91,27 +81,27 @@ def build_python(workspace: Path) -> Path:
 def server_environment(
     options: ServerOptions, installation: Installation, python_bin: Path, state: Path
 ) -> dict[str, str]:
-    """The environment of tritonserver and of the stubs that it starts."""
-    environment = dict(os.environ)
-    environment["PATH"] = os.pathsep.join([str(python_bin), environment.get("PATH", os.defpath)])
-    environment["LD_LIBRARY_PATH"] = library_path(installation)
-    environment[REPOSITORIES_VARIABLE] = os.pathsep.join(
+    """The variables of tritonserver and of the stubs that it starts."""
+    variables = dict(os.environ)
+    variables["PATH"] = os.pathsep.join([str(python_bin), variables.get("PATH", os.defpath)])
+    variables["LD_LIBRARY_PATH"] = library_path(installation)
+    variables[environment.REPOSITORIES] = os.pathsep.join(
         str(folder.resolve()) for folder in options.repositories
     )
-    environment[LOG_LEVEL_VARIABLE] = options.log_level
-    environment[LOG_FORMAT_VARIABLE] = options.log_format
-    environment.update(tracing_environment(environment))
-    environment[LIMITS_VARIABLE] = json.dumps(asdict(options.limits))
-    environment[STATE_VARIABLE] = str(state)
+    variables[environment.LOG_LEVEL] = options.log_level
+    variables[environment.LOG_FORMAT] = options.log_format
+    variables.update(tracing_environment(variables))
+    variables[environment.LIMITS] = json.dumps(asdict(options.limits))
+    variables[environment.STATE] = str(state)
     if options.metrics_port is not None:
-        environment[METRICS_VARIABLE] = "1"
+        variables[environment.METRICS] = "1"
     if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
-        environment[SURVIVE_WRAPPED_VARIABLE] = "1"
+        variables[SURVIVE_WRAPPED_VARIABLE] = "1"
     for name in _THREAD_VARIABLES:
-        environment[name] = str(options.model_threads)
+        variables[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
-    return {**memory.environment(), **environment}
+    variables.setdefault("OMP_WAIT_POLICY", "passive")
+    return {**memory.environment(), **variables}
 
 
 def server_command(
@@ -146,6 +136,7 @@ def server_command(
         f"--exit-timeout-secs={max(1, int(options.stop_timeout_s / 2))}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,thread-pool-size={POOL_THREADS}",
         f"--grpc-address={host}",
         f"--grpc-port={ports['grpc']}",
         *_PINGS,

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from runners.tensor_rules import wraps
 from serving.options import SURVIVE_WRAPPED_VARIABLE
-from serving.tensor_rules import wraps
 
 _TABLE_LENGTH = 283
 """Of the table, what pybind11 reads."""

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from serving.network_model import NetworkModel
-from serving.onnx_session import OnnxSession, SessionSettings, open_session
-from serving.process import give_way
+from runners.cores import lower_priority
+from runners.onnx_session import OnnxSession, SessionSettings, open_session
+from triton_models.network_model import NetworkModel
 
 
 class TritonPythonModel(NetworkModel):
     """A network in onnxruntime, on numpy arrays."""
 
     def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> OnnxSession:
-        give_way()
+        lower_priority()
         path = folder / (config.get("default_model_filename") or "model.onnx")
         return open_session(path, settings=SessionSettings.from_config(config))
 

@@ -12,8 +12,8 @@ from build_engines.progress import progress
 from build_engines.quantize.report import RequestQuality, StepQuality
 from build_engines.quantize.runs import Array, Arrays, Redrawn, Runs
 from build_engines.quantize.workload import Request
+from runners.onnx_session import OnnxSession
 from segs_client.boxes import window
-from serving.onnx_session import OnnxSession
 
 OUTPUT = "out_sample"
 _BIN = 100

@@ -24,7 +24,7 @@ from build_engines.quantize.workload import Workload, read_pictures, read_prompt
 from build_engines.targets import Target
 from build_engines.widen import widen
 from pipelines.descriptor import PipelineDescriptor, Precision
-from serving.onnx_session import OnnxSession, SessionSettings, open_session
+from runners.onnx_session import OnnxSession, SessionSettings, open_session
 
 log = logging.getLogger(__name__)
 

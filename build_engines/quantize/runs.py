@@ -14,10 +14,10 @@ from build_engines.errors import BuildError
 from build_engines.quantize.workload import Pixels, Request
 from pipelines.descriptor import PipelineDescriptor
 from preprocessing.prepare import Inputs
+from runners.in_process import LocalDetailer, LocalNetworks, OnnxNetwork, Session
+from runners.onnx_session import OnnxSession
 from sampling.program import Tensors
 from segs_client.messages import build
-from serving.local import LocalDetailer, LocalNetworks, OnnxNetwork, Session
-from serving.onnx_session import OnnxSession
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]

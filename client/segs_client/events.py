@@ -48,6 +48,16 @@ class SegEvent(EventBase):
     batch_pass: Annotated[_Index, Field(description="0 … batch_size−1")] = 0
 
 
+class QueuedEvent(EventBase):
+    """The request waits for its turn. Sent again every few seconds while it does."""
+
+    event: Literal["queued"] = "queued"
+    position: Annotated[_Index, Field(description="requests that come before it")]
+    estimate_s: Annotated[
+        float | None, Field(ge=0, description="until its end; null: nothing measured yet")
+    ]
+
+
 class AcceptedEvent(EventBase):
     """The request was let in. It may be told again where a part of the server died meanwhile and
     the request began anew."""
@@ -124,7 +134,8 @@ class CancelledEvent(EventBase):
 
 
 StreamEvent = Annotated[
-    AcceptedEvent
+    QueuedEvent
+    | AcceptedEvent
     | SegmentStartedEvent
     | StepEvent
     | PreviewEvent

@@ -20,8 +20,10 @@ COPY client client
 COPY model_repository model_repository
 COPY pipelines pipelines
 COPY preprocessing preprocessing
+COPY runners runners
 COPY sampling sampling
 COPY serving serving
+COPY triton_models triton_models
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
     && groupadd --gid 10001 segs \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \

@@ -31,8 +31,10 @@ COPY build_engines build_engines
 COPY client client
 COPY model_repository model_repository
 COPY preprocessing preprocessing
+COPY runners runners
 COPY sampling sampling
 COPY serving serving
+COPY triton_models triton_models
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
     && groupadd --gid 10001 segs \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \

@@ -20,10 +20,10 @@ import helm_python as helm  # noqa: E402
 
 from build_engines import cli as build_cli  # noqa: E402
 from serving import __main__ as serving_cli  # noqa: E402
-from serving.tracing import is_wanted  # noqa: E402
 from tests.certificates import Authority  # noqa: E402
 from tests.deploy.charts import CHART, find, load, pod, render  # noqa: E402
 from tests.deploy.compose import services  # noqa: E402
+from triton_models.tracing import is_wanted  # noqa: E402
 
 SELF_EXPLAINING = {"enabled", "resources", "replicas"}
 PYTHON = "/opt/venv/bin/python"

@@ -12,8 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from serving import health_metrics
-from serving.metrics import METRICS
 from tests.deploy.compose import ROOT, services
+from triton_models.metrics import METRICS
 
 MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "segs-detailer.json"

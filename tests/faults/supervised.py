@@ -24,13 +24,14 @@ from segs_client import access
 from serving.canary import Song, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
-from serving.heart import STATE_VARIABLE, EngineState, model_of, read_state
 from serving.installation import STUB_NAME
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
 from serving.process import model_processes
 from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
+from triton_models import environment
+from triton_models.state import EngineState, model_of, read_state
 
 PIPELINE = "sd15"
 START_S = 120.0
@@ -218,8 +219,8 @@ class Supervised:
         for processes in self.processes().values():
             for process in processes:
                 with contextlib.suppress(psutil.Error):
-                    if STATE_VARIABLE in (environment := process.environ()):
-                        return Path(environment[STATE_VARIABLE])
+                    if environment.STATE in (variables := process.environ()):
+                        return Path(variables[environment.STATE])
         return None
 
     def engine(self) -> EngineState | None:

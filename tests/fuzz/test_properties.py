@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runners.tensor_rules import InputRules, TensorError, wraps
 from segs_client.contract import ErrorDetail
-from serving.inside import read_parameters
-from serving.tensor_rules import InputRules, TensorError, wraps
 from tests.fuzz import documents, harness, pictures
+from triton_models.internal_token import read_parameters
 
 _SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from preprocessing.prepare import Inputs
+from runners.in_process import LocalDetailer
 from segs_client import Client
 from segs_client.messages import DetailResult, build, parse
-from serving.local import LocalDetailer
 from tests.golden.cases import Case
 
 

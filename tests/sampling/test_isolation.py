@@ -19,12 +19,12 @@ from preprocessing.limits import Limits
 from preprocessing.packing import pixels_at
 from preprocessing.plan import DeadlineExceededError, StoppingError
 from preprocessing.prepare import Prepared
+from runners.in_process import LocalNetworks
 from sampling.faults import IncidentError
 from sampling.pipeline import Pipeline, load_pipelines
 from sampling.program import Tensors
 from sampling.service import DetailService, SampledRequest
 from segs_client import Seg, Segs
-from serving.local import LocalNetworks
 from tests.sampling.test_work import prepared
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ import pytest
 
 from preprocessing.control import preprocessors
 from preprocessing.prepare import Inputs
+from runners.in_process import LocalDetailer
 from segs_client.contract import ContractError, DetailRequest
-from serving.local import LocalDetailer
 from tests.conftest import CONTROLNET
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)

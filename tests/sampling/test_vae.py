@@ -18,10 +18,10 @@ from PIL import Image
 from examples.scene import draw
 from pipelines import Network, PipelineDescriptor, load_all
 from pipelines.descriptor import NetworkRole
+from runners.in_process import LocalNetworks
 from sampling import vae
 from sampling.program import Call, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
-from serving.local import LocalNetworks
 
 CELLS = (136, 152)
 """Of a latent that is tiled where 1024² px are the bound."""

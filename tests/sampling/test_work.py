@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from preprocessing.prepare import Inputs, Prepared, prepare
+from runners.in_process import LocalNetworks
 from sampling.costs import CostModel
 from sampling.pipeline import Pipeline, load_pipelines
 from sampling.service import DetailService
@@ -21,7 +22,6 @@ from sampling.work import Estimator
 from segs_client import Seg, Segs
 from segs_client.contract import ContractError, ControlNet
 from segs_client.messages import build
-from serving.local import LocalNetworks
 from tests.conftest import CONTROLNET
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)

@@ -13,10 +13,10 @@ import torch
 from onnx import NodeProto, helper, numpy_helper
 
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
+from runners.in_process import LocalNetworks
 from sampling.pipeline import load_pipelines
 from sampling.program import Call, Tensors, run_alone
 from sampling.text import encode_prompt
-from serving.local import LocalNetworks
 
 NAME = "sd15"
 NOT_A_NUMBER = "poison"

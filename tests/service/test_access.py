@@ -21,7 +21,6 @@ from pipelines import load_all
 from segs_client import Cancelled, Client, NotFound, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.__main__ import main
-from serving.api_keys import key_line
 from serving.canary import Song, canary_request
 from serving.errors import ModelsDownError
 from serving.options import TlsFiles
@@ -29,6 +28,7 @@ from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.certificates import Authority
 from tests.service.test_gone import wait_until
+from triton_models.api_keys import key_line
 
 pytestmark = pytest.mark.server
 

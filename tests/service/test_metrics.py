@@ -16,12 +16,12 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from segs_client import Cancelled, Client, InvalidRequest, StepEvent, StreamUpdate
-from serving.heart import ENGINE_MODEL, model_of
-from serving.metrics import METRICS
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.service.test_gone import arguments, assert_idle
 from tests.service.test_stream_faults import wait_for_the_dead
+from triton_models.metrics import METRICS
+from triton_models.state import ENGINE_MODEL, model_of
 
 pytestmark = pytest.mark.server
 

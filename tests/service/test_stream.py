@@ -32,10 +32,10 @@ from segs_client import (
 from segs_client.contract import STREAM_MODEL_NAME
 from segs_client.messages import build
 from segs_client.streaming import open_stream, stream_message
-from serving import heart
 from serving.errors import ModelsDownError, ServingError
 from serving.server import EmbeddedServer
 from tests.service.test_gone import assert_idle
+from triton_models import state as heart
 
 pytestmark = pytest.mark.server
 

@@ -14,10 +14,10 @@ import pytest
 
 from segs_client import Client, StepEvent
 from serving.errors import ModelsDownError
-from serving.heart import model_of
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.fuzz.target import pick_pipeline
+from triton_models.state import model_of
 
 pytestmark = pytest.mark.server
 

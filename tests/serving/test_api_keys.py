@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from segs_client.contract import ContractError
-from serving import api_keys, inside
 from serving.__main__ import main
-from serving.api_keys import ApiKeys, Key, hash_key, parse_keys, read_keys
 from serving.errors import KeyFileError
+from triton_models import api_keys, environment
+from triton_models import internal_token as inside
+from triton_models.api_keys import ApiKeys, Key, hash_key, parse_keys, read_keys
 
 HASH = hash_key("right")
 
@@ -155,10 +156,10 @@ def test_a_new_key_opens_the_door(file: Path, capsys: pytest.CaptureFixture[str]
 def test_the_environment_says_whether_keys_are_asked_for(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(api_keys.API_KEYS_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.API_KEYS, raising=False)
     assert api_keys.keys_of_environment() is None
-    monkeypatch.setenv(api_keys.API_KEYS_VARIABLE, str(file))
-    monkeypatch.setenv(api_keys.CANARY_VARIABLE, hash_key("song"))
+    monkeypatch.setenv(environment.API_KEYS, str(file))
+    monkeypatch.setenv(environment.CANARY_KEY_SHA256, hash_key("song"))
     keys = api_keys.keys_of_environment()
     assert keys is not None
     assert keys.check(with_key("song")) == "canary"
@@ -166,10 +167,10 @@ def test_the_environment_says_whether_keys_are_asked_for(
 
 
 def test_calls_from_within_carry_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(inside.INSIDE_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.INTERNAL_TOKEN, raising=False)
     assert inside.inside_parameters() == {}
     inside.check_inside("")
-    monkeypatch.setenv(inside.INSIDE_VARIABLE, "token")
+    monkeypatch.setenv(environment.INTERNAL_TOKEN, "token")
     inside.check_inside(json.dumps(inside.inside_parameters()))
     for text in ("", "{}", parameters(inside="other"), parameters(inside=5), "[", "5"):
         with pytest.raises(ContractError, match="not called from outside") as caught:

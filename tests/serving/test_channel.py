@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from serving.channel import EventReceiver, EventSender
-from serving.inside import INSIDE_VARIABLE
+from triton_models import environment
+from triton_models.event_channel import EventReceiver, EventSender
 
 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(INSIDE_VARIABLE, "secret")
+    monkeypatch.setenv(environment.INTERNAL_TOKEN, "secret")
 
 
 async def until(what: Callable[[], bool]) -> None:
@@ -113,7 +113,8 @@ def test_without_a_socket_everything_is_lost_and_nothing_waits(tmp_path: Path) -
     assert len(sender._waiting) == 0
 
 
-def test_the_doors_end_needs_no_torch() -> None:
+def test_the_front_ends_end_needs_no_torch() -> None:
     # It takes seconds to load, and much memory, in a process that only hands bytes on.
-    code = "import sys, serving.channel, serving.door_stats; sys.exit('torch' in sys.modules)"
+    modules = "triton_models.event_channel, triton_models.front_end_stats"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from runners.onnx_session import SessionSettings, open_session
+from runners.tensor_rules import InputRules, TensorError
 from serving import installation
 from serving.errors import InstallationError, RepositoryError
 from serving.installation import Installation, check_libraries, find_installation
 from serving.logs import parse_failure, parse_line
-from serving.onnx_session import SessionSettings, open_session
 from serving.repositories import check_repositories, model_folders
-from serving.tensor_rules import InputRules, TensorError
 from tests.serving import toys
 
 

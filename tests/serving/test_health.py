@@ -20,18 +20,20 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from sampling.flight import Flight
-from serving import heart, watch
+from serving import monitor as watch
 from serving.__main__ import main
 from serving.errors import ModelsDownError, ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
-from serving.heart import EngineState, find_hanging
+from serving.monitor import Watch
 from serving.process import Deaths, end_soon
-from serving.watch import Watch
+from triton_models import environment
+from triton_models import state as heart
+from triton_models.state import EngineState, find_hanging
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(heart.STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(environment.STATE, str(tmp_path))
     return tmp_path
 
 
@@ -55,7 +57,7 @@ def test_processes_are_told_by_their_files(state: Path) -> None:
 def test_nothing_is_written_where_nobody_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(heart.STATE_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.STATE, raising=False)
     monkeypatch.chdir(tmp_path)
     heart.start_beating("x")
     heart.write_state(EngineState(requests=0, answered=0))

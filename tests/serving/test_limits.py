@@ -13,7 +13,7 @@ from serving import limits_page
 from serving.__main__ import _parser, main
 from serving.installation import Installation
 from serving.limit_flags import chosen_limits
-from serving.options import LIMITS_VARIABLE, ServerOptions
+from serving.options import ServerOptions
 from serving.workspace import server_environment
 
 
@@ -64,7 +64,7 @@ def test_the_models_are_told(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "tritonserver", (), tmp_path)
     options = ServerOptions(limits=limits)
     environment = server_environment(options, installation, tmp_path, tmp_path)
-    told = environment[LIMITS_VARIABLE]
+    told = environment[environment.LIMITS]
     assert json.loads(told)["max_segs"] == 9
     assert Limits.from_mapping(Limits.read(told)) == limits
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from serving.log_format import FIELDS, JsonFormatter, about, parse_json_line
 from serving.logs import LogReader, parse_line
+from triton_models.log_format import FIELDS, JsonFormatter, about, parse_json_line
 
 
 @pytest.fixture

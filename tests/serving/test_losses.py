@@ -13,8 +13,8 @@ import pytest
 
 from preprocessing.limits import Limits
 from preprocessing.plan import LostError, StoppingError
-from serving.door_stats import DoorStats
-from serving.room import Room
+from triton_models.front_end_stats import DoorStats
+from triton_models.in_flight import Room
 
 
 class Clock:
@@ -44,7 +44,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     utils = ModuleType("triton_python_backend_utils")
     vars(utils).update(Tensor=lambda *_: None, InferenceRequest=Order)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
-    names = ("serving.stub", "serving.bls", "serving.door")
+    names = ("triton_models.stub", "triton_models.network_calls", "triton_models.front_end")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield {name.partition(".")[2]: importlib.import_module(name) for name in names}

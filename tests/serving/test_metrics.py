@@ -12,8 +12,9 @@ import pytest
 from sampling.statistics import Counter, Observations
 from segs_client.contract import ErrorCode
 from serving import metrics_page
-from serving.door_stats import FAILED, REFUSED, DoorStats
-from serving.metrics import METRICS, METRICS_VARIABLE, Publisher, Source, start_publishing
+from triton_models import environment
+from triton_models.front_end_stats import FAILED, REFUSED, DoorStats
+from triton_models.metrics import METRICS, Publisher, Source, start_publishing
 
 
 @dataclass
@@ -113,7 +114,7 @@ def test_measurements_are_told_one_by_one() -> None:
 
 
 def test_where_nobody_reads_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(METRICS_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.METRICS, raising=False)
     seconds = Observations()
     start_publishing({"segs_stage_seconds": seconds})
     assert not seconds.wanted

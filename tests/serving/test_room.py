@@ -8,7 +8,7 @@ import pytest
 
 from preprocessing.limits import DEFAULT, Limits
 from preprocessing.plan import OverloadedError
-from serving.room import Room
+from triton_models.in_flight import Room
 
 
 def test_bytes_of_all_are_bounded() -> None:

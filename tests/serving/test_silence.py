@@ -9,17 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-
-from serving import heart
-from serving.heart import DoorState, EngineState
 from serving.silence import Silence
+
+from triton_models import environment
+from triton_models import state as heart
+from triton_models.state import DoorState, EngineState
 
 LIMIT_S = 7.0
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(heart.STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(environment.STATE, str(tmp_path))
     return tmp_path
 
 

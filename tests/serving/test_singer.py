@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from serving import singer
+from serving import readiness as singer
 from serving.canary import Song
 from serving.connection import Connection
 from serving.errors import CanaryError, ServingError
 from serving.health import Health
-from serving.heart import EngineState
+from serving.readiness import Singer
 from serving.server import EmbeddedServer
-from serving.singer import Singer
+from triton_models.state import EngineState
 
 
 @pytest.fixture

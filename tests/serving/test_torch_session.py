@@ -24,16 +24,16 @@ from build_engines.checkpoint import open_checkpoint
 from build_engines.families import detect
 from build_engines.networks import Case, NetworkExport
 from build_engines.stored import read_network
-from serving.cuda_graphs import GraphCache, Network, Tensors
-from serving.local import LocalNetworks
-from serving.options import REPOSITORY_ROOT
-from serving.server import EmbeddedServer
-from serving.torch_session import (
+from runners.cuda_graphs import GraphCache, Network, Tensors
+from runners.in_process import LocalNetworks
+from runners.torch_session import (
     TorchSession,
     TorchSettings,
     instance_device,
     open_torch_session,
 )
+from serving.options import REPOSITORY_ROOT
+from serving.server import EmbeddedServer
 from tests.conftest import CHECKPOINTS, GOLDEN
 from tests.golden.cases import read
 from tests.golden.pipelines import build_pipelines
@@ -267,17 +267,17 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     utils = ModuleType("triton_python_backend_utils")
     vars(utils).update(Tensor=FakeTensor, TritonError=FakeError, InferenceResponse=fake_response)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
-    monkeypatch.delitem(sys.modules, "serving.network_model", raising=False)
+    monkeypatch.delitem(sys.modules, "triton_models.network_model", raising=False)
     path = REPOSITORY_ROOT / "backends" / "torch" / "model.py"
     spec = importlib.util.spec_from_file_location("torch_backend_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr("serving.network_model.configure_logging", lambda: None)
-    monkeypatch.setattr("serving.network_model.start_beating", lambda instance: None)
-    monkeypatch.setattr(module, "give_way", lambda: None)
+    monkeypatch.setattr("triton_models.network_model.configure_logging", lambda: None)
+    monkeypatch.setattr("triton_models.network_model.start_beating", lambda instance: None)
+    monkeypatch.setattr(module, "lower_priority", lambda: None)
     yield module
-    sys.modules.pop("serving.network_model", None)
+    sys.modules.pop("triton_models.network_model", None)
 
 
 def arguments(folder: Path, change: Mapping[str, Any] | None = None) -> dict[str, str]:

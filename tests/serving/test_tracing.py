@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from serving import tracing
 from serving.errors import StartError
-from serving.tracing import Tracing, check_tracing, is_wanted, tracing_environment
+from triton_models import tracing
+from triton_models.tracing import Tracing, check_tracing, is_wanted, tracing_environment
 
 HERE = "http://127.0.0.1:4318"
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"

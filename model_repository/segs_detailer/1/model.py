@@ -1,15 +1,12 @@
-"""segs_detailer: the door that every request with one answer comes in by."""
+"""segs_detailer: the front end of requests with one response."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
-from serving.door_model import DoorModel
+from triton_models.front_end_model import FrontEndModel
 
 
-class TritonPythonModel(DoorModel):
+class TritonPythonModel(FrontEndModel):
     async def answer(self, request: Any, sender: Any) -> None:
-        response = await self.door.answer(request)
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        await self.front_end.answer(request, sender)

@@ -1,24 +1,21 @@
-"""segs_detailer_stream: the door of requests that are told how they go."""
+"""segs_detailer_stream: the front end of requests that are answered by events."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from serving.channel import EventReceiver, channel_path
-from serving.door_model import DoorModel
-from serving.metrics import Source
-from serving.stream import StreamDoor
+from triton_models.event_channel import EventSubscriber, channel_path
+from triton_models.front_end_model import FrontEndModel
+from triton_models.metrics import Source
+from triton_models.stream_front_end import StreamFrontEnd
 
 
-class TritonPythonModel(DoorModel):
-    def initialize(self, args: dict[str, str]) -> None:
-        self._receiver = EventReceiver(channel_path())
-        super().initialize(args)
-
+class TritonPythonModel(FrontEndModel):
     async def open(self) -> None:
         await super().open()
-        await self._receiver.open()
-        self._streams = StreamDoor(self.door, self._receiver)
+        self._subscriber = EventSubscriber(channel_path())
+        await self._subscriber.open()
+        self._streams = StreamFrontEnd(self.front_end, self._subscriber)
 
     async def answer(self, request: Any, sender: Any) -> None:
         await self._streams.answer(request, sender)
@@ -27,4 +24,4 @@ class TritonPythonModel(DoorModel):
         return {**super().sources(), "segs_streams_followed": lambda: {(): self.followed()}}
 
     def followed(self) -> int:
-        return len(self._receiver)
+        return len(self._subscriber)

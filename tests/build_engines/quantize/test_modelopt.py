@@ -21,7 +21,7 @@ from build_engines.quantize import open_quantizer, toolkit
 from build_engines.quantize.structure import check_structure
 from build_engines.targets.onnx import OnnxTarget
 from pipelines.descriptor import Quantization
-from serving.onnx_session import SessionSettings, open_session
+from runners.onnx_session import SessionSettings, open_session
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
 pytestmark = pytest.mark.quantize

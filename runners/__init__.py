@@ -1,0 +1,1 @@
+"""Loaded networks: onnxruntime, torch, and whole pipelines in one process without Triton."""

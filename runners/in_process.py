@@ -1,0 +1,166 @@
+"""Pipelines in this very process, without Triton: the yardstick for what the server adds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pipelines import PipelineError, load_all
+from pipelines.descriptor import Target
+from preprocessing.composite import Composed, composite
+from preprocessing.prepare import Inputs, prepare
+from runners.onnx_session import OnnxSession, open_session
+from sampling.pipeline import load_pipelines
+from sampling.program import Tensors
+from sampling.service import DetailService
+
+
+@dataclass(frozen=True)
+class NetworkCall:
+    """One batch that was run."""
+
+    network: str
+    rows: int
+    seconds: float
+
+
+class Session(Protocol):
+    """A loaded network, tensors by name in and out."""
+
+    input_names: tuple[str, ...]
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """One batch."""
+
+
+class LocalNetworks:
+    """The networks of some repositories in onnxruntime or torch, as they were built for, opened
+    when first needed; torch's on a GPU if there is one.
+
+    Args:
+        threads: of one network in onnxruntime; 0 means one per core.
+    """
+
+    def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
+        found = load_all(repositories).values()
+        self._folders: dict[str, tuple[Target, Path]] = {}
+        self._behind: dict[str, tuple[str, str]] = {}
+        """Ensemble of a ControlNet and a UNet → the two models."""
+        for descriptor, folder in found:
+            for network in descriptor.all_networks:
+                path = folder / network.model / "1"
+                self._folders[network.model] = descriptor.target, path
+            for spec in descriptor.controlnets.values():
+                self._behind[spec.unet] = spec.network.model, descriptor.networks["unet"].model
+        self._threads = threads
+        self._sessions: dict[str, Session] = {}
+        self.calls: list[NetworkCall] = []
+
+    def session(self, network: str) -> Session:
+        """The network's session.
+
+        Raises:
+            PipelineError: it was built for something else.
+        """
+        if network not in self._sessions:
+            target, folder = self._folders[network]
+            if target == "onnx":
+                session: Session = OnnxNetwork(open_session(folder / "model.onnx", self._threads))
+            elif target == "torch":
+                session = _open_torch(folder)
+            else:
+                raise PipelineError(f"{network}: networks for {target} run in a server only")
+            self._sessions[network] = session
+        return self._sessions[network]
+
+    async def run(self, network: str, inputs: Tensors) -> Tensors:
+        """One batch; it blocks the loop, as nothing else needs to go on."""
+        if network in self._behind:
+            return await self._run_behind(*self._behind[network], inputs)
+        session = self.session(network)
+        start_s = time.perf_counter()
+        outputs = session.run(inputs)
+        seconds = time.perf_counter() - start_s
+        rows = next(iter(inputs.values())).shape[0]
+        self.calls.append(NetworkCall(network, rows, seconds))
+        return outputs
+
+    async def _run_behind(self, controlnet: str, unet: str, inputs: Tensors) -> Tensors:
+        """A ControlNet, then the UNet with its residuals: what Triton's ensemble does."""
+        known = set(self.session(controlnet).input_names)
+        shown = {name: tensor for name, tensor in inputs.items() if name in known}
+        shown["sample"] = inputs.get("control_sample", inputs["sample"])
+        residuals = await self.run(controlnet, shown)
+        known = set(self.session(unet).input_names)
+        told = {name: tensor for name, tensor in inputs.items() if name in known}
+        return await self.run(unet, {**told, **residuals})
+
+
+class OnnxNetwork:
+    """A session of onnxruntime, on a CPU, with torch's tensors in and out."""
+
+    def __init__(self, session: OnnxSession) -> None:
+        self.input_names = session.input_names
+        self._session = session
+
+    def run(self, inputs: Tensors) -> Tensors:
+        arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in inputs.items()}
+        outputs = self._session.run(arrays)
+        return {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+
+def _open_torch(folder: Path) -> Session:
+    # Imported here: only those who have such pipelines need the libraries that it takes.
+    from runners.torch_session import open_torch_session
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return open_torch_session(folder, device)
+
+
+class LocalDetailer:
+    """What the ensemble does, step by step in one process.
+
+    Args:
+        repositories: folders with pipelines built for onnxruntime or torch.
+        networks: that run them; by default those of the repositories.
+    """
+
+    def __init__(
+        self,
+        repositories: Iterable[Path],
+        threads: int = 0,
+        networks: LocalNetworks | None = None,
+    ) -> None:
+        folders = list(repositories)
+        self.networks = networks or LocalNetworks(folders, threads)
+        self._pipelines = load_pipelines(folders)
+
+    def detail(self, inputs: Inputs) -> Composed:
+        """One request; errors are those of :func:`preprocessing.prepare.prepare`."""
+        return asyncio.run(self._detail(inputs))
+
+    async def _detail(self, inputs: Inputs) -> Composed:
+        descriptors = {name: pipe.descriptor for name, pipe in self._pipelines.items()}
+        prepared = prepare(inputs, pipelines=descriptors)
+        plan = prepared.plan
+        service = DetailService(self.networks, self._pipelines)
+        serving = asyncio.create_task(service.engine.serve())
+        try:
+            done = await service.sample(plan, prepared.crops, prepared.masks)
+        finally:
+            serving.cancel()
+        return composite(
+            plan,
+            done.outcome,
+            canvas=prepared.canvas,
+            crops=prepared.crops,
+            sampled=done.sampled,
+            masks=prepared.masks,
+            given=prepared.given,
+        )

@@ -1,0 +1,115 @@
+"""Watching the processes of one running server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from serving.errors import ModelsDownError, ServingError
+from serving.process import Deaths, cpu_s, is_stopped, model_processes
+from serving.stalls import StallDetector, late_networks
+from serving.times import COMPUTING_S, ENDLESS_BATCH_S, STALL_S
+from triton_models.state import instances, model_of, read_engine, read_front_ends
+
+_STOP_LOOK_S = 0.1
+
+
+class ProcessMonitor:
+    """Knows which processes there have to be; to be closed.
+
+    Args:
+        pid: of tritonserver.
+        root: of a process above it and its models' processes.
+        state: the folder of heartbeats.
+        ensembles: the models that each ensemble of networks is made of.
+    """
+
+    def __init__(
+        self, pid: int, root: int, state: Path, ensembles: Mapping[str, Collection[str]]
+    ) -> None:
+        self._pid = pid
+        self._root = root
+        self._state = state
+        self._stalls = StallDetector(state, STALL_S)
+        self._ensembles = ensembles
+        self._since_s = 0.0
+        self._cpu_s: dict[int, float] = {}
+        self._instances: frozenset[str] = frozenset()
+        self._deaths = Deaths(())
+        self.note()
+
+    def note(self) -> None:
+        """Notes that all models were just loaded: their instances are those that are there, and
+        those that were and have died since."""
+        processes = model_processes(self._root)
+        self._instances = frozenset(processes) | instances(self._state)
+        self._since_s = time.monotonic()
+        self._deaths.close()
+        self._deaths = Deaths([self._pid, *processes.values()])
+
+    def close(self) -> None:
+        """Watches nothing any more."""
+        self._deaths.close()
+
+    def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
+        """Waits until one of the processes ends, at most so long."""
+        until_s = time.monotonic() + limit_s
+        while not stop_asked.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            if self._deaths.wait(min(left_s, _STOP_LOOK_S)):
+                return
+
+    def check(self) -> None:
+        """Looks whether every process is there and moves.
+
+        Raises:
+            ModelsDownError: models to be loaded again: their process is gone, stopped or stalls.
+            ServingError: tritonserver's own process is stopped, or a network stalls inside it.
+        """
+        if is_stopped(self._pid):
+            raise ServingError("tritonserver's process is stopped")
+        processes = model_processes(self._root)
+        gone = self._instances - processes.keys()
+        if gone:
+            raise ModelsDownError("processes have ended", dict.fromkeys(gone))
+        stopped = {instance: pid for instance, pid in processes.items() if is_stopped(pid)}
+        if stopped:
+            raise ModelsDownError("processes are stopped by a signal", stopped)
+        if stalled := self._stalls.look():
+            raise ModelsDownError(f"main loops have not moved for {STALL_S:g} s", stalled)
+        self._check_networks(processes)
+
+    def is_worn(self) -> bool:
+        """Whether so many calls were lost with their processes, which Triton never ends, that the
+        server has to be started again."""
+        return any(each.lost > each.lost_limit for each in read_front_ends(self._state))
+
+    def _check_networks(self, processes: Mapping[str, int]) -> None:
+        engine = read_engine(self._state)
+        if engine is None:
+            return
+        late = late_networks(engine, time.monotonic(), STALL_S, self._since_s)
+        models = {model for each in late for model in self._ensembles.get(each, (each,))}
+        found = {
+            instance: pid for instance, pid in processes.items() if model_of(instance) in models
+        }
+        if not late:
+            return
+        far_too_late = late_networks(engine, time.monotonic(), ENDLESS_BATCH_S, self._since_s)
+        if self._computes(found.values()) and not far_too_late:
+            return
+        why = "batches of networks do not end"
+        if models <= {model_of(instance) for instance in found}:
+            raise ModelsDownError(why, found)
+        raise ServingError(f"{why}: {', '.join(sorted(late))}")
+
+    def _computes(self, pids: Iterable[int]) -> bool:
+        """Whether one of these processes has computed since the last look: a batch that gets little
+        of a busy machine is late, too. A process that is looked at for the first time is given the
+        time until the next look."""
+        before, self._cpu_s = self._cpu_s, {pid: cpu_s(pid) for pid in pids}
+        return any(
+            pid not in before or now_s - before[pid] > COMPUTING_S
+            for pid, now_s in self._cpu_s.items()
+        )

@@ -1,0 +1,20 @@
+"""Environment variables by which the supervisor configures Triton's Python models."""
+
+from __future__ import annotations
+
+REPOSITORIES = "SEGS_REPOSITORIES"
+"""Folders of pipelines, joined by ``os.pathsep``."""
+LIMITS = "SEGS_LIMITS"
+"""Fields of :class:`~preprocessing.limits.Limits`, as JSON."""
+LOG_LEVEL = "SEGS_LOG_LEVEL"
+LOG_FORMAT = "SEGS_LOG_FORMAT"
+STATE = "SEGS_STATE"
+"""Folder of heartbeats and states; unset in a server without a supervisor."""
+METRICS = "SEGS_METRICS"
+"""Set where the metrics' port is open."""
+INTERNAL_TOKEN = "SEGS_INSIDE"
+"""Token of calls between the models; unset: every call is accepted."""
+API_KEYS = "SEGS_API_KEYS"
+"""Path of the file of API keys; unset: no key is required."""
+CANARY_KEY_SHA256 = "SEGS_CANARY_KEY_SHA256"
+"""SHA-256 of the API key that this start's canary uses."""

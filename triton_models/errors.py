@@ -1,0 +1,16 @@
+"""Errors of a server's configuration, and the root of all errors that an operator sees."""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """Root of the errors of configuring and supervising a server; the message tells an operator
+    what to do."""
+
+
+class KeyFileError(ServingError):
+    """The file of API keys is missing, malformed or writable by others."""
+
+
+class TracingError(ServingError):
+    """Traces are configured, and the packages that send them are missing."""

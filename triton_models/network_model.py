@@ -1,0 +1,106 @@
+"""What the Python-based backends of networks share: checks, answers and refusals.
+
+Importable in Triton's Python stub only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import triton_python_backend_utils as pb_utils
+
+from runners.tensor_rules import InputRules, TensorError
+from segs_client.contract import ContractError
+from serving.wrapped_shapes import survive_wrapped_shapes
+from triton_models.internal_token import check_internal, count_warm_up
+from triton_models.state import Heartbeat
+from triton_models.stub_logging import configure_logging
+
+log = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """A loaded network; tensors by name, of the kind that its backend reads and writes."""
+
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, inputs: Any) -> Mapping[str, Any]:
+        """One batch."""
+
+
+class NetworkModel(ABC):
+    """One network of a pipeline as a Triton model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the network of this version with the config's parameters.
+
+        Raises:
+            ValueError: config and network disagree on their tensors.
+        """
+        configure_logging()
+        survive_wrapped_shapes()
+        Heartbeat(args["model_instance_name"]).start_thread()
+        config = json.loads(args["model_config"])
+        self._name = args["model_name"]
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._session = self.open(folder, config, args)
+        self._rules = InputRules.from_config(config)
+        self._warm_ups = count_warm_up(config)
+        self._outputs = [output["name"] for output in config["output"]]
+        missing = set(self._outputs) - set(self._session.output_names)
+        missing |= self._rules.names ^ set(self._session.input_names)
+        if missing:
+            raise ValueError(f"config and network disagree on tensors {sorted(missing)}")
+
+    @abstractmethod
+    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> Session:
+        """Loads the network from the folder of its version."""
+
+    @abstractmethod
+    def read(self, tensor: Any) -> Any:
+        """Triton's tensor as the session takes it."""
+
+    @abstractmethod
+    def write(self, name: str, value: Any) -> Any:
+        """The session's result as Triton's tensor."""
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answers each request on its own: merging is the caller's work, who knows the shapes."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            self._admit(request)
+            inputs = {tensor.name(): self.read(tensor) for tensor in request.inputs()}
+            self._rules.check(inputs)
+            results = self._session.run(inputs)
+            asked = set(request.requested_output_names())
+            return pb_utils.InferenceResponse(
+                [self.write(name, results[name]) for name in self._outputs if name in asked]
+            )
+        except ContractError as error:
+            return _refusal(error.detail.to_status_message(), pb_utils.TritonError.INVALID_ARG)
+        except TensorError as error:
+            return _refusal(f"{self._name}: {error}", pb_utils.TritonError.INVALID_ARG)
+        except Exception:
+            error_id = uuid.uuid4().hex[:12]
+            log.exception("%s failed, error id %s", self._name, error_id)
+            text = f"{self._name}: internal error {error_id}"
+            return _refusal(text, pb_utils.TritonError.INTERNAL)
+
+    def _admit(self, request: Any) -> None:
+        if self._warm_ups > 0:  # the first requests are Triton's own
+            self._warm_ups -= 1
+        else:
+            check_internal(request.parameters())
+
+
+def _refusal(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))

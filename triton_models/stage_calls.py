@@ -1,0 +1,188 @@
+"""Calls of the ensemble of stages, and what becomes of them when a stage's process dies.
+
+Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from segs_client.contract import ContractError, ErrorDetail
+from triton_models import stub
+from triton_models.in_flight import InFlight, Place
+from triton_models.internal_token import internal_parameters
+from triton_models.request_registry import RequestRegistry
+from triton_models.state import STAGE_MODELS, is_alive, processes
+
+log = logging.getLogger(__name__)
+
+STAGES = "segs_detailer_stages"
+TOKEN = "token"
+"""Parameter of a request's stages: its name in the registry."""
+FOLLOWED = "followed"
+"""Parameter of a request's stages: a front end subscribes to its events."""
+OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
+"""Of the stages."""
+LOOK_S = 0.1
+"""Between two looks at the stages' processes."""
+_LOST_LOOKS = 3
+"""A call that is still inside a dead process at so many looks is lost. (At the first one the next
+stage may not have taken it yet.)"""
+
+
+class ProcessDiedError(Exception):
+    """A stage's process died with the call, or is missing.
+
+    Args:
+        has_begun: whether the request was inside the process.
+    """
+
+    def __init__(self, *, has_begun: bool) -> None:
+        super().__init__()
+        self.has_begun = has_begun
+
+
+@dataclass(eq=False)
+class _Call:
+    token: str
+    place: Place
+    answer: asyncio.Future[Any]
+    lost: asyncio.Future[None]
+    dead_looks: int = 0
+
+
+class StageCalls:
+    """The calls of one front end that are in flight. To be used from one event loop.
+
+    Args:
+        in_flight: has a place for each of them.
+    """
+
+    def __init__(self, in_flight: InFlight, registry: RequestRegistry) -> None:
+        self._in_flight = in_flight
+        self._registry = registry
+        self._calls: dict[str, _Call] = {}
+        self._are_alive = asyncio.Event()
+
+    async def until_alive(self, limit_s: float) -> None:
+        """Waits until each stage has its processes.
+
+        Raises:
+            asyncio.TimeoutError: they have not, for so long.
+        """
+        await asyncio.wait_for(self._are_alive.wait(), limit_s)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    async def run(
+        self,
+        request: Any,
+        request_id: str,
+        place: Place,
+        deadline_s: float,
+        parameters: Callable[[str], Mapping[str, str]],
+    ) -> list[Any]:
+        """Calls the stages once and returns their output tensors. If it is cancelled, the stages
+        drop the request; the place is freed when the call has ended.
+
+        Args:
+            deadline_s: by ``time.time()``.
+            parameters: further ones of the stages, of the call's token.
+
+        Raises:
+            ContractError: the stages' own refusal.
+            ProcessDiedError: the request may be sent again.
+            RuntimeError: another error of Triton's.
+        """
+        call = self._begin(request, request_id, place, deadline_s, parameters)
+        try:
+            await asyncio.wait({call.answer, call.lost}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._registry.cancel(call.token)
+            raise
+        if not call.answer.done():
+            raise ProcessDiedError(has_begun=True)
+        return _tensors(call.answer.result())
+
+    def _begin(
+        self,
+        request: Any,
+        request_id: str,
+        place: Place,
+        deadline_s: float,
+        parameters: Callable[[str], Mapping[str, str]],
+    ) -> _Call:
+        token = uuid.uuid4().hex
+        left_s = deadline_s - time.time()
+        try:
+            asked = [name for name in request.requested_output_names() if name in OUTPUTS]
+            answer = asyncio.ensure_future(
+                pb_utils.InferenceRequest(
+                    model_name=STAGES,
+                    requested_output_names=asked or list(OUTPUTS),
+                    inputs=request.inputs(),
+                    request_id=request_id,
+                    timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
+                    parameters={TOKEN: token, **parameters(token), **internal_parameters()},
+                ).async_exec()
+            )
+        except BaseException:
+            self._in_flight.release(place)
+            raise
+        call = _Call(token, place, answer, asyncio.get_running_loop().create_future())
+        self._calls[token] = call
+        answer.add_done_callback(lambda _: self._end(call))
+        return call
+
+    def _end(self, call: _Call) -> None:
+        """Triton has answered."""
+        self._registry.forget(call.token)
+        if self._calls.pop(call.token, None) is not None:
+            self._in_flight.release(call.place, done=True)
+        call.answer.exception()  # nobody may be left to read it
+
+    async def watch(self) -> None:
+        """Looks at the stages' processes, for good."""
+        while True:
+            if processes(STAGE_MODELS).all_alive(*STAGE_MODELS):
+                self._are_alive.set()
+            else:
+                self._are_alive.clear()
+            for call in list(self._calls.values()):
+                process = self._registry.process_of(call.token)
+                is_dead = process is not None and not is_alive(process)
+                call.dead_looks = call.dead_looks + 1 if is_dead else 0
+                if call.dead_looks >= _LOST_LOOKS:
+                    self._lose(call)
+            await asyncio.sleep(LOOK_S)
+
+    def _lose(self, call: _Call) -> None:
+        """A call will never end, as the process that it was inside has died."""
+        del self._calls[call.token]
+        self._registry.forget(call.token)
+        self._in_flight.lose(call.place)
+        if not call.lost.done():
+            call.lost.set_result(None)
+
+
+def _tensors(answer: Any) -> list[Any]:
+    if not answer.has_error():
+        return list(answer.output_tensors())
+    text = answer.error().message()
+    detail = ErrorDetail.from_status_message(text)
+    if detail is not None:
+        raise ContractError(detail)
+    if stub.tells_of_death(text):
+        log.debug("%s: %s", STAGES, text)
+        raise ProcessDiedError(has_begun=False)
+    raise RuntimeError(text)

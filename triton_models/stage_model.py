@@ -1,0 +1,135 @@
+"""What the stages prepare and composite have in common as Triton models.
+
+``execute`` returns at once; threads do the work and send the responses. Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import triton_python_backend_utils as pb_utils
+
+from preprocessing.plan import CancelledByClientError, DeadlineExceededError
+from sampling.statistics import Observations
+from triton_models import stub
+from triton_models.internal_token import check_internal
+from triton_models.log_format import about
+from triton_models.metrics import Source, start_publishing
+from triton_models.request_registry import RequestRegistry
+from triton_models.stage_calls import TOKEN
+from triton_models.state import Heartbeat
+from triton_models.stub_logging import configure_logging
+from triton_models.tracing import Span, Tracing
+from triton_models.work_lanes import WorkLanes
+
+
+class Work(NamedTuple):
+    """The rest of a request's work: what returns its output tensors by name, and its size."""
+
+    run: Callable[[], dict[str, stub.Tensor]]
+    size_bytes: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    request: Any
+    sender: Any
+    token: str
+    start_ns: int = field(default_factory=time.time_ns)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """``time.time()`` at which the answer is of no use."""
+        timeout_us = self.request.timeout()
+        return self.start_ns / 1e9 + timeout_us / 1e6 if timeout_us else None
+
+
+class StageModel(ABC):
+    """Base of their ``TritonPythonModel``."""
+
+    name: ClassVar[str]
+    """Of the stage, in metrics and traces."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        configure_logging()
+        self._tracing = Tracing.of_environment()
+        self._registry = RequestRegistry.of_environment()
+        self._lanes = WorkLanes()
+        self.seconds = Observations()
+        start_publishing({"segs_stage_seconds": self.seconds, **self.sources()})
+        Heartbeat(args["model_instance_name"]).start_thread()
+
+    def sources(self) -> dict[str, Source]:
+        """Of further metrics."""
+        return {}
+
+    @abstractmethod
+    def begin(self, request: Any, deadline_s: float | None) -> Work:
+        """The quick part of the work: reads a request, and refuses it if it is wrong.
+
+        Raises:
+            ContractError: what is wrong.
+        """
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            token = stub.parameter(request, TOKEN) or ""
+            asked = _Asked(request, request.get_response_sender(), token)
+            if token:
+                self._registry.enter(token)
+            self._lanes.put(functools.partial(self._begin, asked))
+
+    def finalize(self) -> None:
+        self._tracing.close()
+
+    def _begin(self, asked: _Asked) -> None:
+        try:
+            check_internal(asked.request.parameters())
+            self._check(asked)
+            work = self.begin(asked.request, asked.deadline_s)
+        except Exception as error:
+            with self._span(asked) as span:
+                span.fail(error)
+                self._send(asked, stub.refusal(error, asked.request.request_id()))
+            return
+        self._lanes.put(functools.partial(self._finish, asked, work), *work[1:])
+
+    def _finish(self, asked: _Asked, work: Work) -> None:
+        with self._span(asked) as span:
+            try:
+                self._check(asked)
+                response = stub.answer(**work.run())
+            except Exception as error:
+                span.fail(error)
+                response = stub.refusal(error, asked.request.request_id())
+            self._send(asked, response)
+
+    def _check(self, asked: _Asked) -> None:
+        """
+        Raises:
+            CancelledByClientError: no caller waits for the answer.
+            DeadlineExceededError: the answer would be late.
+        """
+        if asked.token and self._registry.is_cancelled(asked.token):
+            raise CancelledByClientError
+        if asked.deadline_s is not None and time.time() >= asked.deadline_s:
+            raise DeadlineExceededError
+
+    @contextlib.contextmanager
+    def _span(self, asked: _Asked) -> Iterator[Span]:
+        with (
+            self._tracing.span(self.name, asked.request, start_ns=asked.start_ns) as span,
+            about(asked.request.request_id(), span.trace_id),
+        ):
+            yield span
+
+    @staticmethod
+    def _send(asked: _Asked, response: Any) -> None:
+        asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,248 @@
+"""What the server's Python models report to the supervisor and to each other, as files.
+
+Each process touches its own heartbeat file every second from its main loop: a front end and the
+step engine from their event loop, the others from a thread that needs the interpreter. Front ends
+and the step engine also write a status. All lie in one folder in memory
+(:data:`triton_models.environment.STATE`), which the supervisor watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sampling.flight import Flight
+from triton_models import environment, memory
+
+HEARTBEAT_S = 1.0
+ENGINE_MODEL = "sample"
+"""The model that the step engine runs in."""
+STAGE_MODELS = ("prepare", ENGINE_MODEL, "composite")
+_ENGINE_STATUS = "engine.json"
+_FRONT_END_STATUS = ".front.json"
+"""After the name of the model."""
+_DRAIN = "drain"
+
+Drain = Literal["refuse", "end"]
+"""What is ordered before a stop: refuse new requests, then end those in flight."""
+
+
+class EngineStatus(BaseModel):
+    """What the step engine is doing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: int
+    """In flight."""
+    answered: int
+    """Since the start, with a result."""
+    segs: int = 0
+    """SEGs in flight."""
+    queued: int = 0
+    """SEGs of requests in flight that wait for a place."""
+    queued_s: float = 0.0
+    """Device seconds until all requests in flight are done, by estimate."""
+    programs: int = 0
+    """Their programs that the engine drives."""
+    flights: tuple[Flight, ...] = ()
+
+
+class FrontEndStatus(BaseModel):
+    """What a front end is doing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    pending: int
+    """Requests that are not answered yet, waiting ones too, the canary's not."""
+    arrived: int
+    """Since the start, the canary's not."""
+    lost: int
+    """Calls that Triton never ends, as a stage's process died: each holds memory and a thread."""
+    lost_limit: int
+    """Beyond so many the server has to be started again."""
+    followed: int = 0
+    """Streams that are subscribed to the engine's events."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of some models' instances at one moment.
+
+    Args:
+        pids: by instance.
+        are_reported: whether there is a folder of heartbeats; where not, all count as alive.
+    """
+
+    pids: Mapping[str, int]
+    are_reported: bool = True
+
+    def all_alive(self, *models: str) -> bool:
+        """Whether every process of these models is still there, and each model has one."""
+        if not self.are_reported:
+            return True
+        found = {model_of(instance) for instance in self.pids}
+        return found.issuperset(models) and all(
+            is_alive(pid) for instance, pid in self.pids.items() if model_of(instance) in models
+        )
+
+
+def model_of(instance: str) -> str:
+    """The model of an instance that Triton named: ``sample_0_0`` → ``sample``."""
+    return instance.rsplit("_", 2)[0]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def folder() -> Path | None:
+    """The folder of these files; None in a server without a supervisor."""
+    name = os.environ.get(environment.STATE)
+    return Path(name) if name else None
+
+
+class Heartbeat:
+    """Touches this process's file, and returns freed memory to the system now and then.
+
+    Args:
+        instance: name of the model's instance, as Triton gives it.
+    """
+
+    def __init__(self, instance: str) -> None:
+        place = folder()
+        self._path = None if place is None else place / f"{instance}.{os.getpid()}.beat"
+        self._beats = 0
+
+    def beat(self) -> None:
+        """To be called every :data:`HEARTBEAT_S`."""
+        self._beats += 1
+        with contextlib.suppress(OSError):  # the folder is gone: the server is being stopped
+            if self._path is not None:
+                self._path.touch()
+        if self._beats % round(memory.EVERY_S / HEARTBEAT_S) == 0:
+            memory.give_back()
+
+    async def run(self, report: Callable[[], object]) -> None:
+        """For a process whose main loop is an event loop: beats from it, until cancelled.
+
+        Args:
+            report: called before each beat.
+        """
+        while True:
+            report()
+            self.beat()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def start_thread(self) -> None:
+        """For all others: beats from a thread of its own, for good."""
+        self.beat()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_S)
+            self.beat()
+
+
+def processes(models: Collection[str]) -> Processes:
+    """The living processes of these models, by their heartbeat files."""
+    place = folder()
+    found: dict[str, int] = {}
+    for path in [] if place is None else sorted(place.glob("*.beat")):
+        instance, pid = parse_heartbeat(path)
+        if model_of(instance) in models and is_alive(pid):
+            found[instance] = pid
+    return Processes(found, are_reported=place is not None)
+
+
+def parse_heartbeat(path: Path) -> tuple[str, int]:
+    """The instance and the process id in the name of a heartbeat file."""
+    instance, pid, _ = path.name.rsplit(".", 2)
+    return instance, int(pid)
+
+
+def instances(place: Path) -> frozenset[str]:
+    """All instances that have a heartbeat file, alive or not."""
+    return frozenset(parse_heartbeat(path)[0] for path in place.glob("*.beat"))
+
+
+def write_status(status: EngineStatus | FrontEndStatus) -> None:
+    """Writes this process's status, which others read whole or not at all."""
+    if (place := folder()) is None:
+        return
+    name = _ENGINE_STATUS if isinstance(status, EngineStatus) else status.model + _FRONT_END_STATUS
+    path, text = place / name, status.model_dump_json()
+    try:
+        write_whole(path, text)
+    except OSError:
+        # No room for a second file: over the first one, which takes none. (Or the folder is gone,
+        # as the server is being stopped.)
+        with contextlib.suppress(OSError), path.open("r+") as file:
+            file.write(text)
+            file.truncate()
+
+
+def read_engine(place: Path) -> EngineStatus | None:
+    """The step engine's last status; None if there is none."""
+    try:
+        return EngineStatus.model_validate_json((place / _ENGINE_STATUS).read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError):
+        return None
+
+
+def remove_engine_status(place: Path) -> None:
+    """For when another process takes the step engine's place."""
+    (place / _ENGINE_STATUS).unlink(missing_ok=True)
+
+
+def read_front_ends(place: Path) -> list[FrontEndStatus]:
+    """The last status of each front end that has written one."""
+    found = []
+    for path in sorted(place.glob(f"*{_FRONT_END_STATUS}")):
+        with contextlib.suppress(OSError, ValidationError, json.JSONDecodeError):
+            found.append(FrontEndStatus.model_validate_json(path.read_bytes()))
+    return found
+
+
+def order_drain(place: Path, order: Drain) -> None:
+    """Gives front ends and the step engine an order, which they read every second."""
+    write_whole(place / _DRAIN, order)
+
+
+def drain_order() -> Drain | None:
+    """The order that was given, if any."""
+    place = folder()
+    with contextlib.suppress(OSError):
+        return None if place is None else cast(Drain, (place / _DRAIN).read_text())
+    return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that others read meanwhile: the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

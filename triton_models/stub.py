@@ -1,0 +1,176 @@
+"""What our models share inside Triton's Python stub: tensors in and out, errors, set-up.
+
+Importable in a stub only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from pipelines import PipelineDescriptor, load_all
+from preprocessing.limits import Limits
+from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
+from preprocessing.prepare import Inputs
+from sampling.faults import IncidentError, open_incident, told
+from segs_client.contract import ContractError, ErrorDetail
+from triton_models import environment
+from triton_models.internal_token import read_parameters
+
+Tensor = NDArray[Any] | bytes
+
+# Names of TritonError's codes: it has them only once the stub is running.
+_CODES = {
+    "INVALID_ARGUMENT": "INVALID_ARG",
+    "UNAVAILABLE": "UNAVAILABLE",
+    # Not one that callers try again.
+    "UNAUTHENTICATED": "INVALID_ARG",
+    "NOT_FOUND": "NOT_FOUND",
+    # Triton has no such code; clients go by the detail in the message.
+    "DEADLINE_EXCEEDED": "CANCELLED",
+    "CANCELLED": "CANCELLED",
+    "INTERNAL": "INTERNAL",
+}
+
+
+_DEATH = re.compile(r"is not healthy|is not ready|not at ready state|no available versions|unknown")
+
+
+def tells_of_death(message: str) -> bool:
+    """Whether Triton's message says that a model's process has died, or that a new one is just
+    taking its place."""
+    return _DEATH.search(message) is not None
+
+
+def repositories() -> list[Path]:
+    """The folders that hold pipelines."""
+    value = os.environ.get(environment.REPOSITORIES, "")
+    return [Path(part) for part in value.split(os.pathsep) if part]
+
+
+def pipelines() -> dict[str, PipelineDescriptor]:
+    """The pipelines in them, by name."""
+    return {name: descriptor for name, (descriptor, _) in load_all(repositories()).items()}
+
+
+def limits() -> Limits:
+    """The limits of this server.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    return Limits.from_mapping(Limits.read(os.environ.get(environment.LIMITS, "{}")))
+
+
+def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
+    """A flat uint8 input; None where an optional one is missing."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    array: NDArray[np.uint8] = tensor.as_numpy()
+    return array
+
+
+def required(request: Any, name: str) -> NDArray[np.uint8]:
+    """A flat uint8 input that Triton has made sure of."""
+    array = flat(request, name)
+    return np.empty(0, dtype=np.uint8) if array is None else array
+
+
+def size_bytes(request: Any) -> int:
+    """Of all tensors of a request."""
+    arrays = (tensor.as_numpy() for tensor in request.inputs())
+    return sum(
+        sum(map(len, array.ravel())) if array.dtype == object else array.nbytes for array in arrays
+    )
+
+
+def text(request: Any, name: str) -> bytes:
+    """The one element of a BYTES input."""
+    value: bytes = pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]
+    return value
+
+
+def id_of(request: Any) -> str:
+    """A request's own id, or a random one."""
+    return request.request_id() or uuid.uuid4().hex
+
+
+def parameter(request: Any, name: str) -> str | None:
+    """A text parameter of a request; None where it has none of that name."""
+    value = read_parameters(request.parameters()).get(name)
+    return value if isinstance(value, str) else None
+
+
+def inputs(request: Any) -> Inputs:
+    """The tensors of a request for detailing."""
+    return Inputs(
+        text(request, "request"),
+        required(request, "image"),
+        flat(request, "masks"),
+        flat(request, "seg_images"),
+        flat(request, "control_images"),
+    )
+
+
+def as_flat(text: bytes) -> NDArray[np.uint8]:
+    """Text as a flat uint8 output. (A client may ask Triton to rank an output's values as classes;
+    2.51 divides by the size of one, which is 0 for BYTES, and ends.)"""
+    return np.frombuffer(text, np.uint8)
+
+
+def answer(**tensors: Tensor) -> Any:
+    """A response with these outputs: bytes as BYTES [1], arrays as they are."""
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor(
+                name, np.array([value], dtype=object) if isinstance(value, bytes) else value
+            )
+            for name, value in tensors.items()
+        ]
+    )
+
+
+def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
+    """What the caller of a failed request is told: what can be corrected; for an internal error an
+    id, under which the log has the trace."""
+    if isinstance(error, ContractError):
+        return error.detail.model_copy(update={"request_id": request_id})
+    if isinstance(error, DeadlineExceededError):
+        return _detail("DEADLINE_EXCEEDED", "the request's time ran out", request_id)
+    if isinstance(error, CancelledByClientError):
+        return _detail("CANCELLED", str(error), request_id)
+    if isinstance(error, UnavailableError):
+        detail = _detail("UNAVAILABLE", str(error), request_id)
+        return detail.model_copy(update={"retry_after_s": round(error.retry_after_s, 2)})
+    if isinstance(error, IncidentError):
+        incident = error.incident
+    else:
+        incident = open_incident(error, request_id)
+    return _detail("INTERNAL", told(incident), request_id)
+
+
+def refusal(error: BaseException, request_id: str) -> Any:
+    """The response to a request that failed, with :func:`error_detail`."""
+    return refused(error_detail(error, request_id))
+
+
+def refused(detail: ErrorDetail) -> Any:
+    """The response with an error."""
+    return pb_utils.InferenceResponse(
+        output_tensors=[],
+        error=pb_utils.TritonError(
+            detail.to_status_message(), getattr(pb_utils.TritonError, _CODES[detail.code])
+        ),
+    )
+
+
+def _detail(code: Any, message: str, request_id: str) -> ErrorDetail:
+    return ErrorDetail(code=code, message=message, request_id=request_id)

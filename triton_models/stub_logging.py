@@ -1,0 +1,21 @@
+"""Logging inside a Python model of Triton, so that the server's reader sees level and name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from serving.logs import PYTHON_FORMAT
+from triton_models import environment
+from triton_models.log_format import JsonFormatter
+
+
+def configure_logging() -> None:
+    """Sends the root logger to stderr, at the level and in the format that the server was started
+    with."""
+    is_json = os.environ.get(environment.LOG_FORMAT) == "json"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(PYTHON_FORMAT))
+    level = os.environ.get(environment.LOG_LEVEL, "INFO")
+    logging.basicConfig(level=level, handlers=[handler], force=True)
