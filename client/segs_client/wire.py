@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from segs_client.refusals import refuse
 
@@ -15,10 +16,52 @@ Box = tuple[Pixel, Pixel, Pixel, Pixel]
 PipelineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str | bytes):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _read_numbers_only(node: Any, model: type[BaseModel]) -> None:
+    """Changes pydantic's schema of a model, in place: its numbers are read from numbers only.
+
+    Strict mode would refuse more than the JSON Schema does: 20.0 is a whole number there. Models
+    within this one have been changed when they were made.
+    """
+    if isinstance(node, list | tuple):
+        for each in node:
+            _read_numbers_only(each, model)
+    if not isinstance(node, dict):
+        return
+    kind = node.get("type")
+    if kind == "int" or (kind == "literal" and any(type(each) is int for each in node["expected"])):
+        inner = node.copy()
+        node.clear()
+        node.update(core_schema.no_info_before_validator_function(_number, inner))
+    elif kind == "float":
+        node["strict"] = True
+    elif node.get("cls", model) is model and node.get("function") != {
+        "type": "no-info",
+        "function": _number,
+    }:
+        for name, each in node.items():
+            if name not in ("metadata", "default", "config", "serialization"):
+                _read_numbers_only(each, model)
+
+
 class Model(BaseModel):
-    """Base of every wire model: unknown fields, NaN and infinity are errors; nothing changes."""
+    """Base of every wire model: unknown fields, NaN and infinity are errors, and so are true,
+    false and text where the schema wants a number; nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        _read_numbers_only(handler.resolve_ref_schema(schema), cls)
+        return schema
 
 
 class Buffer(Model):

@@ -42,6 +42,8 @@ REFUSALS = [
     ({"seed": 2**64}, "allowed: whole numbers 0 … 18446744073709551615"),
     ({"steps": 1.5}, "steps: not a whole number (got 1.5); allowed: whole numbers 1 … 10000"),
     ({"steps": "many"}, "steps: wrong type (got 'many'); allowed: whole numbers 1 … 10000"),
+    ({"steps": True}, "steps: wrong type (got true); allowed: whole numbers 1 … 10000"),
+    ({"cfg": "8"}, "cfg: wrong type (got '8'); allowed: 0 … 100"),
     ({"steps": None}, "steps: wrong type (got null); allowed: whole numbers 1 … 10000"),
     ({"steps": [1]}, "steps: wrong type (got [1]); allowed"),
     ({"steps": {"a": 1}}, "steps: wrong type; allowed"),
