@@ -30,7 +30,8 @@ class BaseClient:
             least work of this client, and to another where it is UNAVAILABLE, see
             :mod:`segs_client.servers`.
         pipeline: the compiled checkpoint used where a call names none.
-        timeout_s: seconds after which a call is given up, where it names no other.
+        timeout_s: seconds after which a call is given up, where it names no other; so long it is
+            tried again where all servers are overloaded.
         api_key: sent with every call, for a server that wants one.
         tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
             given are looked for in the environment, see :mod:`segs_client.access`.

@@ -22,6 +22,10 @@ from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import ContractError, ErrorCode, ErrorDetail
 
+LEAST_WAIT_S = 0.5
+"""Least seconds until a server that was unavailable is tried again, and least ``retry_after_s``: a
+server that has measured nothing yet says 0, and retries without a pause would keep it busy."""
+
 if TYPE_CHECKING:  # importing gRPC takes a while, and the server's models have no use for it
     import grpc
 
@@ -81,9 +85,11 @@ class ServerUnavailable(SegsError):  # noqa: N818
     """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
 
     Attributes:
-        retry_after_s: when, by the server's own estimate; None where it gave none.
+        retry_after_s: when, by the server's own estimate, but 0.5 at least; None where it gave
+            none.
         is_loss: whether the server, or a part of it, went away while it had the request; which may
             be the cause.
+        is_refusal: whether the server refused the request and said when to try again.
     """
 
     code: ErrorCode = "UNAVAILABLE"
@@ -94,7 +100,10 @@ class ServerUnavailable(SegsError):  # noqa: N818
     ) -> None:
         super().__init__(message, request_id=request_id)
         self.retry_after_s = retry_after_s
+        if retry_after_s is not None:
+            self.retry_after_s = max(LEAST_WAIT_S, retry_after_s)  # in this order, also of NaN
         self.is_loss = any(sign in message for sign in _LOSSES)
+        self.is_refusal = retry_after_s is not None and not self.is_loss
 
 
 class DeadlineExceeded(SegsError):  # noqa: N818

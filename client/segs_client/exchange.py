@@ -8,7 +8,6 @@ loop. All else (who is asked, what is repeated, what is an error) is here, once.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping
@@ -55,9 +54,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Pause:
-    """Seconds in which nothing is done; leads to None."""
+    """Seconds in which nothing is done, for a request if it has an id; leads to None, or
+    Cancelled."""
 
     seconds: float
+    request_id: str | None = None
 
 
 Step: TypeAlias = Call | Pause
@@ -121,8 +122,8 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
         SegsError: what the last try ended with.
     """
     deadline = time.monotonic() + asked.timeout_s
-    tries = losses = 0
-    for round_number in itertools.count(1):
+    tries = losses = failed_rounds = 0
+    while True:
         refusals: dict[Server, ServerUnavailable] = {}
         while len(refusals) < len(servers):
             server, outcome = yield from _try(asked, servers, refusals, deadline)
@@ -133,16 +134,18 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
                 return Answered(answer, server.url, tries, elsewhere)
             refusals[server] = outcome
             losses += outcome.is_loss
+            left_s = deadline - time.monotonic()
+            if losses >= retries.losses or left_s <= 0:
+                raise outcome
             pause_s: float | None = 0.0
             if len(refusals) == len(servers):
-                pause_s = retries.pause_s(round_number, list(refusals.values()))
-            is_late = pause_s is None or time.monotonic() + pause_s >= deadline
-            if pause_s is None or is_late or losses >= retries.losses:
-                raise outcome
+                failed_rounds += any(not each.is_refusal for each in refusals.values())
+                pause_s = retries.pause_s(failed_rounds, list(refusals.values()), left_s)
+            if pause_s is None:  # a refusal tells the caller when to try again
+                raise min(refusals.values(), key=lambda each: not each.is_refusal)
             _tell(retries, Retry(asked.request_id, tries, server.url, outcome, pause_s))
             if pause_s:
-                yield Pause(pause_s)
-    raise AssertionError("the rounds are not limited here")
+                yield Pause(pause_s, asked.request_id)
 
 
 def traced_inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:

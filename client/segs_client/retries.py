@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segs_client.errors import InvalidRequest, ServerUnavailable
+from segs_client.errors import LEAST_WAIT_S, InvalidRequest, ServerUnavailable
 
 _jitter = random.Random()  # of waiting times alone: nothing of a picture depends on it
 
@@ -40,13 +40,21 @@ class Retries:
     """What is done where a server is UNAVAILABLE: overloaded, stopping, lost or not reachable.
 
     Each other address is asked at once. When all have been, the next round over them comes after a
-    pause: a random share of ``first_pause_s`` (full jitter), of twice that before the next one, and
-    so on up to ``max_pause_s``; and not before the time at which a server said that it may have
-    room. All this ends with the request's time-out: what is left of it goes along with each try,
-    and a pause that would outlast it is not begun.
+    pause, of which there are two kinds:
+
+    - A server that refuses the request (overloaded, stopping) says when it may have room. The pause
+      is as long, 0.5 s at least, and a random share of as much again, of ``max_pause_s`` at most,
+      so that a crowd spreads. There may be any number of such rounds until the request's time-out.
+    - Else it is 0.5 s and a random share of ``first_pause_s``, of twice that before the next one,
+      and so on up to ``max_pause_s``; and ``rounds`` bounds how many there are.
+
+    Where some servers refuse and others fail, the shorter one counts. What is left of the time-out
+    goes along with each try. A random share takes at most half of what the pause leaves of it;
+    where the pause would leave less than 0.5 s, the error is raised at once.
 
     Args:
-        rounds: that may follow the first; 0: other addresses are asked, none a second time.
+        rounds: that may follow the first where servers fail; 0: other addresses are asked, none a
+            second time, whatever they say.
         first_pause_s: see above; seconds.
         max_pause_s: see above; seconds.
         losses: how often a server may be lost while it has this request, which may be the cause.
@@ -75,18 +83,29 @@ class Retries:
                     allowed="0 or more",
                 )
 
-    def pause_s(self, round_number: int, refusals: Sequence[ServerUnavailable]) -> float | None:
+    def pause_s(
+        self, failed_rounds: int, refusals: Sequence[ServerUnavailable], left_s: float
+    ) -> float | None:
         """Seconds until the next round.
 
         Args:
-            round_number: how many rounds there were.
-            refusals: the last one's, at least one.
+            failed_rounds: how many there were in which a server failed, and did not just refuse.
+            refusals: the last round's, at least one.
+            left_s: seconds until the request's time-out.
 
         Returns:
             None where there is no further round.
         """
-        if round_number > self.rounds:
+        said = [each.retry_after_s or LEAST_WAIT_S for each in refusals if each.is_refusal]
+        failed = [each.retry_after_s or LEAST_WAIT_S for each in refusals if not each.is_refusal]
+        pauses = []  # the least, and the most that comes on top
+        if said:
+            pauses.append((min(said), min(*said, self.max_pause_s)))
+        if failed and failed_rounds <= self.rounds:
+            grown_s = self.first_pause_s * 2.0 ** min(failed_rounds - 1, 60)
+            pauses.append((min(failed), min(grown_s, self.max_pause_s)))
+        pauses = [each for each in pauses if each[0] + LEAST_WAIT_S <= left_s]
+        if self.rounds == 0 or not pauses:
             return None
-        most_s = min(self.first_pause_s * 2.0 ** min(round_number - 1, 60), self.max_pause_s)
-        room_s = min(refusal.retry_after_s or 0.0 for refusal in refusals)
-        return room_s + _jitter.uniform(0.0, most_s)
+        least_s, more_s = min(pauses)
+        return least_s + _jitter.uniform(0.0, min(more_s, (left_s - least_s) / 2))

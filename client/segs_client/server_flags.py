@@ -42,7 +42,7 @@ def add_server_flags(group: argparse._ArgumentGroup, rounds: int = Retries().rou
         default=rounds,
         metavar="N",
         help="ask again where no server is available, after growing pauses (default %(default)s; "
-        "0: once)",
+        "0: once); an overloaded one is asked until the time-out",
     )
     add(
         "--shared-memory",

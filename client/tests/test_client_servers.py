@@ -1,90 +1,25 @@
-"""Several servers as one, and what is tried again."""
+"""Several servers as one: who gets what, and what is tried elsewhere. When is what
+test_client_retries.py is about."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Generator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from tritonclient.utils import InferenceServerException
+from fake_world import BROKEN, DEAD, LOST, TOO_LATE, Clock, World, refusal
 
-from segs_client import (
-    DeadlineExceeded,
-    InvalidRequest,
-    Retries,
-    Retry,
-    ServerError,
-    ServerUnavailable,
-)
-from segs_client.contract import DetailRequest, ErrorDetail
-from segs_client.exchange import Answered, Asked, Call, Pause, inference
+from segs_client import DeadlineExceeded, InvalidRequest, ServerError, ServerUnavailable
+from segs_client.contract import DetailRequest
+from segs_client.exchange import Answered
 from segs_client.servers import Servers
 from segs_client.work import estimated_work
 
-NO_PAUSE = {"first_pause_s": 0.0, "max_pause_s": 0.0}
-DEAD = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
-LOST = InferenceServerException("Socket closed", "StatusCode.UNAVAILABLE")
-BROKEN = InferenceServerException("internal error; incident 12", "StatusCode.INTERNAL")
-TOO_LATE = InferenceServerException("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED")
 
-
-def refusal(retry_after_s: float, message: str = "the server is stopping") -> Exception:
-    detail = ErrorDetail(code="UNAVAILABLE", message=message, retry_after_s=retry_after_s)
-    return InferenceServerException(detail.to_status_message(), "StatusCode.UNAVAILABLE")
-
-
-class World:
-    """What servers answer, by their addresses, and what was asked of them; no time passes."""
-
-    def __init__(self, answers: Mapping[str, Any], timeout_s: float = 60.0, **retries: Any) -> None:
-        self.answers = dict(answers)
-        self.servers = Servers(tuple(answers), shuffle=lambda servers: None)
-        self.told: list[Retry] = []
-        self.retries = Retries(on_retry=self.told.append, **retries)
-        self.asked: list[str] = []
-        self.probed: list[str] = []
-        self.pauses: list[float] = []
-        self.timeouts: list[float] = []
-        self.timeout_s = timeout_s
-
-    def start(self, work: float = 1.0) -> Generator[Any, Any, Answered]:
-        asked = Asked({"headers": {}}, "id", work, self.timeout_s)
-        return inference(asked, self.servers, self.retries)
-
-    def run(self, work: float = 1.0) -> Answered:
-        program = self.start(work)
-        try:
-            step = next(program)
-            while True:
-                try:
-                    led_to = self._take(step)
-                except Exception as error:
-                    step = program.throw(error)
-                else:
-                    step = program.send(led_to)
-        except StopIteration as end:
-            answered: Answered = end.value
-            return answered
-
-    def _take(self, step: Call | Pause) -> Any:
-        if isinstance(step, Pause):
-            self.pauses.append(step.seconds)
-            return None
-        url = self.servers.urls[step.server]
-        if step.method != "infer":
-            self.probed.append(url)
-        else:
-            self.asked.append(url)
-            self.timeouts.append(step.arguments["client_timeout"])
-        answer = self.answers[url]
-        if isinstance(answer, list):
-            answer = answer.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock.instead(monkeypatch)
 
 
 def test_what_is_not_unavailable_is_not_repeated() -> None:
@@ -102,52 +37,6 @@ def test_a_refused_request_goes_elsewhere_at_once() -> None:
     (told,) = world.told
     assert (told.url, told.tries, told.pause_s, told.request_id) == ("a", 1, 0.0, "id")
     assert told.error.message == "the server is stopping"
-
-
-def test_the_servers_word_and_the_jitter_make_the_pause() -> None:
-    world = World({"a": [refusal(3.0)] * 3 + ["fine"]}, first_pause_s=1.0, max_pause_s=1.5)
-    assert world.run().tries == 4
-    bounds = [(3.0, 4.0), (3.0, 4.5), (3.0, 4.5)]
-    assert len(world.pauses) == len(bounds)
-    assert all(low <= each <= high for each, (low, high) in zip(world.pauses, bounds, strict=True))
-    assert [each.pause_s for each in world.told] == world.pauses
-
-
-def test_pauses_are_spread_over_all_of_their_range() -> None:
-    unavailable = [ServerUnavailable("no")]
-    pauses = [Retries().pause_s(3, unavailable) or 0.0 for _ in range(2000)]
-    assert 0 <= min(pauses) < 0.05 and 0.95 < max(pauses) <= 1.0
-    assert sum(pauses) / len(pauses) == pytest.approx(0.5, abs=0.05)
-    assert (Retries(max_pause_s=4.0, rounds=2000).pause_s(2000, unavailable) or 0) <= 4.0
-
-
-@pytest.mark.parametrize("rounds", [0, 2])
-def test_rounds_are_bounded(rounds: int) -> None:
-    world = World({"a": DEAD, "b": DEAD}, rounds=rounds, **NO_PAUSE)
-    with pytest.raises(ServerUnavailable, match="failed to connect"):
-        world.run()
-    assert Counter(world.asked + world.probed)["a"] == rounds + 1
-
-
-def test_no_pause_outlasts_the_deadline() -> None:
-    world = World({"a": refusal(30.0, "overloaded")}, timeout_s=10.0)
-    with pytest.raises(ServerUnavailable, match="overloaded") as caught:
-        world.run()
-    assert caught.value.retry_after_s == 30.0
-    assert world.asked == ["a"]
-    assert world.pauses == []
-
-
-def test_what_is_left_of_the_time_goes_along() -> None:
-    world = World({"a": [DEAD, "fine"]}, timeout_s=10.0, **NO_PAUSE)
-    program = world.start()
-    first = next(program)
-    time.sleep(0.05)
-    program.throw(DEAD)
-    program.close()
-    assert first.arguments["client_timeout"] == pytest.approx(10.0, abs=0.02)
-    world.run()
-    assert all(each <= 10.0 for each in world.timeouts)
 
 
 def test_a_request_that_loses_its_servers_is_given_up() -> None:
@@ -182,13 +71,13 @@ def test_work_under_way_is_forgotten_when_a_call_is_cancelled() -> None:
     assert {each.under_way for each in world.servers._servers} == {0.0}
 
 
-def test_a_failed_server_gets_nothing_until_it_says_that_it_is_ready() -> None:
-    world = World({"a": refusal(0.15), "b": "fine"})
+def test_a_failed_server_gets_nothing_until_it_says_that_it_is_ready(clock: Clock) -> None:
+    world = World({"a": refusal(9.0), "b": "fine"})
     assert world.run().url == "b"
     assert [world.run().url for _ in range(4)] == ["b"] * 4
     assert world.asked == ["a", "b", "b", "b", "b", "b"]
     assert world.probed == []
-    time.sleep(0.16)
+    clock.now_s += 9.1
     world.answers["a"] = DEAD
     assert world.run().url == "b"
     assert world.probed == ["a"]  # and was not sent the picture
@@ -248,12 +137,6 @@ def test_addresses_are_checked(urls: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Servers(urls)
     assert caught.value.field == "url"
-
-
-@pytest.mark.parametrize("wrong", [{"rounds": -1}, {"max_pause_s": float("nan")}, {"losses": -1}])
-def test_retries_are_checked(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match="allowed: 0 or more"):
-        Retries(**wrong)
 
 
 def work_of(*items: dict[str, Any], **options: Any) -> float:
