@@ -63,6 +63,7 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """Closes the connections; calls that are under way are cancelled."""
+        self._waits.close()
         for triton in self._tritons:
             await triton.close()
         for channel in self._channels.values():
@@ -123,6 +124,8 @@ class AsyncClient(BaseClient):
     async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
         message = streaming.cancel_message(request_id, timeout_s)
+        if self._waits.end(request_id):
+            return
         error: SegsError = ServerError("nobody was asked")
         for index in range(len(self.urls)):
             try:
@@ -197,7 +200,10 @@ class AsyncClient(BaseClient):
 
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
+            wait = self._waits.begun(asyncio.Event(), step.request_id)
+            with wait as end, contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(end.wait(), step.seconds)
+            return None
         if step.method == FOLLOW:
             return await self._follow(step.server, step.arguments)
         return await getattr(self._tritons[step.server], step.method)(**step.arguments)

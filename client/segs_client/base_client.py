@@ -16,6 +16,7 @@ from segs_client.segs import Segs
 from segs_client.servers import Servers
 from segs_client.shared_memory import Room
 from segs_client.streaming import StreamUpdate
+from segs_client.waits import Waits
 from segs_client.work import estimated_work
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -61,6 +62,7 @@ class BaseClient:
         self.retries = retries
         self.shared_memory = shared_memory
         self._servers = Servers(url)
+        self._waits = Waits()
         self._headers = access.headers(api_key)
         self._connection = {"channel_args": transport.CHANNEL_ARGS, **access.connection(tls)}
         self._connect()

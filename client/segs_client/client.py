@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -61,7 +60,9 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; streams that are open end."""
+        """Closes the connections; streams that are open end, and calls that wait for their next try
+        are cancelled."""
+        self._waits.close()
         for triton in self._tritons:
             triton.close()
         for channel in self._channels.values():
@@ -143,7 +144,8 @@ class Client(BaseClient):
         return self._streamed(self._ask_updates(built, request_id, timeout_s))
 
     def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
-        """Ends a request of :meth:`stream`, whichever client with the same API key sent it.
+        """Ends a request of :meth:`stream`, whichever client with the same API key sent it; or any
+        of this client's that waits for its next try.
 
         Raises:
             NotFound: no such request is under way at any of the servers.
@@ -151,6 +153,8 @@ class Client(BaseClient):
             SegsError: as :meth:`detail`.
         """
         message = streaming.cancel_message(request_id, timeout_s)
+        if self._waits.end(request_id):
+            return
         error: SegsError = ServerError("nobody was asked")
         for index in range(len(self.urls)):
             try:
@@ -230,7 +234,8 @@ class Client(BaseClient):
 
     def _take(self, step: Step) -> Any:
         if isinstance(step, Pause):
-            time.sleep(step.seconds)
+            with self._waits.begun(threading.Event(), step.request_id) as end:
+                end.wait(step.seconds)
             return None
         if step.method == FOLLOW:
             return self._follow(step.server, step.arguments)
