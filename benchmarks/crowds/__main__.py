@@ -3,10 +3,10 @@
     python -m benchmarks.crowds [MODE ...] [--full | --short] [--url HOST:PORT] [--report FILE]
 
 Without --url the demo's pipeline is built and served here, by ``python -m serving serve``. While a
-crowd is there a stranger sends a tiny request every two seconds, and readiness is looked at four
-times a second. Bars: no call is lost, which is UNAVAILABLE without retry_after_s, INTERNAL, UNKNOWN
-or no answer at all; what is refused is told when to come again; a sample of the pictures is that of
-the same requests alone; nothing is started or loaded again; a wrong request is refused within 2 s.
+crowd is there a stranger sends a tiny request every two seconds (--short: four times as often), and
+readiness is looked at four times a second. Bars: no call is lost, which is UNAVAILABLE without
+retry_after_s, INTERNAL, UNKNOWN or no answer at all; a sample of the pictures is that of the same
+requests alone; nothing is started or loaded again; a wrong request is refused within 2 s.
 Returns 1 if one is missed.
 """
 
@@ -30,6 +30,8 @@ from examples.demo_service import PIPELINE, REPOSITORY, build_demo
 from tests.faults.row import PromiseBroken
 from tests.faults.supervised import Setup, Supervised
 
+EVERY_S, SHORT_EVERY_S = 2.0, 0.5
+"""Between a stranger's requests."""
 _PROGRAM = "python -m benchmarks.crowds"
 
 log = logging.getLogger("crowds")
@@ -38,7 +40,7 @@ log = logging.getLogger("crowds")
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints the table; returns 1 if a bar is missed."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser()
+    parser = command_line()
     given = parser.parse_args(argv)
     if unknown := sorted(set(given.modes) - set(MODES)):
         parser.error(f"{', '.join(unknown)}: known are {', '.join(MODES)}")
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _target(given) as target:
             for crowd in chosen(given):
                 log.info("%s, %d callers", crowd.mode, crowd.callers)
-                results.append(measure(target, crowd))
+                results.append(measure(target, crowd, SHORT_EVERY_S if given.short else EVERY_S))
                 _tell(results[-1])
                 _write(given, argv, results)
     except PromiseBroken as error:
@@ -112,7 +114,8 @@ def _text(argv: Sequence[str], results: Sequence[Result]) -> str:
     return f"`{shlex.join([*_PROGRAM.split(), *argv])}`; {describe()}\n\n{to_markdown(results)}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """What can be asked for."""
     summary, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog=_PROGRAM, description=summary, epilog=more.partition("\n\n")[2].replace("``", "")

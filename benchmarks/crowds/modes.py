@@ -219,7 +219,7 @@ SHORT: Sequence[Crowd] = (
     Gone(100, coming_s=2.0, stay_s=0.3),
     Webp(3, size=(16383, 1000), trouble_s=0.1),
     BadPng(12, side_px=2000),
-    Photos(2, size=(2400, 1600)),
+    Photos(2, size=(1200, 900)),
 )
 """Seconds each."""
 MODES = tuple(dict.fromkeys(crowd.mode for crowd in FULL))

@@ -80,7 +80,7 @@ class Result:
             f"{self.seconds:.1f}",
             _counts(self.ends),
             str(self.lost),
-            f"{self.stranger_slowest_s:.1f}",
+            f"{self.stranger_slowest_s:.1f}" if self.stranger else _shown(None),
             "; ".join(filter(None, told)),
             f"{same.compared} ({same.most}, {same.mean:.3f})" if same.compared else "",
             f"{_shown(seen.restarts)} / {_shown(seen.reloads)}",
