@@ -26,6 +26,7 @@ SOAK_ARGS ?=
 KILLS_ARGS ?=
 FUZZ_ARGS ?=
 CLUSTER_ARGS ?=
+CROWD_ARGS ?=
 QUALITY_ARGS ?=
 GALLERY_ARGS ?=
 FUZZ_SECONDS ?= 300
@@ -155,6 +156,10 @@ bench-load: $(STAMP) ## throughput, fairness, overload and the model of cost (ab
 .PHONY: cluster
 cluster: $(STAMP) ## three servers behind the proxy: one killed, one drained, all updated (CLUSTER_ARGS=...)
 	$(PY) -m benchmarks.cluster $(CLUSTER_ARGS)
+
+.PHONY: crowds
+crowds: $(STAMP) ## up to 1000 callers at once on a real server: is anybody lost? (CROWD_ARGS=...)
+	$(PY) -m benchmarks.crowds $(CROWD_ARGS)
 
 .PHONY: perf
 perf: $(STAMP) ## load-test with perf_analyzer; CSV files in out/perf (PERF_ARGS=...)
