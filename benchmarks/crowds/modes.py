@@ -178,11 +178,16 @@ class BadPng(Crowd):
 
 @dataclass(frozen=True)
 class Photos(Crowd):
-    """Photographs as large as they may be, and PNG back."""
+    """Photographs as large as they may be, and PNG back.
+
+    Args:
+        box: of the SEG in each.
+    """
 
     mode: ClassVar[str] = "photos"
     sample: int = 2
     size: tuple[int, int] = (8600, 7000)
+    box: tuple[int, int, int, int] = (100, 100, 300, 300)
 
     def ask(self, target: Target, index: int) -> Ask:
         ask = small_ask(
@@ -190,7 +195,7 @@ class Photos(Crowd):
             f"{self.mode}-{index}",
             seed=index,
             image={"encoding": "file"},
-            segs={"items": [{"bbox": [100, 100, 300, 300]}]},
+            segs={"items": [{"bbox": self.box}]},
             output={"image": "png"},
         )
         return replace(ask, picture=pictures.photograph(*self.size))
@@ -219,7 +224,7 @@ SHORT: Sequence[Crowd] = (
     Gone(100, coming_s=2.0, stay_s=0.3),
     Webp(3, size=(16383, 1000), trouble_s=0.1),
     BadPng(12, side_px=2000),
-    Photos(2, size=(1200, 900)),
+    Photos(2, size=(1200, 900), box=(100, 100, 132, 132)),
 )
 """Seconds each."""
 MODES = tuple(dict.fromkeys(crowd.mode for crowd in FULL))

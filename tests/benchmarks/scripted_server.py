@@ -48,7 +48,8 @@ class _Scripted(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def ModelInfer(self, request: Any, context: Any) -> ModelInferResponse:  # noqa: N802
         word = request.id.partition("-")[0]
-        again, _ = request.id in self.seen, self.seen.append(request.id)
+        again = request.id in self.seen
+        self.seen.append(request.id)
         if word == "silent":
             self.over.wait(20)
         if word == "lost":

@@ -56,8 +56,12 @@ def url() -> Iterator[str]:
         yield address
 
 
+def ask(request_id: str) -> Ask:
+    return Ask(request_id, {})
+
+
 def asks(*request_ids: str) -> list[Ask]:
-    return [Ask(request_id, {}) for request_id in request_ids]
+    return [ask(request_id) for request_id in request_ids]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_every_caller_of_a_crowd_is_counted_once(url: str) -> None:
 def test_what_is_sent_beside_a_crowd_knows_its_place(url: str) -> None:
     with Together(url, asks("fine-1", "silent-1"), 2.0) as together:
         together.wait_for(1, 10.0)
-        aside = together.beside(*asks("wrong-2"), 5.0)
+        aside = together.beside(ask("wrong-2"), 5.0)
         assert (aside.end, aside.sent_after, aside.came_after) == ("INVALID_ARGUMENT", 1, 1)
         together.leave(1)
         together.wait()
@@ -123,18 +127,16 @@ def test_what_is_sent_beside_a_crowd_knows_its_place(url: str) -> None:
     ],
 )
 def test_a_stream_ends_as_a_call_would(url: str, request_id: str, end: str) -> None:
-    assert follow(url, *asks(request_id), 5.0).end == end
+    assert follow(url, ask(request_id), 5.0).end == end
 
 
 def test_only_a_patient_caller_comes_again(url: str) -> None:
-    (ask,) = asks("later-3")
-    assert ask_once(url, ask, 5.0).end == REFUSED
-    (ask,) = asks("later-4")
-    assert ask_patiently(url, ask, 5.0).end == OK
+    assert ask_once(url, ask("later-3"), 5.0).end == REFUSED
+    assert ask_patiently(url, ask("later-4"), 5.0).end == OK
 
 
 def test_nobody_there_is_lost() -> None:
-    assert ask_once("127.0.0.1:1", *asks("fine"), 5.0).end == NO_RETRY
+    assert ask_once("127.0.0.1:1", ask("fine"), 5.0).end == NO_RETRY
 
 
 def test_pictures_are_compared_byte_by_byte() -> None:
