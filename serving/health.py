@@ -1,9 +1,9 @@
 """Whether the server can serve, for probes over HTTP and gRPC.
 
 ``/health/live`` answers 200 while the supervisor runs. ``/health/ready`` answers 200 while the
-server answers canaries, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers
-for Prometheus. ``grpc.health.v1.Health`` has SERVING and NOT_SERVING likewise. (Triton's own, on its own port, stays ready after a model's process has
-died.)
+server is ready, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers for
+Prometheus. ``grpc.health.v1.Health`` has SERVING and NOT_SERVING likewise. (Triton's own, on its
+own port, stays ready after a model's process has died.)
 """
 
 from __future__ import annotations

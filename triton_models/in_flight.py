@@ -12,7 +12,7 @@ import asyncio
 import bisect
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from preprocessing.limits import Limits
@@ -74,7 +74,8 @@ class InFlight:
         """Of their tensors, as they came."""
         self.lost = 0
         """Calls that never end."""
-        # Measured while requests wait, as only then the stages are as fast as they can be.
+        # Measured while requests wait, as only then the stages are as fast as they can be, and
+        # none has a large picture.
         self._done_work = 0.0
         self._done_count = 0.0
         self._busy_s = 0.0
@@ -120,17 +121,21 @@ class InFlight:
             raise OverloadedError(self.interval_s)
         if self.message_bytes + message_bytes > limits.max_message_bytes:
             raise OverloadedError(self.interval_s)
-        queue_s = self.wait_s(self._work() + cost.work)
+        queue_s = self._wait_s([cost, *(each.cost for each in self._waiting)])
         if queue_s is not None and queue_s > limits.max_queue_s:
             raise OverloadedError(queue_s - limits.max_queue_s)
 
-    def _work(self) -> float:
-        held = sum(place.cost.work for place in self._held)
-        return held / 2 + sum(waiter.cost.work for waiter in self._waiting)
+    def _wait_s(self, costs: Iterable[RequestCost]) -> float | None:
+        """Seconds until these and half of what is in flight are done, as measured; None if nothing
+        was measured yet."""
+        own_s = [self._own_s(each) for each in costs]
+        held_s = [self._own_s(place.cost) for place in self._held]
+        return sum(own_s) + sum(held_s) / 2 if self._done_work > 0 else None
 
-    def wait_s(self, work: float) -> float | None:
-        """Seconds that so much work takes, as measured; None if nothing was measured yet."""
-        return work * self._busy_s / self._done_work if self._done_work > 0 else None
+    def _own_s(self, cost: RequestCost) -> float:
+        """Seconds that a request takes of the stages' time."""
+        rate = self._busy_s / self._done_work if self._done_work > 0 else 0.0
+        return cost.work * rate + cost.picture_s
 
     @property
     def interval_s(self) -> float:
@@ -140,13 +145,11 @@ class InFlight:
     def standing(self, cost: RequestCost, arrived_s: float) -> tuple[int, float | None]:
         """How many requests go before a waiting one, and how long it takes to its end."""
         turn_s = self._turn_s(cost, arrived_s)
-        ahead = [each.cost.work for each in self._waiting if each.turn_s < turn_s]
-        held = sum(place.cost.work for place in self._held)
-        return len(self._held) + len(ahead), self.wait_s(held / 2 + sum(ahead) + cost.work)
+        ahead = [each.cost for each in self._waiting if each.turn_s < turn_s]
+        return len(self._held) + len(ahead), self._wait_s([cost, *ahead])
 
     def _turn_s(self, cost: RequestCost, arrived_s: float) -> float:
-        own_s = self.wait_s(cost.work) or 0.0
-        return arrived_s + _OVERTAKEN * own_s / cost.weight
+        return arrived_s + _OVERTAKEN * self._own_s(cost) / cost.weight
 
     async def place(self, cost: RequestCost, arrived_s: float) -> Place:
         """Waits for a place; :meth:`release` or :meth:`lose` has to follow.
@@ -202,12 +205,14 @@ class InFlight:
         return not cost.is_large and cost.work <= _SMALL * mean
 
     def _measure(self) -> bool:
-        """Counts the time since it was called last, if requests have waited; whether they have."""
+        """Counts the time since it was called last, if it tells how fast the networks are; whether
+        it does."""
         now_s = self._clock()
-        if self._waiting:
+        is_telling = bool(self._waiting) and not any(each.cost.is_large for each in self._held)
+        if is_telling:
             self._busy_s += now_s - self._seen_s
         self._seen_s = now_s
-        return bool(self._waiting)
+        return is_telling
 
     def release(self, place: Place, *, done: bool = False) -> None:
         """Frees a place.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from preprocessing.prepare import Checked
 from sampling.priority import PRIORITY_WEIGHTS
 
+PICTURE_BYTES_PER_S = 50e6
+"""Of pixels, decoded or encoded."""
 LARGE_BYTES = 16 << 20
 """A picture with more bytes of pixels is large."""
 _NETWORK_STEPS = 4.0
@@ -18,7 +20,7 @@ class RequestCost:
     """What a request will take.
 
     Args:
-        work: megapixel-steps, and a share for encoding and decoding SEGs and the picture.
+        work: of the networks: megapixel-steps, and a share for encoding and decoding SEGs.
         picture_bytes: of the decoded picture, uint8 RGB.
         weight: of its priority.
     """
@@ -30,9 +32,14 @@ class RequestCost:
     @classmethod
     def of(cls, checked: Checked) -> RequestCost:
         """The cost of a request that was checked."""
-        survey, pixels = checked.survey, checked.picture_bytes / 3
-        work = survey.work + (_NETWORK_STEPS * survey.sampled_pixels + pixels) / 1e6
+        survey = checked.survey
+        work = survey.work + _NETWORK_STEPS * survey.sampled_pixels / 1e6
         return cls(work, checked.picture_bytes, PRIORITY_WEIGHTS[checked.request.priority])
+
+    @property
+    def picture_s(self) -> float:
+        """Seconds that decoding and encoding the picture take, roughly."""
+        return self.picture_bytes / PICTURE_BYTES_PER_S
 
     @property
     def is_large(self) -> bool:

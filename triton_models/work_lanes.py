@@ -12,12 +12,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from triton_models.request_cost import LARGE_BYTES
+from triton_models.request_cost import LARGE_BYTES, PICTURE_BYTES_PER_S
 
 log = logging.getLogger(__name__)
 
-_BYTES_PER_S = 50e6
-"""Of pixels, decoded or encoded: what the order of requests goes by."""
 _OVERTAKEN = 8.0
 """Others overtake a waiting request for at most so many times what it takes."""
 _SMALL_THREADS = 2
@@ -61,7 +59,7 @@ class Lane:
             size_bytes: of its pixels.
             weight: of its priority.
         """
-        turn_s = self._clock() + _OVERTAKEN * size_bytes / _BYTES_PER_S / weight
+        turn_s = self._clock() + _OVERTAKEN * size_bytes / PICTURE_BYTES_PER_S / weight
         with self._changed:
             heapq.heappush(self._jobs, _Job(turn_s, next(self._numbers), work))
             self._changed.notify()
@@ -81,12 +79,12 @@ class Lane:
 
 
 class WorkLanes:
-    """A lane for large pictures, which leaves a core free, and one for all other jobs."""
+    """A lane for large pictures, one a core, and one for all other jobs."""
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
         self._small = Lane("small", _SMALL_THREADS)
-        self._large = Lane("large", max(1, cores - 1), _LARGE_NICENESS)
+        self._large = Lane("large", cores, _LARGE_NICENESS)
 
     def put(self, work: Callable[[], object], size_bytes: int = 0, weight: float = 1.0) -> None:
         """Adds a job to the lane of its size; as :meth:`Lane.put`."""
