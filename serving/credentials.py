@@ -11,8 +11,6 @@ from segs_client.contract import API_KEY_HEADER
 from serving.api_keys import API_KEYS_VARIABLE, CANARY_VARIABLE, hash_key, new_key
 from serving.inside import INSIDE_VARIABLE
 
-ADMIN_KEY = "admin_key"
-"""Stands, as ``{admin_key}``, in the server's command until that is run."""
 _TRITON_PREFIX = "triton-grpc-protocol-"
 ADMIN_HEADER = "admin-key"
 """Of calls that change the server."""
@@ -20,7 +18,8 @@ ADMIN_HEADER = "admin-key"
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """Made at random for each start. They are never in a command line, a log or a file."""
+    """Made at random for each start. They are never in a log or a file, and only the admin key is
+    in a command line: tritonserver takes it from nowhere else."""
 
     admin_key: str = field(default_factory=secrets.token_hex)
     """Of Triton's calls that change the server."""

@@ -8,8 +8,7 @@ killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alo
 goes by the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
-environment. Reads the command's secrets, a JSON object, from ``secrets_fd``, as any user of the
-machine can read arguments. Writes the server's process id to ``pid_fd``.
+environment. Writes the server's process id to ``pid_fd``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import resource
 import select
@@ -25,16 +23,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import psutil
 
-from serving.hidden_arguments import HidingError, fill, start_hidden
 from serving.leftovers import Belongings
 from serving.stub_logging import configure_logging
-
-log = logging.getLogger("serving.guard")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -44,14 +38,12 @@ class Orders(TypedDict):
     """What to run and what to remove afterwards."""
 
     command: list[str]
-    """Of the server, with ``{name}`` for each secret."""
     belongings: dict[str, Any]
     """Of :class:`~serving.leftovers.Belongings`. Their locked file is open in this process, and in
     no other, until it ends."""
     stop_timeout_s: float
     starter_pid: int
     pid_fd: int
-    secrets_fd: int
 
 
 def _prctl(option: int, value: int) -> None:
@@ -60,16 +52,6 @@ def _prctl(option: int, value: int) -> None:
 
 def _die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _start(command: Sequence[str], secrets: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Safe here, where ``preexec_fn`` is not in general: this process has one thread."""
-    try:
-        return start_hidden(command, secrets, before_exec=_die_with_parent)
-    except HidingError as error:
-        log.warning("all users of this machine can read the server's admin key: %s", error)
-        words = [fill(word, secrets) for word in command]
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
 
 
 def _kill_children() -> None:
@@ -125,8 +107,10 @@ def main() -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     allow_many_files()
     try:
-        with os.fdopen(orders["secrets_fd"]) as pipe:
-            server = _start(orders["command"], json.load(pipe))
+        # Safe here, where it is not in general: this process has one thread.
+        server = subprocess.Popen(
+            orders["command"], stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+        )
         os.write(orders["pid_fd"], f"{server.pid}\n".encode())
         os.close(orders["pid_fd"])
         _watch(server, orders["starter_pid"], orders["stop_timeout_s"])

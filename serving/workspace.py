@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segs_client.contract import API_KEY_HEADER, TRACE_HEADERS
 from serving import memory
-from serving.credentials import ADMIN_HEADER, ADMIN_KEY
+from serving.credentials import ADMIN_HEADER
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
 from serving.metrics import METRICS_VARIABLE
@@ -121,16 +121,16 @@ def server_command(
     backends: Path,
     shm_prefix: str,
     ports: Mapping[str, int],
+    admin_key: str,
     tls: Sequence[str] = (),
 ) -> list[str]:
-    """tritonserver's command line, with ``{admin_key}`` for what calls of the restricted protocols
-    ask for. ``ports`` has grpc, and http and metrics if they are open; ``tls`` are the arguments
-    for that.
+    """tritonserver's command line. ``ports`` has grpc, and http and metrics if they are open; calls
+    of the restricted protocols ask for ``admin_key``; ``tls`` are the arguments for that.
     """
     folders = (options.model_repository, *options.repositories)
     models = {path.name for folder in folders for path in model_folders(folder)}
     names = [name for name in RESTRICTED if name not in options.open_protocols]
-    restricted = f"{','.join(names)}:{ADMIN_HEADER}={{{ADMIN_KEY}}}"
+    restricted = f"{','.join(names)}:{ADMIN_HEADER}={admin_key}"
     # As gRPC and libevhtp write addresses of IPv6.
     host, http_host = options.host, options.host
     if ":" in options.host:
