@@ -32,6 +32,8 @@ from serving.stub_logging import configure_logging
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_BY_SIGNAL = 128
+"""Plus its number is the exit status where a signal has ended the server, as shells have it."""
 
 
 class Orders(TypedDict):
@@ -44,6 +46,23 @@ class Orders(TypedDict):
     stop_timeout_s: float
     starter_pid: int
     pid_fd: int
+
+
+def ending(status: int | None) -> str:
+    """How a server ended whose guard has this exit status; None: it has not cleared away yet."""
+    if status is None:
+        return "tritonserver has ended"
+    if status < 0:
+        return f"tritonserver's guard was ended by {signal.Signals(-status).name}"
+    by = signal_of(status)
+    how = f"ended with status {status}" if by is None else f"was ended by {by.name}"
+    return f"tritonserver {how}"
+
+
+def signal_of(status: int) -> signal.Signals | None:
+    """The signal that ended a server whose guard has this exit status; None if none did."""
+    number = status - _BY_SIGNAL
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def _prctl(option: int, value: int) -> None:
@@ -100,7 +119,7 @@ def allow_many_files() -> None:
 
 
 def main() -> int:
-    """Runs the server until it ends; its exit status is ours."""
+    """Runs the server until it ends; :func:`ending` tells what the exit status says of that."""
     configure_logging()
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -118,7 +137,9 @@ def main() -> int:
     finally:
         _kill_children()
         Belongings(**orders["belongings"]).remove()
-    return 1 if status is None else abs(status)
+    if status is None:
+        return 1
+    return status if status >= 0 else _BY_SIGNAL - status
 
 
 if __name__ == "__main__":

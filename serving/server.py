@@ -21,13 +21,15 @@ from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
 from serving.canary import Song, run_canary, songs
 from serving.connection import Connection
 from serving.credentials import Credentials
-from serving.errors import CrashError, ModelsDownError, ServingError, StartError
+from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
+from serving.guard import ending, signal_of
 from serving.heart import (
     BEAT_S,
     ENGINE_MODEL,
     Drain,
     EngineState,
     forget_engine,
+    is_alive,
     model_of,
     order_drain,
     read_doors,
@@ -54,8 +56,9 @@ _REPLACED_S = 1.0
 the dead one had a request; they would be taken for their successors, which have the same names."""
 _READERS = ("prepare", ENGINE_MODEL)
 """Models that read the pipelines' descriptors."""
-_CRASH = ("terminate called", "Signal (")
-"""What it writes then."""
+_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
+_CLEARED_S = 0.5
+"""For a guard to end after its server; only then it is told what ended that."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -180,8 +183,10 @@ class EmbeddedServer:
         try:
             self._wait_ready(stop_asked)
             self.sing(stop_asked)
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, CanaryError) and signal_of(self._guard.returncode):
+                raise self._why_ended() from error
             raise
 
     def _claim_ports(self) -> None:
@@ -219,13 +224,14 @@ class EmbeddedServer:
     def _why_ended(self) -> StartError:
         assert self._log is not None
         self._log.join(2.0)
+        status = self._require_running().returncode
+        by = signal_of(status)
         failures = self._log.failures()
-        if failures:
+        if failures and by is None:  # what a crash makes of models' loading is not their fault
             told = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
             return StartError(f"tritonserver could not load its models:\n{told}")
-        lines = self.tail(20)
-        kind = CrashError if any(sign in self.tail(500) for sign in _CRASH) else StartError
-        return kind(f"tritonserver ended while starting; its last lines:\n{lines}")
+        kind = CrashError if by in _CRASHES else StartError
+        return kind(f"{ending(status)} while starting; its last lines:\n{self.tail(20)}")
 
     def sing(self, stop_asked: threading.Event) -> None:
         """Sends all canaries, one after another.
@@ -253,10 +259,21 @@ class EmbeddedServer:
             ModelsDownError: models whose process has died or hangs; :meth:`reload` may mend it.
             ServingError: tritonserver itself has ended, or a network hangs inside of it.
         """
-        guard, watch = self._require_running(), self._watch
-        if guard.poll() is not None or watch is None:
-            raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
-        watch.check()
+        self._require_alive()
+        assert self._watch is not None
+        self._watch.check()
+
+    def _require_alive(self) -> None:
+        """
+        Raises:
+            ServingError: tritonserver has ended.
+        """
+        guard = self._require_running()
+        if is_alive(self.pid) and guard.poll() is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(_CLEARED_S)
+        raise ServingError(f"{ending(guard.returncode)}\nits last lines:\n{self.tail(10)}")
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
         """Waits until one of the server's processes ends, at most so long."""
@@ -299,10 +316,14 @@ class EmbeddedServer:
         loaded = pool.submit(load_again, self.connection, sorted(down.models), admin, timeout_s)
         pool.shutdown(wait=False)
         while not wait([loaded], _LOOK_S).done:
-            if guard.poll() is not None or is_stopped(self.pid):
-                raise ServingError("tritonserver has ended or stands still while models are loaded")
+            self._require_alive()
+            if is_stopped(self.pid):
+                raise ServingError("tritonserver stands still while models are loaded")
             if stop_asked.is_set():
                 raise ServingError("stopped while models are loaded")
+        if loaded.exception() is not None:
+            time.sleep(_LOOK_S)  # its connections end a moment before it does
+            self._require_alive()
         loaded.result()
         end_soon(before, _REPLACED_S)
         if self._watch is not None:

@@ -81,12 +81,13 @@ class _Supervisor:
             while True:
                 server = EmbeddedServer(**vars(self.options))
                 self._current[:] = [server]
+                died: ServingError | None = None
                 try:
                     died = self._run(server)
                     if died is not None:
                         server.kill()  # what hangs would hold up an orderly stop
                 finally:
-                    self.health.not_ready("the server is stopped")
+                    self.health.not_ready("the server is stopped" if died is None else str(died))
                     self._tell_ready(None)
                     server.stop()
                 if died is None:

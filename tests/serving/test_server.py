@@ -91,6 +91,31 @@ def test_a_server_that_crashes_at_start_is_started_once_more(
             server.start()
 
 
+def test_a_crash_is_not_taken_for_models_that_do_not_load(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "E1122 13:31:09.5 4 c.cc:1] failed to load 'double' version 1: Internal: gone"
+    crash = ["/bin/sh", "-c", f'echo "{line}"; kill -SEGV $$']
+    monkeypatch.setattr(launching, "server_command", lambda *given, **named: crash)
+    with pytest.raises(CrashError, match=r"^tritonserver was ended by SIGSEGV while starting"):
+        EmbeddedServer(model_repository=toy_repository).start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_end_of_tritonserver_is_told_as_that(
+    number: signal.Signals, toy_repository: Path
+) -> None:
+    with EmbeddedServer(model_repository=toy_repository, start_timeout_s=60) as server:
+        os.kill(server.pid, number)
+        server.wait(5.0, threading.Event())
+        with pytest.raises(ServingError, match=r"^tritonserver (has|was) ended") as seen:
+            server.check()
+        assert not isinstance(seen.value, ModelsDownError)
+        down = ModelsDownError("gone", {"double"})
+        with pytest.raises(ServingError, match=f"^tritonserver was ended by {number.name}"):
+            server.reload(down)
+
+
 def test_serve_says_where_it_is_and_stops_on_sigterm(toy_repository: Path, tmp_path: Path) -> None:
     process, ready_file = _serve(toy_repository, tmp_path)
     ready = json.loads(ready_file.read_text())
