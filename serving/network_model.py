@@ -20,7 +20,6 @@ from serving.heart import start_beating
 from serving.inside import check_inside, count_warm_up
 from serving.stub_logging import configure_logging
 from serving.tensor_rules import InputRules, TensorError
-from serving.wrapped_shapes import survive_wrapped_shapes
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class NetworkModel(ABC):
             ValueError: config and network disagree on their tensors.
         """
         configure_logging()
-        survive_wrapped_shapes()
         start_beating(args["model_instance_name"])
         config = json.loads(args["model_config"])
         self._name = args["model_name"]

@@ -22,8 +22,6 @@ RESTRICTED = (
 """Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
 LOG_LEVEL_VARIABLE = "SEGS_LOG_LEVEL"
 LOG_FORMAT_VARIABLE = "SEGS_LOG_FORMAT"
-SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
-"""Environment variable of the Python models, set where Triton does not refuse such shapes."""
 LIMITS_VARIABLE = "SEGS_LIMITS"
 """Environment variable of the Python models: fields of Limits, as JSON."""
 

@@ -23,7 +23,6 @@ from serving.options import (
     REPOSITORIES_VARIABLE,
     REPOSITORY_ROOT,
     RESTRICTED,
-    SURVIVE_WRAPPED_VARIABLE,
     ServerOptions,
 )
 from serving.repositories import model_folders
@@ -105,8 +104,6 @@ def server_environment(
     environment[STATE_VARIABLE] = str(state)
     if options.metrics_port is not None:
         environment[METRICS_VARIABLE] = "1"
-    if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
-        environment[SURVIVE_WRAPPED_VARIABLE] = "1"
     for name in _THREAD_VARIABLES:
         environment[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.
