@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,13 @@ from serving.installation import Installation
 from serving.leftovers import Belongings
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
-from serving.workspace import build_backends, build_python, server_command, server_environment
+from serving.workspace import (
+    build_backends,
+    build_python,
+    plain_paths,
+    server_command,
+    server_environment,
+)
 
 
 class Launched(NamedTuple):
@@ -51,6 +57,8 @@ def launch(
         ServingError: TLS files that cannot be used.
     """
     workspace = Path(belongings.workspace)
+    own, *given = plain_paths((options.model_repository, *options.repositories), workspace)
+    options = replace(options, model_repository=own, repositories=tuple(given))
     arguments, connection = _open_tls(options, workspace)
     command = server_command(
         options,

@@ -15,6 +15,7 @@ from serving import memory
 from serving.credentials import ADMIN_HEADER
 from serving.heart import STATE_VARIABLE
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
+from serving.leftovers import is_plain
 from serving.metrics import METRICS_VARIABLE
 from serving.options import (
     LIMITS_VARIABLE,
@@ -64,6 +65,21 @@ def build_backends(installation: Installation, workspace: Path) -> Path:
     return backends
 
 
+def plain_paths(folders: Sequence[Path], workspace: Path) -> list[Path]:
+    """The folders' own paths, or where those are not plain links to them."""
+    links = workspace / "repositories"
+    links.mkdir(exist_ok=True)
+    found = []
+    for folder in folders:
+        path = folder.resolve()
+        if not is_plain(path):
+            link = links / str(len(list(links.iterdir())))
+            link.symlink_to(path, target_is_directory=True)
+            path = link
+        found.append(path)
+    return found
+
+
 def build_python(workspace: Path) -> Path:
     """Makes a small virtual environment whose ``bin`` belongs first on the server's PATH.
 
@@ -81,10 +97,16 @@ def build_python(workspace: Path) -> Path:
     )
     inherited = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
     # This repository first, whatever is installed; addsitedir, so that .pth files in there count.
-    lines = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client")]
-    lines += [f"import site; site.addsitedir({path!r})" for path in inherited]
+    own = (str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client"))
+    lines = [f"import os, sys; sys.path.append({_literal(path)})" for path in own]
+    lines += [f"import os, site; site.addsitedir({_literal(path)})" for path in inherited]
     (site_packages / "segs_detailer_serving.pth").write_text("\n".join(lines) + "\n")
     return environment / "bin"
+
+
+def _literal(path: str) -> str:
+    """The path in Python, in ASCII alone: the stub's interpreter may know no other letters."""
+    return f"os.fsdecode({os.fsencode(path)!r})"
 
 
 def server_environment(
@@ -94,9 +116,7 @@ def server_environment(
     environment = dict(os.environ)
     environment["PATH"] = os.pathsep.join([str(python_bin), environment.get("PATH", os.defpath)])
     environment["LD_LIBRARY_PATH"] = library_path(installation)
-    environment[REPOSITORIES_VARIABLE] = os.pathsep.join(
-        str(folder.resolve()) for folder in options.repositories
-    )
+    environment[REPOSITORIES_VARIABLE] = os.pathsep.join(map(str, options.repositories))
     environment[LOG_LEVEL_VARIABLE] = options.log_level
     environment[LOG_FORMAT_VARIABLE] = options.log_format
     environment.update(tracing_environment(environment))
@@ -151,7 +171,7 @@ def server_command(
         f"--allow-http={str('http' in ports).lower()}",
         f"--allow-metrics={str('metrics' in ports).lower()}",
     ]
-    command += [f"--model-repository={folder.resolve()}" for folder in folders]
+    command += [f"--model-repository={folder}" for folder in folders]
     if "http" in ports:
         command += [
             f"--http-address={http_host}",
