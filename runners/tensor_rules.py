@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,25 +16,6 @@ _DTYPES = {
     "TYPE_FP64": "float64",
 }
 
-_MOST_BYTES = 2**63 - 1
-
-
-def wraps(shape: Sequence[int], itemsize: int) -> bool:
-    """Whether no such array can exist: a size is negative, or its bytes are more than 2⁶³ − 1.
-
-    Triton 2.51 multiplies in 64 bits, where such a product may seem to be any number of bytes.
-
-    Example:
-        >>> wraps([1, 4, 2**60, 1], 4), wraps([1, 4, -4, -4], 4), wraps([1, 4, 8, 0], 4)
-        (True, True, False)
-    """
-    size = itemsize
-    for axis in shape:
-        if axis < 0:
-            return True
-        size *= axis or 1
-    return size > _MOST_BYTES
-
 
 class Shaped(Protocol):
     """A tensor of numpy or of torch, wherever its values are."""
@@ -44,9 +25,6 @@ class Shaped(Protocol):
 
     @property
     def dtype(self) -> object: ...
-
-    @property
-    def itemsize(self) -> int: ...
 
 
 class TensorError(ValueError):
@@ -106,7 +84,7 @@ class InputRules:
             fits = len(shape) == len(rule.dims) + bool(self.max_batch) and all(
                 wanted in (-1, size) for size, wanted in zip(sizes, rule.dims, strict=True)
             )
-            if not fits or 0 in shape or wraps(shape, tensor.itemsize):
+            if not fits or 0 in shape:
                 raise TensorError(f"{name}: shape {list(shape)}, {self._wanted(rule)} is required")
             if self.max_batch:
                 rows.add(shape[0])

@@ -12,8 +12,6 @@ from triton_models import environment
 from triton_models.api_keys import hash_key, new_key
 from triton_models.internal_token import INTERNAL
 
-ADMIN_KEY = "admin_key"
-"""Stands, as ``{admin_key}``, in the server's command until that is run."""
 _TRITON_PREFIX = "triton-grpc-protocol-"
 ADMIN_HEADER = "admin-key"
 """Of calls that change the server."""
@@ -21,7 +19,8 @@ ADMIN_HEADER = "admin-key"
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """Made at random for each start. They are never in a command line, a log or a file."""
+    """Made at random for each start. They are never in a log or a file, and only the admin key is
+    in a command line: tritonserver takes it from nowhere else."""
 
     admin_key: str = field(default_factory=secrets.token_hex)
     """Of Triton's calls that change the server."""

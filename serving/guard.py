@@ -8,8 +8,7 @@ killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alo
 goes by the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
-environment. Reads the command's secrets, a JSON object, from ``secrets_fd``, as any user of the
-machine can read arguments. Writes the server's process id to ``pid_fd``.
+environment. Writes the server's process id to ``pid_fd``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import resource
 import select
@@ -25,33 +23,46 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import psutil
 
-from serving.hidden_arguments import HidingError, fill, start_hidden
 from serving.leftovers import Belongings
 from triton_models.stub_logging import configure_logging
 
-log = logging.getLogger("serving.guard")
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_BY_SIGNAL = 128
+"""Plus its number is the exit status where a signal has ended the server, as shells have it."""
 
 
 class Orders(TypedDict):
     """What to run and what to remove afterwards."""
 
     command: list[str]
-    """Of the server, with ``{name}`` for each secret."""
     belongings: dict[str, Any]
     """Of :class:`~serving.leftovers.Belongings`. Their locked file is open in this process, and in
     no other, until it ends."""
     stop_timeout_s: float
     starter_pid: int
     pid_fd: int
-    secrets_fd: int
+
+
+def ending(status: int | None) -> str:
+    """How a server ended whose guard has this exit status; None: it has not cleared away yet."""
+    if status is None:
+        return "tritonserver has ended"
+    if status < 0:
+        return f"tritonserver's guard was ended by {signal.Signals(-status).name}"
+    by = signal_of(status)
+    how = f"ended with status {status}" if by is None else f"was ended by {by.name}"
+    return f"tritonserver {how}"
+
+
+def signal_of(status: int) -> signal.Signals | None:
+    """The signal that ended a server whose guard has this exit status; None if none did."""
+    number = status - _BY_SIGNAL
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def _prctl(option: int, value: int) -> None:
@@ -60,16 +71,6 @@ def _prctl(option: int, value: int) -> None:
 
 def _die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _start(command: Sequence[str], secrets: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Safe here, where ``preexec_fn`` is not in general: this process has one thread."""
-    try:
-        return start_hidden(command, secrets, before_exec=_die_with_parent)
-    except HidingError as error:
-        log.warning("all users of this machine can read the server's admin key: %s", error)
-        words = [fill(word, secrets) for word in command]
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
 
 
 def _kill_children() -> None:
@@ -118,15 +119,17 @@ def allow_many_files() -> None:
 
 
 def main() -> int:
-    """Runs the server until it ends; its exit status is ours."""
+    """Runs the server until it ends; :func:`ending` tells what the exit status says of that."""
     configure_logging()
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     allow_many_files()
     try:
-        with os.fdopen(orders["secrets_fd"]) as pipe:
-            server = _start(orders["command"], json.load(pipe))
+        # Safe here, where it is not in general: this process has one thread.
+        server = subprocess.Popen(
+            orders["command"], stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+        )
         os.write(orders["pid_fd"], f"{server.pid}\n".encode())
         os.close(orders["pid_fd"])
         _watch(server, orders["starter_pid"], orders["stop_timeout_s"])
@@ -134,7 +137,9 @@ def main() -> int:
     finally:
         _kill_children()
         Belongings(**orders["belongings"]).remove()
-    return 1 if status is None else abs(status)
+    if status is None:
+        return 1
+    return status if status >= 0 else _BY_SIGNAL - status
 
 
 if __name__ == "__main__":

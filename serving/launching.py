@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
-from serving.credentials import ADMIN_KEY, Credentials
+from serving.credentials import Credentials
 from serving.guard import Orders
 from serving.installation import Installation
 from serving.leftovers import Belongings
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
-from serving.workspace import build_backends, build_python, server_command, server_environment
+from serving.workspace import (
+    build_backends,
+    build_python,
+    plain_paths,
+    server_command,
+    server_environment,
+)
 
 
 class Launched(NamedTuple):
@@ -52,6 +57,8 @@ def launch(
         ServingError: TLS files that cannot be used.
     """
     workspace = Path(belongings.workspace)
+    own, *given = plain_paths((options.model_repository, *options.repositories), workspace)
+    options = replace(options, model_repository=own, repositories=tuple(given))
     arguments, connection = _open_tls(options, workspace)
     command = server_command(
         options,
@@ -59,23 +66,20 @@ def launch(
         backends=build_backends(installation, workspace),
         shm_prefix=belongings.shm_prefix,
         ports=ports,
+        admin_key=credentials.admin_key,
         tls=arguments,
     )
     python_bin = build_python(workspace)
     environment = server_environment(options, installation, python_bin, belongings.state)
     environment.update(credentials.environment(options.api_keys))
-    with contextlib.ExitStack() as pipes:
-        pid_read, pid_write = _pipe(pipes)
-        secrets_read, secrets_write = _pipe(pipes)
-        with secrets_write:
-            json.dump({ADMIN_KEY: credentials.admin_key}, secrets_write)
+    read, write = os.pipe()
+    with os.fdopen(read) as pid_read, os.fdopen(write, "w") as pid_write:
         orders = Orders(
             command=command,
             belongings=asdict(belongings),
             stop_timeout_s=options.stop_timeout_s,
             starter_pid=os.getpid(),
             pid_fd=pid_write.fileno(),
-            secrets_fd=secrets_read.fileno(),
         )
         guard = subprocess.Popen(
             [sys.executable, "-m", "serving.guard", json.dumps(orders)],
@@ -87,7 +91,7 @@ def launch(
             text=True,
             encoding="utf-8",
             errors="replace",
-            pass_fds=(orders["pid_fd"], orders["secrets_fd"], owner_fd),
+            pass_fds=(orders["pid_fd"], owner_fd),
             start_new_session=True,
         )
         try:
@@ -100,12 +104,6 @@ def launch(
             guard.kill()  # tritonserver ends with it
             guard.wait()
             raise
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[TextIO, TextIO]:
-    """Both ends, open as long as the stack is."""
-    read, write = os.pipe()
-    return stack.enter_context(os.fdopen(read)), stack.enter_context(os.fdopen(write, "w"))
 
 
 def _open_tls(options: ServerOptions, workspace: Path) -> tuple[Sequence[str], Mapping[str, Any]]:

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import tempfile
@@ -35,8 +36,15 @@ SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = re.compile(r"segs[0-9a-f]{12}-")
 _WORKSPACE = "segs-detailer-"
 _OWNER = "owner"
+_PLAIN = Path("/tmp")
 _MOST_BYTES = 4096
 """Of the file that names all."""
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a path may be part of what Triton starts its Python models with: a command for a
+    shell, in which it quotes nothing, and lists whose parts colons separate."""
+    return shlex.quote(str(path)) == str(path) and os.pathsep not in str(path)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,11 @@ class Belongings:
             OSError: there is no room for them; nothing stays.
         """
         name = f"segs{secrets.token_hex(6)}-"
-        made = cls(name, str(Path(tempfile.mkdtemp(prefix=_WORKSPACE)).absolute()), time.time())
+        folder = Path(tempfile.gettempdir()).absolute()
+        if not is_plain(folder):
+            log.warning("TMPDIR is %r: Triton needs a plainer path; %s it is", str(folder), _PLAIN)
+            folder = _PLAIN
+        made = cls(name, tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder), time.time())
         owner = -1
         try:
             # First of what can be seen in there, and locked before it says anything.

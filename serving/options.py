@@ -18,8 +18,6 @@ RESTRICTED = (
     "logging",
 )
 """Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
-SURVIVE_WRAPPED_VARIABLE = "SEGS_SURVIVE_WRAPPED_SHAPES"
-"""Environment variable of the Python models, set where Triton does not refuse such shapes."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from serving.canary import Canary, canaries, run_canary
 from serving.connection import Connection
 from serving.credentials import Credentials
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
+from serving.guard import ending, signal_of
 from serving.launching import launch
 from serving.leftovers import Belongings, remove_abandoned
 from serving.logs import LogReader
@@ -37,6 +38,7 @@ from triton_models.state import (
     HEARTBEAT_S,
     Drain,
     EngineStatus,
+    is_alive,
     model_of,
     order_drain,
     read_engine,
@@ -54,8 +56,9 @@ _REPLACED_S = 1.0
 the dead one had a request; they would be taken for their successors, which have the same names."""
 _READERS = ("prepare", ENGINE_MODEL)
 """Models that read the pipelines' descriptors."""
-_CRASH = ("terminate called", "Signal (")
-"""What it writes then."""
+_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
+_CLEARED_S = 0.5
+"""For a guard to end after its server; only then it is told what ended that."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -182,8 +185,10 @@ class EmbeddedServer:
         try:
             self._wait_ready(stop_asked)
             self._until_answered(stop_asked)
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, CanaryError) and signal_of(self._guard.returncode):
+                raise self._why_ended() from error
             raise
 
     def _claim_ports(self) -> None:
@@ -221,13 +226,14 @@ class EmbeddedServer:
     def _why_ended(self) -> StartError:
         assert self._log is not None
         self._log.join(2.0)
+        status = self._require_running().returncode
+        by = signal_of(status)
         failures = self._log.failures()
-        if failures:
+        if failures and by is None:  # what a crash makes of models' loading is not their fault
             told = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
             return StartError(f"tritonserver could not load its models:\n{told}")
-        lines = self.tail(20)
-        kind = CrashError if any(sign in self.tail(500) for sign in _CRASH) else StartError
-        return kind(f"tritonserver ended while starting; its last lines:\n{lines}")
+        kind = CrashError if by in _CRASHES else StartError
+        return kind(f"{ending(status)} while starting; its last lines:\n{self.tail(20)}")
 
     def _until_answered(self, stop_asked: threading.Event) -> None:
         """Sends all canaries, one after another, and watches the processes meanwhile.
@@ -290,10 +296,21 @@ class EmbeddedServer:
             ModelsDownError: processes of models have ended or stall; :meth:`reload` may help.
             ServingError: tritonserver itself has ended, or a network stalls inside of it.
         """
-        guard, monitor = self._require_running(), self._monitor
-        if guard.poll() is not None or monitor is None:
-            raise ServingError("tritonserver has ended; its last lines:\n" + self.tail(10))
-        monitor.check()
+        self._require_alive()
+        assert self._monitor is not None
+        self._monitor.check()
+
+    def _require_alive(self) -> None:
+        """
+        Raises:
+            ServingError: tritonserver has ended.
+        """
+        guard = self._require_running()
+        if is_alive(self.pid) and guard.poll() is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(_CLEARED_S)
+        raise ServingError(f"{ending(guard.returncode)}\nits last lines:\n{self.tail(10)}")
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
         """Waits until one of the server's processes ends, at most so long."""
@@ -336,10 +353,14 @@ class EmbeddedServer:
         loaded = pool.submit(load_again, self.connection, sorted(down.models), admin, timeout_s)
         pool.shutdown(wait=False)
         while not wait([loaded], _LOOK_S).done:
-            if guard.poll() is not None or is_stopped(self.pid):
-                raise ServingError("tritonserver has ended or stands still while models are loaded")
+            self._require_alive()
+            if is_stopped(self.pid):
+                raise ServingError("tritonserver stands still while models are loaded")
             if stop_asked.is_set():
                 raise ServingError("stopped while models are loaded")
+        if loaded.exception() is not None:
+            time.sleep(_LOOK_S)  # its connections end a moment before it does
+            self._require_alive()
         loaded.result()
         end_soon(before, _REPLACED_S)
         if self._monitor is not None:

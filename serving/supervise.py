@@ -74,12 +74,13 @@ class _Supervisor:
             while True:
                 server = EmbeddedServer(**vars(self.options))
                 self._current[:] = [server]
+                died: ServingError | None = None
                 try:
                     died = self._run(server)
                     if died is not None:
                         server.kill()  # what hangs would hold up an orderly stop
                 finally:
-                    self.health.not_ready("the server is stopped")
+                    self.health.not_ready("the server is stopped" if died is None else str(died))
                     self._tell_ready(None)
                     server.stop()
                 if died is None:
@@ -152,15 +153,15 @@ class _Supervisor:
         return None
 
     def _tell_ready(self, server: EmbeddedServer | None) -> None:
-        """Writes the ready file, or removes it; a disk that is full or read-only is no reason to
-        end what runs."""
+        """Writes the ready file, or removes it where no other server has written it; a disk that is
+        full or read-only is no reason to end what runs."""
         if self.ready_file is None:
             return
         try:
-            if server is None:
-                self.ready_file.unlink(missing_ok=True)
-            else:
+            if server is not None:
                 _write_ready_file(self.ready_file, server)
+            elif _wrote(self.ready_file):
+                self.ready_file.unlink(missing_ok=True)
         except OSError as error:
             log.error("%s: %s", self.ready_file, error.strerror)
 
@@ -198,6 +199,14 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
         "pipelines": list(server.pipelines),
     }
     write_whole(path, json.dumps(content) + "\n")
+
+
+def _wrote(path: Path) -> bool:
+    """Whether a ready file is there and is this process's."""
+    try:
+        return bool(json.loads(path.read_text())["pid"] == os.getpid())
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return False
 
 
 @contextmanager

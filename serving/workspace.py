@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from segs_client.contract import API_KEY_HEADER, TRACE_HEADERS
-from serving.credentials import ADMIN_HEADER, ADMIN_KEY
+from serving.credentials import ADMIN_HEADER
 from serving.installation import PYTHON_BACKEND, PYTHON_MINOR, Installation, library_path
-from serving.options import REPOSITORY_ROOT, RESTRICTED, SURVIVE_WRAPPED_VARIABLE, ServerOptions
+from serving.leftovers import is_plain
+from serving.options import REPOSITORY_ROOT, RESTRICTED, ServerOptions
 from serving.repositories import model_folders
 from triton_models import environment, memory
 from triton_models.in_flight import POOL_THREADS
@@ -55,6 +56,21 @@ def build_backends(installation: Installation, workspace: Path) -> Path:
     return backends
 
 
+def plain_paths(folders: Sequence[Path], workspace: Path) -> list[Path]:
+    """The folders' own paths, or where those are not plain links to them."""
+    links = workspace / "repositories"
+    links.mkdir(exist_ok=True)
+    found = []
+    for folder in folders:
+        path = folder.resolve()
+        if not is_plain(path):
+            link = links / str(len(list(links.iterdir())))
+            link.symlink_to(path, target_is_directory=True)
+            path = link
+        found.append(path)
+    return found
+
+
 def build_python(workspace: Path) -> Path:
     """Makes a small virtual environment whose ``bin`` belongs first on the server's PATH.
 
@@ -72,10 +88,16 @@ def build_python(workspace: Path) -> Path:
     )
     inherited = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
     # This repository first, whatever is installed; addsitedir, so that .pth files in there count.
-    lines = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client")]
-    lines += [f"import site; site.addsitedir({path!r})" for path in inherited]
+    own = (str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client"))
+    lines = [f"import os, sys; sys.path.append({_literal(path)})" for path in own]
+    lines += [f"import os, site; site.addsitedir({_literal(path)})" for path in inherited]
     (site_packages / "segs_detailer_serving.pth").write_text("\n".join(lines) + "\n")
     return environment / "bin"
+
+
+def _literal(path: str) -> str:
+    """The path in Python, in ASCII alone: the stub's interpreter may know no other letters."""
+    return f"os.fsdecode({os.fsencode(path)!r})"
 
 
 def server_environment(
@@ -85,9 +107,7 @@ def server_environment(
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(python_bin), variables.get("PATH", os.defpath)])
     variables["LD_LIBRARY_PATH"] = library_path(installation)
-    variables[environment.REPOSITORIES] = os.pathsep.join(
-        str(folder.resolve()) for folder in options.repositories
-    )
+    variables[environment.REPOSITORIES] = os.pathsep.join(map(str, options.repositories))
     variables[environment.LOG_LEVEL] = options.log_level
     variables[environment.LOG_FORMAT] = options.log_format
     variables.update(tracing_environment(variables))
@@ -95,8 +115,6 @@ def server_environment(
     variables[environment.STATE] = str(state)
     if options.metrics_port is not None:
         variables[environment.METRICS] = "1"
-    if installation.stub is not None:  # nvidia-pytriton's server, which is an old one
-        variables[SURVIVE_WRAPPED_VARIABLE] = "1"
     for name in _THREAD_VARIABLES:
         variables[name] = str(options.model_threads)
     # OpenMP's threads that spin while they wait take the cores from the other models.
@@ -111,16 +129,16 @@ def server_command(
     backends: Path,
     shm_prefix: str,
     ports: Mapping[str, int],
+    admin_key: str,
     tls: Sequence[str] = (),
 ) -> list[str]:
-    """tritonserver's command line, with ``{admin_key}`` for what calls of the restricted protocols
-    ask for. ``ports`` has grpc, and http and metrics if they are open; ``tls`` are the arguments
-    for that.
+    """tritonserver's command line. ``ports`` has grpc, and http and metrics if they are open; calls
+    of the restricted protocols ask for ``admin_key``; ``tls`` are the arguments for that.
     """
     folders = (options.model_repository, *options.repositories)
     models = {path.name for folder in folders for path in model_folders(folder)}
     names = [name for name in RESTRICTED if name not in options.open_protocols]
-    restricted = f"{','.join(names)}:{ADMIN_HEADER}={{{ADMIN_KEY}}}"
+    restricted = f"{','.join(names)}:{ADMIN_HEADER}={admin_key}"
     # As gRPC and libevhtp write addresses of IPv6.
     host, http_host = options.host, options.host
     if ":" in options.host:
@@ -145,7 +163,7 @@ def server_command(
         f"--allow-http={str('http' in ports).lower()}",
         f"--allow-metrics={str('metrics' in ports).lower()}",
     ]
-    command += [f"--model-repository={folder.resolve()}" for folder in folders]
+    command += [f"--model-repository={folder}" for folder in folders]
     if "http" in ports:
         command += [
             f"--http-address={http_host}",

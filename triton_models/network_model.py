@@ -17,7 +17,6 @@ import triton_python_backend_utils as pb_utils
 
 from runners.tensor_rules import InputRules, TensorError
 from segs_client.contract import ContractError
-from serving.wrapped_shapes import survive_wrapped_shapes
 from triton_models.internal_token import check_internal, count_warm_up
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging
@@ -45,7 +44,6 @@ class NetworkModel(ABC):
             ValueError: config and network disagree on their tensors.
         """
         configure_logging()
-        survive_wrapped_shapes()
         Heartbeat(args["model_instance_name"]).start_thread()
         config = json.loads(args["model_config"])
         self._name = args["model_name"]

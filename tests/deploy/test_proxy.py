@@ -245,6 +245,25 @@ def test_calls_that_change_or_describe_a_server_end_here(method: str, tmp_path: 
         assert fakes[0].calls == 1
 
 
+@pytest.mark.parametrize("method", [INFER, STREAM])
+def test_compressed_messages_end_here(method: str, tmp_path: Path) -> None:
+    bomb = bytes(2**26)
+    with behind(tmp_path, _answers(b"read")) as (fakes, _, channel):
+        for kind in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            with pytest.raises(grpc.RpcError) as caught:
+                if method == INFER:
+                    channel.unary_unary(method)(bomb, timeout=20, compression=kind)
+                else:
+                    call = channel.stream_stream(method)
+                    list(call(iter([bomb]), timeout=20, compression=kind))
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            assert "compressed messages are not taken" in caught.value.details()
+        assert fakes[0].calls == 0
+        plain = channel.unary_unary(INFER)
+        assert plain(b"?", timeout=20, compression=grpc.Compression.NoCompression) == b"read"
+        assert plain(b"?", timeout=20, metadata=[("grpc-encoding", "identity")]) == b"read"
+
+
 def test_a_proxy_that_is_stopped_ends_what_it_has(tmp_path: Path) -> None:
     pytest.importorskip("helm_python", reason="the package helm-python-sdk is not installed")
     from tests.deploy.charts import pod, render

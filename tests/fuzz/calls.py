@@ -125,6 +125,8 @@ class Calls:
         if kind == "network":
             model = models[rng.choice(self._networks)]
             made = messages.hostile_message(rng, material, model, request_id)
+            if not messages.can_exist(made):  # Triton 2.51's Python stub ends there
+                return None
             if rng.random() < 0.7:  # most get further than strangers do
                 made.parameters["inside"].string_param = messages.INSIDE
             return made

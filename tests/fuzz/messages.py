@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from typing import Any
@@ -121,6 +122,16 @@ def hostile_message(
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         rng.choice(_MUTATIONS)(rng, made)
     return made
+
+
+def can_exist(made: Message) -> bool:
+    """Whether there can be arrays of its inputs' shapes: no size is negative, and none has more
+    than 2⁶³ − 1 bytes."""
+    for tensor in made.inputs:
+        size = SIZES.get(tensor.datatype, 1) * math.prod(axis or 1 for axis in tensor.shape)
+        if size > 2**63 - 1 or any(axis < 0 for axis in tensor.shape):
+            return False
+    return True
 
 
 def _axis(rng: random.Random, made: Message) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runners.tensor_rules import InputRules, TensorError, wraps
+from runners.tensor_rules import InputRules, TensorError
 from segs_client.contract import ErrorDetail
 from tests.fuzz import documents, harness, pictures
+from tests.fuzz.messages import can_exist, message
+from tests.fuzz.models import Tensor
 from triton_models.internal_token import read_parameters
 
 _SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -97,16 +99,31 @@ AXIS = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 20)
 @_SETTINGS
 @given(st.lists(AXIS, max_size=6).map(tuple), st.sampled_from(["float32", "int64"]))
 def test_any_shape_is_taken_or_refused(shape: tuple[int, ...], dtype: str) -> None:
-    """What is taken can exist, and has the number of rows that the others have."""
-    sample = SimpleNamespace(shape=shape, dtype=dtype, itemsize=4)
+    """What is taken fits, and has the number of rows that the others have."""
+    sample = SimpleNamespace(shape=shape, dtype=dtype)
     try:
         RULES.check({"sample": sample, "timestep": np.zeros((2, 1), np.float32)})
     except TensorError:
         return
     assert dtype == "float32"
     assert shape[:2] == (2, 4)
-    assert not wraps(shape, 4)
-    assert min(shape) > 0
+    assert 0 not in shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "can_be"),
+    [
+        ((1, 4, 8, 0), True),
+        ((2, 4, 2**57, 1), True),
+        ((2, 4, 2**58, 1), False),
+        ((2, 0, 2**62, 4), False),
+        ((1, 4, -4, -4), False),
+        ((1, 4, 2**58 + 4, 4), False),
+    ],
+)
+def test_shapes_that_end_a_network_are_known(shape: tuple[int, ...], can_be: bool) -> None:
+    tensors = [Tensor("timestep", "FP32", (1, 1), b""), Tensor("sample", "FP32", shape, b"")]
+    assert can_exist(message("sd15_unet", tensors, "")) == can_be
 
 
 @_SETTINGS

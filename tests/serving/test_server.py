@@ -20,7 +20,6 @@ import psutil
 import pytest
 import tritonclient.grpc as grpc
 
-from pipelines.descriptor import PipelineDescriptor
 from serving import launching
 from serving.errors import CrashError, ModelsDownError, PortTakenError, ServingError, StartError
 from serving.leftovers import SHARED_MEMORY, Belongings
@@ -33,30 +32,10 @@ from tests.serving import toys
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
 
 
-def _pipeline_folder(folder: Path) -> Path:
-    """A pipeline without networks: enough for the start-up checks."""
-    folder.mkdir()
-    descriptor = PipelineDescriptor.model_construct(
-        version=1,
-        name="toy",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.18215,
-        context_dim=8,
-        text_encoders=(),
-        networks={},
-        source={},
-        built_with={},
-    )
-    (folder / "toy.pipeline.json").write_text(descriptor.model_dump_json())
-    return folder
-
-
 def _serve(toy_repository: Path, folder: Path) -> tuple[subprocess.Popen[str], Path]:
     ready_file = folder / "ready.json"
     command = [sys.executable, "-m", "serving", "serve"]
-    command += ["--repository", str(_pipeline_folder(folder / "pipelines"))]
+    command += ["--repository", str(toys.add_pipeline(folder / "pipelines"))]
     command += ["--model-repository", str(toy_repository), "--grpc-port", "0"]
     command += ["--ready-file", str(ready_file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -89,6 +68,31 @@ def test_a_server_that_crashes_at_start_is_started_once_more(
     else:
         with pytest.raises(CrashError, match="terminate called"):
             server.start()
+
+
+def test_a_crash_is_not_taken_for_models_that_do_not_load(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "E1122 13:31:09.5 4 c.cc:1] failed to load 'double' version 1: Internal: gone"
+    crash = ["/bin/sh", "-c", f'echo "{line}"; kill -SEGV $$']
+    monkeypatch.setattr(launching, "server_command", lambda *given, **named: crash)
+    with pytest.raises(CrashError, match=r"^tritonserver was ended by SIGSEGV while starting"):
+        EmbeddedServer(model_repository=toy_repository).start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_end_of_tritonserver_is_told_as_that(
+    number: signal.Signals, toy_repository: Path
+) -> None:
+    with EmbeddedServer(model_repository=toy_repository, start_timeout_s=60) as server:
+        os.kill(server.pid, number)
+        server.wait(5.0, threading.Event())
+        with pytest.raises(ServingError, match=r"^tritonserver (has|was) ended") as seen:
+            server.check()
+        assert not isinstance(seen.value, ModelsDownError)
+        down = ModelsDownError("gone", {"double"})
+        with pytest.raises(ServingError, match=f"^tritonserver was ended by {number.name}"):
+            server.reload(down)
 
 
 def test_serve_says_where_it_is_and_stops_on_sigterm(toy_repository: Path, tmp_path: Path) -> None:
@@ -175,7 +179,7 @@ def test_two_servers_side_by_side(toy_repository: Path) -> None:
 
 
 def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: Path) -> None:
-    folder = _pipeline_folder(tmp_path / "pipelines")
+    folder = toys.add_pipeline(tmp_path / "pipelines")
     server = EmbeddedServer([folder])
     server._guard = mock.Mock()
     server._descriptors = descriptors([folder])

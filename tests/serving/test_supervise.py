@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,33 @@ def test_pauses_double_up_to_a_minute(
     supervisor._stop_asked.set()
     assert supervisor._pause(ServingError("gone"))
     assert f"gone; starting the server again in {pause_s} s, for the 1. time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "stays"),
+    [
+        (f'{{"pid": {os.getpid()}}}', False),
+        (f'{{"pid": {os.getppid()}}}', True),
+        ("{", True),
+        ("[]", True),
+        ("{}", True),
+    ],
+)
+def test_only_ones_own_ready_file_is_removed(content: str, stays: bool, tmp_path: Path) -> None:
+    path = tmp_path / "ready.json"
+    supervisor = _Supervisor(ServerOptions(), path, Health())
+    supervisor._tell_ready(None)
+    path.write_text(content)
+    supervisor._tell_ready(None)
+    assert path.exists() == stays
+
+
+def test_a_server_that_does_not_start_leaves_anothers_ready_file(tmp_path: Path) -> None:
+    path = tmp_path / "ready.json"
+    path.write_text('{"pid": 1}')
+    with pytest.raises(ServingError, match="no such folder"):
+        _Supervisor(ServerOptions((tmp_path / "none",)), path, Health()).run()
+    assert path.read_text() == '{"pid": 1}'
 
 
 def test_a_signal_that_comes_while_its_lock_is_held_is_heard() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import tritonclient.grpc as grpc
 from serving import workspace
 from serving.errors import InstallationError
 from serving.installation import Installation, find_installation
+from serving.leftovers import is_plain
 from serving.server import EmbeddedServer
 from serving.workspace import build_backends
 from tests.serving import toys
@@ -117,3 +120,51 @@ def test_a_server_with_an_images_layout_runs_both(image: Path, tmp_path: Path) -
         }
     np.testing.assert_array_equal(answers["double"], np.full((1, 2), 3))
     np.testing.assert_array_equal(answers["extra"], np.full((1, 2), 5))
+
+
+ODD = "a b:$HOME;`x`'\"&(é)\n"
+"""Of a folder's name, what a shell or a list of paths takes for something else."""
+
+
+def test_odd_paths_are_linked_and_others_are_not(tmp_path: Path) -> None:
+    plain, odd = tmp_path / "plain", tmp_path / ODD
+    plain.mkdir()
+    odd.mkdir()
+    found = workspace.plain_paths((odd, plain, odd), tmp_path)
+    assert found[1] == plain
+    assert found[0].samefile(odd) and found[2].samefile(odd)
+    assert all(is_plain(path) for path in found)
+
+
+def test_models_import_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / ODD
+    root.mkdir()
+    (root / "is_found.py").write_text("print('found')")
+    monkeypatch.setattr(workspace, "REPOSITORY_ROOT", root)
+    python = workspace.build_python(tmp_path) / "python3"
+    command = [str(python), "-X", "utf8=0", "-c", "import is_found"]
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "found\n", done.stderr
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("no_traces")
+def test_a_server_runs_from_odd_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines, models, temporary = (tmp_path / f"{each}{ODD}" for each in "pmt")
+    toys.add_pipeline(pipelines)
+    toys.add_double(models)
+    toys.add_echo(models)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    text = grpc.InferInput("text", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b""], dtype=np.object_))
+    with (
+        EmbeddedServer([pipelines], model_repository=models, start_timeout_s=60) as server,
+        grpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        answer = client.infer("echo", [text], client_timeout=10).as_numpy("text")[0].decode()
+        assert Path(answer.partition(" ")[2]).samefile(pipelines)
+        assert not list(temporary.iterdir())

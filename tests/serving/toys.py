@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from pipelines.descriptor import PipelineDescriptor
+
 _PYTHON_CONFIG = """
 backend: "python"
 max_batch_size: 0
@@ -124,3 +126,23 @@ def add_python(repository: Path, name: str, source: str) -> None:
     folder.mkdir(parents=True)
     (folder.parent / "config.pbtxt").write_text(_PYTHON_CONFIG)
     (folder / "model.py").write_text(source)
+
+
+def add_pipeline(folder: Path) -> Path:
+    """A pipeline without networks: enough for the start-up checks."""
+    folder.mkdir()
+    descriptor = PipelineDescriptor.model_construct(
+        version=1,
+        name="toy",
+        family="sd1",
+        target="onnx",
+        prediction="epsilon",
+        latent_scale=0.18215,
+        context_dim=8,
+        text_encoders=(),
+        networks={},
+        source={},
+        built_with={},
+    )
+    (folder / "toy.pipeline.json").write_text(descriptor.model_dump_json())
+    return folder

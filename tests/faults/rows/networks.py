@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+
 from segs_client import SegsError
 from tests.faults.bench import Bench
+from tests.faults.calls import add_input, send
 from tests.faults.faulty import UNET, FaultyPipeline
 from tests.faults.row import PromiseBroken, Rows, require
 from tests.faults.supervised import Setup, Supervised
@@ -190,3 +193,28 @@ def _crash_loop(bench: Bench) -> str:
     tries = told["restarts"]
     require(tries <= 6, f"{tries} starts in 20 s")
     return f"{tries} starts in 20 s, 503 throughout; back {server.wait_back():.1f} s after the cure"
+
+
+@ROWS.add(
+    "wrapped-shape-network",
+    "A shape whose bytes wrap around 2⁶⁴ for the VAE's decoder, which any client of the port can "
+    "call, in the middle of 4 requests",
+    "Refused; or, with a server that lacks the check, as 2.51 does, the decoder's process ends and "
+    "is loaded again within 30 s, and all get their right pictures",
+)
+def _wrapped(bench: Bench) -> str:
+    server = bench.shared()
+    bench.learn(server, LONG)
+    traffic = bench.traffic(server, LONG)
+    before, decoder = server.mended(), server.one("sd15_vae_decoder")
+    request = ModelInferRequest(model_name="sd15_vae_decoder")
+    add_input(request, "latent_sample", "FP32", [1, 4, 2**60, 1], b"")
+    begun = time.monotonic()
+    answer = send(server, request, timeout_s=2.0)
+    require(answer.code != "OK", "it was answered")
+    how = answer.code
+    if not answer.refused:
+        server.wait_found(before)
+        server.wait_back(decoder, 30.0)
+        how = f"its process ended; all was back {time.monotonic() - begun:.1f} s after the call"
+    return f"{how}; {require_all_answered(traffic.outcomes(), retries=False)}"
