@@ -1,4 +1,4 @@
-"""How a tritonserver is started: its command and environment, its guard, and its output."""
+"""How a tritonserver is started: its command and environment, its reaper, and its output."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.credentials import Credentials
-from serving.guard import Orders
 from serving.installation import Installation
 from serving.leftovers import Belongings
 from serving.logs import LogReader
 from serving.options import REPOSITORY_ROOT, ServerOptions
+from serving.reaper import Orders
 from serving.workspace import (
     build_backends,
     build_python,
@@ -30,7 +30,7 @@ from serving.workspace import (
 class Launched(NamedTuple):
     """A server that is on its way."""
 
-    guard: subprocess.Popen[str]
+    reaper: subprocess.Popen[str]
     pid: int
     """Process id of tritonserver itself; 0 if it could not be started."""
     log: LogReader
@@ -46,11 +46,11 @@ def launch(
     credentials: Credentials,
     owner_fd: int,
 ) -> Launched:
-    """Starts a guard, and has it start the server.
+    """Starts a reaper, and has it start the server.
 
     Args:
         ports: grpc, and http and metrics if they are open.
-        owner_fd: of the belongings; the guard has it open as long as it lives.
+        owner_fd: of the belongings; the reaper has it open as long as it lives.
 
     Raises:
         OSError: there is no room for the files that it takes.
@@ -81,8 +81,8 @@ def launch(
             starter_pid=os.getpid(),
             pid_fd=pid_write.fileno(),
         )
-        guard = subprocess.Popen(
-            [sys.executable, "-m", "serving.guard", json.dumps(orders)],
+        reaper = subprocess.Popen(
+            [sys.executable, "-m", "serving.reaper", json.dumps(orders)],
             cwd=REPOSITORY_ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -95,14 +95,14 @@ def launch(
             start_new_session=True,
         )
         try:
-            pid_write.close()  # the guard's end of it is the only one now
-            assert guard.stdout is not None
+            pid_write.close()  # the reaper's end of it is the only one now
+            assert reaper.stdout is not None
             server_log = logging.getLogger("tritonserver")
-            log = LogReader(guard.stdout, server_log, options.log_path, credentials)
-            return Launched(guard, int(pid_read.readline() or 0), log, connection)
+            log = LogReader(reaper.stdout, server_log, options.log_path, credentials)
+            return Launched(reaper, int(pid_read.readline() or 0), log, connection)
         except BaseException:
-            guard.kill()  # tritonserver ends with it
-            guard.wait()
+            reaper.kill()  # tritonserver ends with it
+            reaper.wait()
             raise
 
 

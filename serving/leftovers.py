@@ -1,10 +1,10 @@
-"""What a server has outside of its processes, and its end: by its guard, by its starter, or by
+"""What a server has outside of its processes, and its end: by its reaper, by its starter, or by
 the next server, whichever is left to do it.
 
 Shared memory outlives the processes, and where all of a server's are killed at once (out of
 memory, the whole group by its manager), nobody is there to remove it; what stays would fill
 ``/dev/shm`` until nothing starts any more. So each server's shared memory has a file that names
-all that the server has and that its guard holds locked. The kernel ends the lock with the guard,
+all that the server has and that its reaper holds locked. The kernel ends the lock with the reaper,
 also for those who look from another container; a process id would tell them nothing. (Of a
 temporary folder that is not theirs they remove nothing.)
 """
@@ -122,7 +122,7 @@ class Belongings:
                 log.warning("%s cannot be removed: %s", path, error.strerror)
 
     def _kill_orphans(self) -> None:
-        """Kills what runs out of the folder: models outlive a server killed with its guard."""
+        """Kills what runs out of the folder: models outlive a server killed with its reaper."""
         stub = str(Path(self.workspace) / "backends" / "python" / STUB_NAME)
         orphans = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"]]
         orphans = [each for each in orphans if each.info["cmdline"][0] == stub]
@@ -156,7 +156,7 @@ def _made_soon(made_s: float, after_s: float) -> bool:
 
 
 def remove_abandoned() -> None:
-    """Removes what servers of this user have left that were killed together with their guard."""
+    """Removes what servers of this user have left that were killed together with their reaper."""
     for path in SHARED_MEMORY.glob(f"*-{_OWNER}"):
         with contextlib.suppress(OSError):  # in use, another user's, or gone meanwhile
             owner = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

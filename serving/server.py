@@ -22,7 +22,6 @@ from serving.canary import Canary, canaries, run_canary
 from serving.connection import Connection
 from serving.credentials import Credentials
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
-from serving.guard import ending, signal_of
 from serving.launching import launch
 from serving.leftovers import Belongings, remove_abandoned
 from serving.logs import LogReader
@@ -31,6 +30,7 @@ from serving.options import ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
 from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_processes
+from serving.reaper import ending, signal_of
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
 from triton_models.state import (
@@ -58,7 +58,7 @@ _READERS = ("prepare", ENGINE_MODEL)
 """Models that read the pipelines' descriptors."""
 _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _CLEARED_S = 0.5
-"""For a guard to end after its server; only then it is told what ended that."""
+"""For a reaper to end after its server; only then it is told what ended that."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -82,7 +82,7 @@ class EmbeddedServer:
         self.pid = 0
         """Process id of tritonserver itself."""
         self._belongings: Belongings | None = None
-        self._guard: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._descriptors: dict[Path, bytes] = {}
         """What they said when it was started."""
@@ -143,7 +143,7 @@ class EmbeddedServer:
             if stop_asked.is_set():
                 raise
             log.warning("%s\nstarting it once more", error)
-            self._guard, self._log = None, None
+            self._reaper, self._log = None, None
             self._ensembles.clear()
             self._start(stop_asked)
 
@@ -156,7 +156,7 @@ class EmbeddedServer:
     def _start(self, stop_asked: threading.Event) -> None:
         options = self.options
         with self._lock:
-            if self._guard is not None:
+            if self._reaper is not None:
                 raise StartError("this server was started before")
             remove_abandoned()  # before a look whether there is room
             self._descriptors = descriptors(options.repositories)
@@ -181,13 +181,13 @@ class EmbeddedServer:
                 if isinstance(error, OSError):
                     raise StartError(f"{error}; {_NO_ROOM}") from error
                 raise
-            self._guard, self.pid, self._log, self._tls = launched
+            self._reaper, self.pid, self._log, self._tls = launched
         try:
             self._wait_ready(stop_asked)
             self._until_answered(stop_asked)
         except BaseException as error:
             self.stop()
-            if isinstance(error, CanaryError) and signal_of(self._guard.returncode):
+            if isinstance(error, CanaryError) and signal_of(self._reaper.returncode):
                 raise self._why_ended() from error
             raise
 
@@ -203,12 +203,12 @@ class EmbeddedServer:
                 self.ports[protocol] = claim_port(options.host, port, f"--{protocol}-port")
 
     def _wait_ready(self, stop_asked: threading.Event) -> None:
-        assert self._guard is not None
+        assert self._reaper is not None
         assert self._log is not None
         deadline = time.monotonic() + self.options.start_timeout_s
         with self.connection.open() as client:
             while True:
-                if self._guard.poll() is not None:
+                if self._reaper.poll() is not None:
                     raise self._why_ended()
                 with contextlib.suppress(InferenceServerException):
                     if client.is_server_ready(client_timeout=1.0):
@@ -221,7 +221,7 @@ class EmbeddedServer:
                 if stop_asked.wait(0.05):
                     raise StartError("stopped while starting")
         self._log.started.set()
-        self._monitor = ProcessMonitor(self.pid, self._guard.pid, self.state, self._ensembles)
+        self._monitor = ProcessMonitor(self.pid, self._reaper.pid, self.state, self._ensembles)
 
     def _why_ended(self) -> StartError:
         assert self._log is not None
@@ -305,12 +305,12 @@ class EmbeddedServer:
         Raises:
             ServingError: tritonserver has ended.
         """
-        guard = self._require_running()
-        if is_alive(self.pid) and guard.poll() is None:
+        reaper = self._require_running()
+        if is_alive(self.pid) and reaper.poll() is None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
-            guard.wait(_CLEARED_S)
-        raise ServingError(f"{ending(guard.returncode)}\nits last lines:\n{self.tail(10)}")
+            reaper.wait(_CLEARED_S)
+        raise ServingError(f"{ending(reaper.returncode)}\nits last lines:\n{self.tail(10)}")
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
         """Waits until one of the server's processes ends, at most so long."""
@@ -329,7 +329,7 @@ class EmbeddedServer:
                 ``stop_asked`` was set meanwhile.
         """
         stop_asked = stop_asked or threading.Event()
-        guard = self._require_running()
+        reaper = self._require_running()
         known, now = self._descriptors, descriptors(self.options.repositories)
         if down.models.isdisjoint(_READERS):  # further pipelines are nothing to the others
             now = {path: said for path, said in now.items() if path in known}
@@ -339,7 +339,7 @@ class EmbeddedServer:
             raise ServingError(f"{down}; it held the requests")
         before = [
             pid
-            for instance, pid in model_processes(guard.pid).items()
+            for instance, pid in model_processes(reaper.pid).items()
             if model_of(instance) in down.models
         ]
         for pid in down.stalled:
@@ -412,35 +412,35 @@ class EmbeddedServer:
             log.warning("requests cannot be told of the stop: %s", error.strerror)
 
     def _require_running(self) -> subprocess.Popen[str]:
-        if self._guard is None:
+        if self._reaper is None:
             raise ServingError("the server was not started")
-        return self._guard
+        return self._reaper
 
     def stop(self) -> None:
         """Stops the server within ``stop_timeout_s`` and about 2 s more; again does nothing."""
-        if self._guard is None:
+        if self._reaper is None:
             return
         self._order("stop")
         try:
-            self._guard.wait(self.options.stop_timeout_s + 4)
+            self._reaper.wait(self.options.stop_timeout_s + 4)
         except subprocess.TimeoutExpired:
-            log.error("the server's guard does not answer; killing it")
-            self._guard.kill()
-            self._guard.wait()
+            log.error("the server's reaper does not answer; killing it")
+            self._reaper.kill()
+            self._reaper.wait()
         if self._monitor is not None:
             self._monitor.close()
         if self._log is not None:
             self._log.join(2.0)
         if self._belongings is not None:
-            self._belongings.remove()  # the guard itself may have been killed
+            self._belongings.remove()  # the reaper itself may have been killed
 
     def kill(self) -> None:
         """Ends the server at once; safe in a signal handler. :meth:`stop` still has to follow."""
-        if self._guard is not None:
+        if self._reaper is not None:
             self._order("kill")
 
     def _order(self, word: str) -> None:
-        assert self._guard is not None
-        assert self._guard.stdin is not None
+        assert self._reaper is not None
+        assert self._reaper.stdin is not None
         with contextlib.suppress(OSError, ValueError):
-            os.write(self._guard.stdin.fileno(), f"{word}\n".encode())
+            os.write(self._reaper.stdin.fileno(), f"{word}\n".encode())

@@ -18,10 +18,10 @@ from queue import SimpleQueue
 from types import FrameType
 
 from serving.errors import ModelsDownError, ServingError
-from serving.guard import allow_many_files
 from serving.health import GrpcHealthServer, Health, HealthServer
 from serving.options import ServerOptions
 from serving.readiness import Readiness
+from serving.reaper import allow_many_files
 from serving.server import EmbeddedServer
 from serving.times import CHECK_S, HEALTHY_S, MOST_PAUSE_S, RELOAD_WINDOW_S, RELOADS
 from triton_models.state import write_whole

@@ -175,7 +175,7 @@ class Supervised:
             run_canary(server, Song(PIPELINE, controlnet), timeout_s)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The living processes by role: ``supervisor``, ``guard``, ``tritonserver``, and the
+        """The living processes by role: ``supervisor``, ``reaper``, ``tritonserver``, and the
         Python models by their names."""
         found: dict[str, list[psutil.Process]] = {}
         for name, process in self._living():
@@ -335,7 +335,7 @@ def _name(command: Sequence[str]) -> str:
     name = Path(command[0]).name
     if name == STUB_NAME and len(command) > 2:
         return command[-2]
-    return "guard" if "serving.guard" in command else name
+    return "reaper" if "serving.reaper" in command else name
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -15,26 +15,26 @@ from tests.serving import toys
 
 
 def _owner(path: Path) -> str:
-    """What a guard's command line says of a path: a shared memory's prefix, a folder's name."""
+    """What a reaper's command line says of a path: a shared memory's prefix, a folder's name."""
     return path.name.partition("-")[0] + "-" if path.parent.name == "shm" else path.name
 
 
 def _traces() -> set[str]:
-    """Shared memory, temporary folders and processes of servers that no living guard looks after,
+    """Shared memory, temporary folders and processes of servers that no living reaper looks after,
     whose command line names both the server's shared memory and its folder."""
     commands = {
         process.pid: " ".join(process.info["cmdline"] or [])
         for process in psutil.process_iter(["cmdline"])
     }
-    guards = " ".join(command for command in commands.values() if "serving.guard" in command)
+    reapers = " ".join(command for command in commands.values() if "serving.reaper" in command)
     found = {
         str(path)
         for path in (*Path("/dev/shm").glob("segs*"), *Path("/tmp").glob("segs-detailer-*"))
-        if _owner(path) not in guards
+        if _owner(path) not in reapers
     }
     for pid, command in commands.items():
         workspace = re.search(r"/segs-detailer-[^/]+(?=/backends)", command)
-        if workspace is not None and workspace[0] not in guards:
+        if workspace is not None and workspace[0] not in reapers:
             found.add(f"{pid} {command}")
     return found
 

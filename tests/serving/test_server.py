@@ -119,18 +119,18 @@ def test_killing_the_parent_leaves_nothing(toy_repository: Path, tmp_path: Path)
     assert alive == []
 
 
-def test_the_next_server_removes_what_one_left_that_was_killed_with_its_guard(
+def test_the_next_server_removes_what_one_left_that_was_killed_with_its_reaper(
     toy_repository: Path, tmp_path: Path
 ) -> None:
     process, _ = _serve(toy_repository, tmp_path)
     tree = psutil.Process(process.pid).children(recursive=True)
-    guard = next(each for each in tree if "serving.guard" in each.cmdline())
-    belongings = Belongings(**json.loads(guard.cmdline()[-1])["belongings"])
+    reaper = next(each for each in tree if "serving.reaper" in each.cmdline())
+    belongings = Belongings(**json.loads(reaper.cmdline()[-1])["belongings"])
     process.send_signal(signal.SIGSTOP)  # or it would mend what comes
-    guard.kill()
+    reaper.kill()
     process.kill()
     process.communicate()
-    psutil.wait_procs([guard], timeout=9)
+    psutil.wait_procs([reaper], timeout=9)
     assert belongings.state.is_dir()
     with EmbeddedServer(model_repository=toy_repository):
         assert not belongings.state.exists()
@@ -181,7 +181,7 @@ def test_two_servers_side_by_side(toy_repository: Path) -> None:
 def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: Path) -> None:
     folder = toys.add_pipeline(tmp_path / "pipelines")
     server = EmbeddedServer([folder])
-    server._guard = mock.Mock()
+    server._reaper = mock.Mock()
     server._descriptors = descriptors([folder])
     path = folder / "toy.pipeline.json"
     path.write_text(path.read_text().replace("epsilon", "v_prediction"))

@@ -186,28 +186,28 @@ def _all_networks(bench: Bench) -> str:
 
 
 @ROWS.add(
-    "guard-killed",
-    "SIGKILL to the guard, the process between supervisor and tritonserver",
+    "reaper-killed",
+    "SIGKILL to the reaper, the process between supervisor and tritonserver",
     _RETRYABLE + "; no orphan stays",
 )
-def _guard_killed(bench: Bench) -> str:
+def _reaper_killed(bench: Bench) -> str:
     server, traffic = _sampling(bench)
-    guard = server.one("guard")
-    guard.kill()
+    reaper = server.one("reaper")
+    reaper.kill()
     with ThreadPoolExecutor(1) as pool:
-        back = pool.submit(server.wait_back, guard)
+        back = pool.submit(server.wait_back, reaper)
         seen = require_all_answered(traffic.outcomes(), retries=True)
         return f"{seen}; back after {back.result():.1f} s"
 
 
-@ROWS.add("guard-stopped", "SIGSTOP to the guard", "Nobody notices: it only waits")
-def _guard_stopped(bench: Bench) -> str:
+@ROWS.add("reaper-stopped", "SIGSTOP to the reaper", "Nobody notices: it only waits")
+def _reaper_stopped(bench: Bench) -> str:
     server, traffic = _sampling(bench)
-    guard = server.one("guard")
-    guard.suspend()
+    reaper = server.one("reaper")
+    reaper.suspend()
     seen = require_all_answered(traffic.outcomes(), retries=False)
     require(server.is_ready(), "not ready")
-    guard.resume()
+    reaper.resume()
     return f"{seen}; ready throughout"
 
 
@@ -231,14 +231,14 @@ def _supervisor_killed(bench: Bench) -> str:
 
 @ROWS.add(
     "killed-together",
-    "SIGKILL to `python -m serving serve`, its guard and tritonserver at once",
+    "SIGKILL to `python -m serving serve`, its reaper and tritonserver at once",
     "Requests get UNAVAILABLE; nobody is left to clear up, so the next start does, on the same "
     "ports",
 )
 def _killed_together(bench: Bench) -> str:
     server, traffic = _sampling(bench)
     assert server.process is not None
-    victims = [server.one(role) for role in ("supervisor", "guard", "tritonserver")]
+    victims = [server.one(role) for role in ("supervisor", "reaper", "tritonserver")]
     for victim in victims:
         victim.suspend()  # or the first one's end would have the next clear up
     for victim in victims:

@@ -7,7 +7,7 @@ left of the process tree and removes the server's shared memory and temporary fo
 killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alone would not do: it
 goes by the thread that started a process, and it removes no files.)
 
-Run as ``python -m serving.guard`` with a JSON of :class:`Orders` as its argument, in the server's
+Run as ``python -m serving.reaper`` with a JSON of :class:`Orders` as its argument, in the server's
 environment. Writes the server's process id to ``pid_fd``.
 """
 
@@ -49,18 +49,18 @@ class Orders(TypedDict):
 
 
 def ending(status: int | None) -> str:
-    """How a server ended whose guard has this exit status; None: it has not cleared away yet."""
+    """How a server ended whose reaper has this exit status; None: it has not cleared away yet."""
     if status is None:
         return "tritonserver has ended"
     if status < 0:
-        return f"tritonserver's guard was ended by {signal.Signals(-status).name}"
+        return f"tritonserver's reaper was ended by {signal.Signals(-status).name}"
     by = signal_of(status)
     how = f"ended with status {status}" if by is None else f"was ended by {by.name}"
     return f"tritonserver {how}"
 
 
 def signal_of(status: int) -> signal.Signals | None:
-    """The signal that ended a server whose guard has this exit status; None if none did."""
+    """The signal that ended a server whose reaper has this exit status; None if none did."""
     number = status - _BY_SIGNAL
     return signal.Signals(number) if number in set(signal.Signals) else None
 
