@@ -16,6 +16,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from preprocessing.plan import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
 from triton_models import stub
 from triton_models.in_flight import InFlight, Place
@@ -102,6 +103,7 @@ class StageCalls:
         Raises:
             ContractError: the stages' own refusal.
             ProcessDiedError: the request may be sent again.
+        StoppingError: the server is being stopped.
             RuntimeError: another error of Triton's.
         """
         call = self._begin(request, request_id, place, deadline_s, parameters)
@@ -185,4 +187,6 @@ def _tensors(answer: Any) -> list[Any]:
     if stub.tells_of_death(text):
         log.debug("%s: %s", STAGES, text)
         raise ProcessDiedError(has_begun=False)
+    if stub.tells_of_stop(text):
+        raise StoppingError
     raise RuntimeError(text)

@@ -40,13 +40,25 @@ _CODES = {
 }
 
 
-_DEATH = re.compile(r"is not healthy|is not ready|not at ready state|no available versions|unknown")
+_DEATH = re.compile(
+    r"Stub process( '[^']+')? is not healthy"  # it has ended; also behind an ensemble
+    r"|Failed to obtain the health mutex"  # it has ended with its lock
+    r"|Model '[^']+' is not ready"  # it is being loaded again
+    r"|Request for unknown model: '[^']+' "
+    r"(has no available versions|version -?\d+ is not at ready state)"
+)
+_STOP = re.compile(r"Server not ready|Server is stopping")
 
 
 def tells_of_death(message: str) -> bool:
-    """Whether Triton's message says that a model's process has died, or that a new one is just
+    """Whether Triton's message means that a model's process has ended, or that another is just
     taking its place."""
     return _DEATH.search(message) is not None
+
+
+def tells_of_stop(message: str) -> bool:
+    """Whether Triton's message means that the server is being stopped."""
+    return _STOP.search(message) is not None
 
 
 def repositories() -> list[Path]:
