@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
-from preprocessing.plan import LostError
+from preprocessing.plan import LostError, StoppingError
 from sampling.program import Tensors
 from triton_models import stub
 from triton_models.internal_token import internal_parameters
@@ -49,6 +49,7 @@ class TritonNetworks:
         Raises:
             LostError: there was no other in time.
             NetworkError: with the model's own message.
+            StoppingError: the server is being stopped.
         """
         deaths, until_s = 0, math.inf
         while deaths < _TRIES and time.monotonic() < until_s:
@@ -80,6 +81,8 @@ class TritonNetworks:
             if stub.tells_of_death(message):
                 log.warning("%s: %s", network, message)
                 return None
+            if stub.tells_of_stop(message):
+                raise StoppingError
             raise NetworkError(f"{network}: {message}")
         return {
             tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in response.output_tensors()
