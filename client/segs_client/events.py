@@ -1,7 +1,7 @@
 """What the model ``segs_detailer_stream`` sends of a request: versioned JSON, one event a response.
 
-Every response has the output ``event`` (UINT8 [n], JSON of one of these models). Where the event has
-a picture, the output ``picture`` (UINT8 [n]) is that file. The last event is ``result``, whose
+Every response has the output ``event`` (UINT8 [n], JSON of one of these models). Where the event
+has a picture, the output ``picture`` (UINT8 [n]) is that file. The last event is ``result``, whose
 response also has all outputs of ``segs_detailer``; or ``error``.
 
 Events are sent as they come, the newest where there are more than can be sent: steps and previews
