@@ -1,4 +1,4 @@
-"""How much is let in: every limit of a server, in one place. docs/limits.md is made from here.
+"""How much is accepted: every limit of a server, in one place. docs/limits.md is made from here.
 
 Imports no array library, so that a command line can offer them. Beyond these are the contract's
 own bounds, which no server can widen.
@@ -15,7 +15,7 @@ from segs_client.json_text import JsonLimits
 from segs_client.refusals import closest_name
 
 REFUSED = "refused"
-"""INVALID_ARGUMENT with field, value and what is allowed; the same request never goes."""
+"""INVALID_ARGUMENT with field, value and what is allowed; the same request is never accepted."""
 LATER = "later"
 """UNAVAILABLE with retry_after_s; nothing of the request was begun."""
 WAITS = "waits"
@@ -35,7 +35,7 @@ def _limit(default: Any, bounds: str, beyond: str, least: float = 1, most: float
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server lets in and holds. An operator may change any of them.
+    """What one server accepts and holds. An operator may change any of them.
 
     Raises:
         ValueError: a limit outside its own bounds, or of another type.
@@ -111,20 +111,22 @@ class Limits:
     )
     max_message_bytes: int = _limit(
         4 * _GIB,
-        "tensors, as they come, of all requests of a front end (one is segs_detailer, the other "
-        "segs_detailer_stream), those that wait too",
+        "tensors, as they come, of all requests of a front end (segs_detailer or "
+        "segs_detailer_stream), in flight and waiting",
         LATER,
     )
     max_in_flight_bytes: int = _limit(
         1 * _GIB,
-        "pixels of the large pictures (over 16 MiB each) that a front end has in the stages at "
-        "once; one always goes",
+        "pixels of the large pictures (over 16 MiB each) that a front end has in flight at once; "
+        "one is always allowed",
         WAITS,
     )
     max_requests: int = _limit(
-        2048, "requests of a front end, those that wait too", LATER, most=100_000
+        2048, "requests of a front end, in flight and waiting", LATER, most=100_000
     )
-    max_queue_s: float = _limit(600.0, "their estimated seconds", LATER, least=1e-3)
+    max_queue_s: float = _limit(
+        600.0, "their seconds, by estimate; in the step engine too", LATER, least=1e-3
+    )
     max_slowdown: float | None = _limit(
         None,
         "how many times longer than alone a request may take because of others, by estimate; "
@@ -132,7 +134,10 @@ class Limits:
         LATER,
     )
     max_live_segs: int = _limit(
-        64, "SEGs under way; beyond them each request still has one", WAITS, most=100_000
+        64,
+        "SEGs that are sampled at once; beyond them each request still has one",
+        WAITS,
+        most=100_000,
     )
     text_cache_bytes: int = _limit(256 * _MIB, "encoded prompts kept", "the oldest go", least=0)
 

@@ -46,37 +46,46 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    # The doors'.
+    # The front ends'.
     "segs_requests_answered_total": Metric(
         "counter", "Requests with a result, the canary's among them.", ("model",)
     ),
     "segs_requests_refused_total": Metric(
         "counter",
-        "Requests that were not done: the caller has to mend them, or to come again.",
+        "Requests that were not done: the caller has to correct them, or to send them again.",
         ("model", "code"),
     ),
     "segs_errors_total": Metric(
-        "counter", "Requests that failed or were late while under way.", ("model", "code")
+        "counter", "Requests that failed, or whose deadline passed.", ("model", "code")
     ),
     "segs_requests_cancelled_total": Metric(
         "counter",
-        "Requests that nobody waited for any more: the client has gone, or a call asked for it.",
+        "Requests that were cancelled: the client has gone, or a call asked for it.",
         ("model", "cause"),
     ),
     "segs_request_seconds": Metric(
         "histogram", "From a request's arrival to its end, however it ended.", ("model",), _STAGE_S
     ),
-    "segs_requests_inside": Metric("gauge", "Requests under way.", ("model",)),
-    "segs_streams_followed": Metric("gauge", "Streams that the step engine tells events."),
+    "segs_requests_in_flight": Metric(
+        "gauge", "Requests that a front end has in the stages.", ("model",)
+    ),
+    "segs_requests_waiting": Metric(
+        "gauge", "Requests that wait in a front end for a place in flight.", ("model",)
+    ),
+    "segs_streams_followed": Metric(
+        "gauge", "Streams that are subscribed to the step engine's events."
+    ),
     "segs_calls_lost_total": Metric(
-        "counter", "Calls whose process died and that Triton will never end.", ("model",)
+        "counter",
+        "Calls that Triton will never end, as a stage's process died with them.",
+        ("model",),
     ),
     # The step engine's.
     "segs_queue_seconds": Metric(
-        "gauge", "Device seconds until all requests under way are done, by estimate."
+        "gauge", "Device seconds until all requests in the step engine are done, by estimate."
     ),
-    "segs_live": Metric("gauge", "SEGs under way."),
-    "segs_queued": Metric("gauge", "SEGs of requests under way that wait for a place."),
+    "segs_live": Metric("gauge", "SEGs that are being sampled."),
+    "segs_queued": Metric("gauge", "SEGs of requests in the step engine that wait for a place."),
     "segs_step_seconds": Metric(
         "histogram", "Time of a batch at its network.", ("network",), _BATCH_S
     ),
@@ -88,7 +97,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "segs_batch_rows_total": Metric("counter", "Rows sent to networks.", ("network", "shape")),
     "segs_batch_failures_total": Metric(
-        "counter", "Batches that failed; their calls come again, one by one.", ("network",)
+        "counter", "Batches that failed; their calls are run again, one by one.", ("network",)
     ),
     "segs_cache_requests_total": Metric(
         "counter",
@@ -96,11 +105,13 @@ METRICS: Mapping[str, Metric] = {
         ("cache", "result"),
     ),
     "segs_text_cache_bytes": Metric("gauge", "Memory of the encoded prompts that are kept."),
-    "segs_events_lost_total": Metric("counter", "Events of streams that nobody took in time."),
+    "segs_events_lost_total": Metric(
+        "counter", "Events of streams that were dropped, as the subscriber was too slow or gone."
+    ),
     # Of several stages.
     "segs_stage_seconds": Metric(
         "histogram",
-        "Time of a stage with all waiting: prepare and composite of a request; encode, sample and "
+        "Time of a stage, waiting included: prepare and composite of a request; encode, sample and "
         "decode of a pass of a SEG.",
         ("stage",),
         _STAGE_S,

@@ -1,10 +1,10 @@
-"""What the model ``segs_detailer_stream`` tells of a request: versioned JSON, one event a response.
+"""What the model ``segs_detailer_stream`` sends of a request: versioned JSON, one event a response.
 
 Every response has the output ``event`` (UINT8 [n], JSON of one of these models). Where the event
-says that there is a picture, the output ``picture`` (UINT8 [n]) is that file. The last event is
-``result``, whose response also has all outputs of ``segs_detailer``; or ``error``.
+has a picture, the output ``picture`` (UINT8 [n]) is that file. The last event is ``result``, whose
+response also has all outputs of ``segs_detailer``; or ``error``.
 
-Events are told as they come, the newest where there are more than can be told: steps and previews
+Events are sent as they come, the newest where there are more than can be sent: steps and previews
 may be left out, the others never are while the server's parts are up.
 """
 
@@ -33,7 +33,7 @@ class PictureInfo(Model):
 
 
 class EventBase(Model):
-    """What every event says."""
+    """What every event has."""
 
     version: Literal[1] = 1
     request_id: str
@@ -42,7 +42,7 @@ class EventBase(Model):
 
 
 class SegEvent(EventBase):
-    """What every event of a SEG says."""
+    """What every event of a SEG has."""
 
     seg: Annotated[_Index, Field(description="position among the request's segs")]
     batch_pass: Annotated[_Index, Field(description="0 … batch_size−1")] = 0
@@ -59,11 +59,11 @@ class QueuedEvent(EventBase):
 
 
 class AcceptedEvent(EventBase):
-    """The request was let in. It may be told again where a part of the server died meanwhile and
-    the request began anew."""
+    """The step engine has begun with the request. Sent again where a part of the server died
+    meanwhile and the request began anew."""
 
     event: Literal["accepted"] = "accepted"
-    position: Annotated[_Index, Field(description="requests under way that came before it")]
+    position: Annotated[_Index, Field(description="requests in the engine that came before it")]
     estimate_s: Annotated[
         float | None,
         Field(ge=0, description="until its end, among the others; null: nothing measured yet"),

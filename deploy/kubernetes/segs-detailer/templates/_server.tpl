@@ -129,7 +129,7 @@ spec:
             - { name: metrics, containerPort: 8002 }
             - { name: health, containerPort: 8003 }
             - { name: grpc-health, containerPort: 8004 }
-          # All of them are told by the canary: a server that is ready has just made a picture.
+          # Readiness is by canaries: a server that is ready has made a picture with each network.
           startupProbe:
             httpGet: { path: /health/ready, port: health }
             periodSeconds: 5
@@ -146,7 +146,7 @@ spec:
             timeoutSeconds: 5
             failureThreshold: 6
           lifecycle:
-            # Balancers hear that it leaves before it refuses anybody.
+            # Balancers take it out before it refuses requests.
             preStop: { exec: { command: [sleep, "5"] } }
           securityContext:
             {{- include "segs.containerSecurity" .root | nindent 12 }}
