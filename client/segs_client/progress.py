@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from segs_client.events import (
     AcceptedEvent,
+    QueuedEvent,
     SegmentEvent,
     SegmentStartedEvent,
     StepEvent,
@@ -46,7 +47,13 @@ class ProgressBars:
 
     def show(self, event: StreamEvent) -> None:
         """Draws what an event tells."""
-        if isinstance(event, AcceptedEvent):
+        if isinstance(event, QueuedEvent):
+            self._clear()
+            place = f"waiting behind {event.position}"
+            if event.estimate_s is not None:
+                place += f", done in about {event.estimate_s:.0f} s"
+            self._total = self._bar(place, 0, "SEG", 0, "{desc}")
+        elif isinstance(event, AcceptedEvent):
             self._clear()  # it begins anew
             self._total = self._bar("SEGs", event.seg_passes, "SEG", 0)
         elif isinstance(event, SegmentStartedEvent):
@@ -73,10 +80,12 @@ class ProgressBars:
             bar = self._bar(name, event.cycles * event.steps, "step", free[0])
             self._bars[event.seg, event.batch_pass] = bar
 
-    def _bar(self, name: str, total: int, unit: str, line: int) -> tqdm[Any]:
+    def _bar(
+        self, name: str, total: int, unit: str, line: int, form: str | None = None
+    ) -> tqdm[Any]:
         return tqdm(
             total=total, desc=name, unit=unit, position=line, leave=False, file=self._file,
-            dynamic_ncols=True,
+            dynamic_ncols=True, bar_format=form,
         )  # fmt: skip
 
     def _clear(self) -> None:

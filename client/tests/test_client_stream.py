@@ -27,6 +27,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
 BOXES = [(4, 4, 20, 20), (20, 8, 40, 28)]
 
 EVENTS: list[dict[str, Any]] = [
+    {"event": "queued", "position": 37, "estimate_s": 12.3},
     {"event": "accepted", "position": 2, "estimate_s": None, "seg_passes": 2, "previews": True},
     {"event": "segment_started", "seg": 0, "label": "face", "sampled_size": [64, 48],
      "cycles": 1, "steps": 4},
@@ -240,6 +241,7 @@ def test_bars_follow_the_events() -> None:
         for seq, fields in enumerate(EVENTS):
             bars.show(parse_event(event(fields, "r", seq)["event"]))
         bars.show(StepEvent(request_id="r", seq=9, at_s=1, seg=7, cycle=0, step=1, steps=2))
+    assert "waiting behind 37, done in about 12 s" in drawn.getvalue()
     assert "SEG 0 face" in drawn.getvalue()
     assert "1/4" in drawn.getvalue()
     assert "2/2" in drawn.getvalue()
