@@ -179,7 +179,7 @@ def test_closing_the_generator_cancels_the_call() -> None:
         Client(url, pipeline="base") as client,
     ):
         stream = client.stream(PICTURE, BOXES)
-        assert next(stream).event.event == "accepted"
+        assert next(stream).event.event == "queued"
         assert not gone.is_set()
         stream.close()
         assert gone.wait(5)
@@ -191,8 +191,8 @@ def test_closing_the_generator_cancels_the_call() -> None:
         {},
         {"event": b"{"},
         {"event": b'{"event": "unheard of", "request_id": "", "seq": 0, "at_s": 0}'},
-        event({**EVENTS[3], "picture": {"encoding": "png", "shape": [5, 5, 3]}}, "abc", 0),
-        {**event(EVENTS[3], "abc", 0), "picture": b"no picture"},
+        event({**EVENTS[4], "picture": {"encoding": "png", "shape": [5, 5, 3]}}, "abc", 0),
+        {**event(EVENTS[4], "abc", 0), "picture": b"no picture"},
     ],
 )
 def test_what_is_no_event_breaks_the_contract(outputs: dict[str, bytes]) -> None:
