@@ -18,7 +18,7 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
-from serving.canary import Canary, canaries, run_canary
+from serving.canary import Canary, canaries
 from serving.connection import Connection
 from serving.credentials import Credentials
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
@@ -33,6 +33,7 @@ from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_p
 from serving.reaper import ending, signal_of
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
+from serving.starting import answer_canaries
 from triton_models.state import (
     ENGINE_MODEL,
     HEARTBEAT_S,
@@ -184,7 +185,7 @@ class EmbeddedServer:
             self._reaper, self.pid, self._log, self._tls = launched
         try:
             self._wait_ready(stop_asked)
-            self._until_answered(stop_asked)
+            answer_canaries(self, stop_asked)
         except BaseException as error:
             if isinstance(error, CrashError):
                 self.kill()  # what stalls would hold up an orderly stop
@@ -236,51 +237,6 @@ class EmbeddedServer:
             return StartError(f"tritonserver could not load its models:\n{told}")
         kind = CrashError if by in _CRASHES else StartError
         return kind(f"{ending(status)} while starting; its last lines:\n{self.tail(20)}")
-
-    def _until_answered(self, stop_asked: threading.Event) -> None:
-        """Sends all canaries, one after another, and watches the processes meanwhile.
-
-        Raises:
-            CanaryError: one was not answered.
-            CrashError: a process ended that cannot be loaded again alone.
-            ServingError: ``stop_asked`` was set meanwhile.
-        """
-        pool = ThreadPoolExecutor(1, "canary")
-        try:
-            while True:
-                reloads = 0
-                answered = pool.submit(self._send_canaries, stop_asked)
-                while not wait([answered], _LOOK_S).done:
-                    reloads += self._repair(stop_asked)
-                try:
-                    answered.result()
-                except CanaryError:
-                    if stop_asked.is_set() or not (reloads or self._repair(stop_asked)):
-                        raise
-                else:
-                    return
-        finally:
-            pool.shutdown(wait=False)
-
-    def _repair(self, stop_asked: threading.Event) -> bool:
-        """Looks at all processes; whether models had to be loaded again."""
-        try:
-            self.check()
-        except ModelsDownError as down:
-            log.error("%s; loading the models again", down)
-            try:
-                self.reload(down, stop_asked)
-            except ServingError as error:
-                raise CrashError(str(error)) from error
-            return True
-        except ServingError as error:
-            raise CrashError(str(error)) from error
-        return False
-
-    def _send_canaries(self, stop_asked: threading.Event) -> None:
-        for canary in self.canaries:
-            taken_s = run_canary(self.connection, canary, self.options.start_timeout_s, stop_asked)
-            log.info("%s answered in %.2f s", canary, taken_s)
 
     def tail(self, lines: int = 50) -> str:
         """The last lines of the server's output."""
@@ -398,7 +354,7 @@ class EmbeddedServer:
 
     def is_idle(self) -> bool:
         """Whether no requests are pending but canaries."""
-        return self._under_way() == 0
+        return not any(each.pending for each in read_front_ends(self.state))
 
     def activity(self) -> tuple[int, int]:
         """How many requests have arrived since the start, canaries not counted, and how many the

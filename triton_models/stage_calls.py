@@ -155,8 +155,11 @@ class StageCalls:
 
     async def watch(self) -> None:
         """Looks at the stages' processes, for good."""
+        stages = processes(STAGE_MODELS)
         while True:
-            if processes(STAGE_MODELS).all_alive(*STAGE_MODELS):
+            if not stages.all_alive(*STAGE_MODELS):
+                stages = processes(STAGE_MODELS)
+            if stages.all_alive(*STAGE_MODELS):
                 self._are_alive.set()
             else:
                 self._are_alive.clear()

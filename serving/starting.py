@@ -1,0 +1,67 @@
+"""The last part of a server's start: its canaries, with its processes watched meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+from serving.canary import run_canary
+from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError
+
+if TYPE_CHECKING:
+    from serving.server import EmbeddedServer
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.1
+
+
+def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None:
+    """Sends all canaries, one after another; models whose process ends or stalls meanwhile are
+    loaded again.
+
+    Raises:
+        CanaryError: one was not answered.
+        CrashError: a process ended that cannot be loaded again alone.
+        ServingError: ``stop_asked`` was set meanwhile.
+    """
+    pool = ThreadPoolExecutor(1, "canary")
+    try:
+        while True:
+            answered = pool.submit(_send_canaries, server, stop_asked)
+            was_repaired = False
+            while not wait([answered], _LOOK_S).done:
+                was_repaired |= _repair(server, stop_asked)
+            try:
+                answered.result()
+            except CanaryError:
+                if stop_asked.is_set() or not (was_repaired or _repair(server, stop_asked)):
+                    raise
+            else:
+                return
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _repair(server: EmbeddedServer, stop_asked: threading.Event) -> bool:
+    """Looks at all processes; whether models had to be loaded again."""
+    try:
+        server.check()
+    except ModelsDownError as down:
+        log.error("%s; loading the models again", down)
+        try:
+            server.reload(down, stop_asked)
+        except ServingError as error:
+            raise CrashError(str(error)) from error
+        return True
+    except ServingError as error:
+        raise CrashError(str(error)) from error
+    return False
+
+
+def _send_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None:
+    for canary in server.canaries:
+        taken_s = run_canary(server.connection, canary, server.options.start_timeout_s, stop_asked)
+        log.info("%s answered in %.2f s", canary, taken_s)
