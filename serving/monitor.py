@@ -10,7 +10,7 @@ from pathlib import Path
 from serving.errors import ModelsDownError, ServingError
 from serving.process import Deaths, cpu_s, is_stopped, model_processes
 from serving.stalls import StallDetector, late_networks
-from serving.times import COMPUTING_S, ENDLESS_BATCH_S, STALL_S
+from serving.times import BATCH_S, COMPUTING_S, ENDLESS_BATCH_S, STALL_S
 from triton_models.state import instances, model_of, read_engine, read_front_ends
 
 _STOP_LOOK_S = 0.1
@@ -89,7 +89,7 @@ class ProcessMonitor:
         engine = read_engine(self._state)
         if engine is None:
             return
-        late = late_networks(engine, time.monotonic(), STALL_S, self._since_s)
+        late = late_networks(engine, time.monotonic(), BATCH_S, self._since_s)
         models = {model for each in late for model in self._ensembles.get(each, (each,))}
         found = {
             instance: pid for instance, pid in processes.items() if model_of(instance) in models

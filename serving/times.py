@@ -11,8 +11,10 @@ CHECK_S = 1.0
 """Between two looks at all processes. The end of one is seen at once."""
 STALL_S = 10.0
 """A main loop that has not moved for so long stalls; heartbeats come every second."""
+BATCH_S = 7.0
+"""A network's batch may take so long, and BATCH_SLOWER times longer than measured, before its
+process is looked at: one that does not compute stalls."""
 BATCH_SLOWER = 5.0
-"""A network's batch may take so many times longer than measured, and STALL_S at least."""
 FIRST_BATCH_S = 300.0
 """The first batch of a network or of a size may take so long."""
 ENDLESS_BATCH_S = 70.0
