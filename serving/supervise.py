@@ -23,7 +23,7 @@ from serving.options import ServerOptions
 from serving.readiness import Readiness
 from serving.reaper import allow_many_files
 from serving.server import EmbeddedServer
-from serving.times import CHECK_S, HEALTHY_S, MOST_PAUSE_S, RELOAD_WINDOW_S, RELOADS
+from serving.times import CHECK_S, HEALTHY_S, LOST_DRAIN_S, MOST_PAUSE_S, RELOAD_WINDOW_S, RELOADS
 from triton_models.state import write_whole
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class _Supervisor:
             self._reload(server, down)
             readiness.check_all()
         if server.is_worn():
-            server.drain(self.options.drain_timeout_s, self._stop_asked)
+            server.drain(min(self.options.drain_timeout_s, LOST_DRAIN_S), self._stop_asked)
             raise ServingError("too many calls were lost with their models' processes")
 
     def _reload(self, server: EmbeddedServer, down: ModelsDownError) -> None:

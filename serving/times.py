@@ -33,6 +33,8 @@ CANARY_FAILURES = 2
 RELOADS = 3
 """So many reloads of one model within RELOAD_WINDOW_S, then the server is started again."""
 RELOAD_WINDOW_S = 60.0
+LOST_DRAIN_S = 4.0
+"""For requests in flight to end before a server is started again that has lost too many calls."""
 HEALTHY_S = 10.0
 """A server that was ready for less is in a loop of crashes, and pauses before the next start."""
 MOST_PAUSE_S = 60.0
