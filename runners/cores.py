@@ -7,8 +7,6 @@ import os
 
 import psutil
 
-_NICENESS = 5
-
 
 def physical_cores() -> int:
     """Those this process may use: a core's two threads share its arithmetic units."""
@@ -16,8 +14,13 @@ def physical_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def lower_priority() -> None:
-    """Lowers the priority of this thread and of those that it starts: a network computes long on
-    all cores, while preparing, stepping and refusing are short."""
+NETWORK_NICENESS = 5
+"""A network computes long on all cores, while preparing, stepping and refusing are short."""
+PICTURE_NICENESS = 15
+"""Decoding and encoding large pictures: the networks' steps are shorter."""
+
+
+def lower_priority(niceness: int) -> None:
+    """Lowers the priority of this thread and of those that it starts."""
     with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
+        os.nice(niceness)

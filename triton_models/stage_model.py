@@ -6,35 +6,42 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
 from preprocessing.plan import CancelledByClientError, DeadlineExceededError
+from runners.cores import PICTURE_NICENESS, lower_priority
 from sampling.statistics import Observations
 from triton_models import stub
 from triton_models.internal_token import check_internal
 from triton_models.log_format import about
 from triton_models.metrics import Source, start_publishing
+from triton_models.request_cost import LARGE_BYTES
 from triton_models.request_registry import RequestRegistry
 from triton_models.stage_calls import TOKEN
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging
 from triton_models.tracing import Span, Tracing
-from triton_models.work_lanes import WorkLanes
+
+log = logging.getLogger(__name__)
+
+_SMALL_THREADS = 2
 
 
 class Work(NamedTuple):
-    """The rest of a request's work: what returns its output tensors by name, and its size."""
+    """The rest of a request's work: what returns its output tensors by name, and the bytes of its
+    picture's pixels."""
 
     run: Callable[[], dict[str, stub.Tensor]]
-    size_bytes: int = 0
-    weight: float = 1.0
+    picture_bytes: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,11 @@ class StageModel(ABC):
         configure_logging()
         self._tracing = Tracing.of_environment()
         self._registry = RequestRegistry.of_environment()
-        self._lanes = WorkLanes()
+        # Large pictures have threads of their own, so that small ones do not wait for them; the
+        # front ends bound both.
+        self._small = ThreadPoolExecutor(_SMALL_THREADS, "small")
+        cores = len(os.sched_getaffinity(0))
+        self._large = ThreadPoolExecutor(cores, "large", lower_priority, (PICTURE_NICENESS,))
         self.seconds = Observations()
         start_publishing({"segs_stage_seconds": self.seconds, **self.sources()})
         Heartbeat(args["model_instance_name"]).start_thread()
@@ -84,7 +95,7 @@ class StageModel(ABC):
             asked = _Asked(request, request.get_response_sender(), token)
             if token:
                 self._registry.enter(token)
-            self._lanes.put(functools.partial(self._begin, asked))
+            self._small.submit(self._begin, asked)
 
     def finalize(self) -> None:
         self._tracing.close()
@@ -99,7 +110,8 @@ class StageModel(ABC):
                 span.fail(error)
                 self._send(asked, stub.refusal(error, asked.request.request_id()))
             return
-        self._lanes.put(functools.partial(self._finish, asked, work), *work[1:])
+        threads = self._large if work.picture_bytes > LARGE_BYTES else self._small
+        threads.submit(self._finish, asked, work)
 
     def _finish(self, asked: _Asked, work: Work) -> None:
         with self._span(asked) as span:
@@ -132,4 +144,7 @@ class StageModel(ABC):
 
     @staticmethod
     def _send(asked: _Asked, response: Any) -> None:
-        asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        try:
+            asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:
+            log.exception("a response cannot be sent")

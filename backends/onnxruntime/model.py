@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from runners.cores import lower_priority
+from runners.cores import NETWORK_NICENESS, lower_priority
 from runners.onnx_session import OnnxSession, SessionSettings, open_session
 from triton_models.network_model import NetworkModel
 
@@ -20,7 +20,7 @@ class TritonPythonModel(NetworkModel):
     """A network in onnxruntime, on numpy arrays."""
 
     def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> OnnxSession:
-        lower_priority()
+        lower_priority(NETWORK_NICENESS)
         path = folder / (config.get("default_model_filename") or "model.onnx")
         return open_session(path, settings=SessionSettings.from_config(config))
 

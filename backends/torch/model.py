@@ -12,7 +12,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
-from runners.cores import lower_priority, physical_cores
+from runners.cores import NETWORK_NICENESS, lower_priority, physical_cores
 from runners.torch_session import TorchSession, TorchSettings, instance_device, open_torch_session
 from triton_models.network_model import NetworkModel
 
@@ -23,7 +23,7 @@ class TritonPythonModel(NetworkModel):
     def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> TorchSession:
         device = instance_device(args["model_instance_kind"], args["model_instance_device_id"])
         if device.type == "cpu":
-            lower_priority()
+            lower_priority(NETWORK_NICENESS)
         settings = TorchSettings.from_config(config)
         torch.set_num_threads(settings.threads or physical_cores())
         return open_torch_session(folder, device, settings)

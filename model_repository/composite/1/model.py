@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 from preprocessing.composite import composite
 from preprocessing.plan import Outcome, Plan
-from sampling.priority import PRIORITY_WEIGHTS
 from sampling.statistics import Counter
 from segs_client.contract import SegStatus
 from triton_models import stub
@@ -27,8 +26,7 @@ class TritonPythonModel(StageModel):
     def begin(self, request: Any, deadline_s: float | None) -> Work:
         plan = Plan.model_validate_json(stub.text(request, "plan"))
         canvas = stub.required(request, "canvas")
-        weight = PRIORITY_WEIGHTS[plan.request.priority]
-        return Work(lambda: self._compose(request, plan, canvas), canvas.size, weight)
+        return Work(lambda: self._compose(request, plan, canvas), canvas.size)
 
     def _compose(self, request: Any, plan: Plan, canvas: Any) -> dict[str, stub.Tensor]:
         composed = composite(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from preprocessing.prepare import Checked, check
-from sampling.priority import PRIORITY_WEIGHTS
 from triton_models import stub
 from triton_models.stage_model import StageModel, Work
 
@@ -26,8 +25,7 @@ class TritonPythonModel(StageModel):
             request_id=request.request_id(),
             deadline_s=deadline_s,
         )
-        weight = PRIORITY_WEIGHTS[checked.request.priority]
-        return Work(lambda: self._decode(checked), checked.picture_bytes, weight)
+        return Work(lambda: self._decode(checked), checked.picture_bytes)
 
     def _decode(self, checked: Checked) -> dict[str, stub.Tensor]:
         prepared = checked.decode()
