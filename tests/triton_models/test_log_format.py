@@ -20,7 +20,7 @@ def written() -> io.StringIO:
 
 @pytest.fixture
 def log(written: io.StringIO) -> logging.Logger:
-    logger = logging.Logger("door")
+    logger = logging.Logger("front_end")
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter())
     logger.addHandler(handler)
@@ -30,12 +30,12 @@ def log(written: io.StringIO) -> logging.Logger:
 def test_a_line_names_its_request(log: logging.Logger, written: io.StringIO) -> None:
     with about("r-1", "abc"):
         log.info("request %r: ok\nand more", "r-1", extra={FIELDS: {"code": "OK"}})
-    log.warning("of nobody")
+    log.warning("of no request")
     first, second = map(json.loads, written.getvalue().splitlines())
     assert first["message"] == "request 'r-1': ok\nand more"
     assert {key: first[key] for key in ("level", "logger", "request_id", "trace_id", "code")} == {
         "level": "INFO",
-        "logger": "door",
+        "logger": "front_end",
         "request_id": "r-1",
         "trace_id": "abc",
         "code": "OK",
@@ -76,12 +76,12 @@ def test_the_reader_hands_on_what_a_model_wrote(log: logging.Logger, written: io
     assert again == original  # its own time and logger too
 
 
-@pytest.mark.parametrize("line", ["", "{}", '{"time": 1}', '{"time":', "INFO door hello"])
-def test_other_lines_are_none_of_it(line: str) -> None:
+@pytest.mark.parametrize("line", ["", "{}", '{"time": 1}', '{"time":', "INFO front_end hello"])
+def test_other_lines_are_not_parsed(line: str) -> None:
     assert parse_json_line(line) is None
 
 
 def test_other_output_is_read_as_before() -> None:
-    parsed = parse_line("INFO door hello")
+    parsed = parse_line("INFO front_end hello")
     assert parsed is not None
-    assert (parsed.message, parsed.logged, dict(parsed.fields)) == ("door: hello", True, {})
+    assert (parsed.message, parsed.logged, dict(parsed.fields)) == ("front_end: hello", True, {})

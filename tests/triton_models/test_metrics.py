@@ -1,4 +1,4 @@
-"""Publishing metrics: what Triton is told of what was counted."""
+"""Publishing metrics: what Triton gets of what was counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sampling.statistics import Counter, Observations
 from segs_client.contract import ErrorCode
 from serving import metrics_page
 from triton_models import environment
-from triton_models.front_end_stats import FAILED, REFUSED, DoorStats
+from triton_models.front_end_stats import FAILED, REFUSED, FrontEndStats
 from triton_models.metrics import METRICS, Publisher, Source, start_publishing
 
 
@@ -130,15 +130,15 @@ def test_names_are_prometheus_own_style() -> None:
         assert list(metric.labels) != [] or metric.kind != "histogram"
 
 
-def _counts(stats: DoorStats) -> dict[tuple[Any, ...], float]:
+def _counts(stats: FrontEndStats) -> dict[tuple[Any, ...], float]:
     counters = (stats.answered, stats.refused, stats.failed, stats.cancelled)
     values = {labels: value for each in counters for labels, value in each.values().items()}
     return {labels[1:]: value for labels, value in values.items() if value}
 
 
-def test_a_door_counts_each_end_once() -> None:
+def test_a_front_end_counts_each_end_once() -> None:
     assert {*REFUSED, *FAILED, "CANCELLED"} == set(get_args(ErrorCode))
-    stats = DoorStats("door")
+    stats = FrontEndStats("front")
     stats.seconds.wanted = True
     stats.ended(0.5)
     stats.ended(0.1, "UNAVAILABLE")
@@ -147,7 +147,7 @@ def test_a_door_counts_each_end_once() -> None:
     stats.ended(0.1, "CANCELLED", asked=True)
     expected = {(): 1, ("UNAVAILABLE",): 1, ("INTERNAL",): 1, ("gone",): 1, ("asked",): 1}
     assert _counts(stats) == expected
-    assert stats.seconds.take() == [(0.5, ("door",)), *[(0.1, ("door",))] * 4]
+    assert stats.seconds.take() == [(0.5, ("front",)), *[(0.1, ("front",))] * 4]
 
 
 def test_the_page_is_fresh() -> None:
