@@ -1,4 +1,4 @@
-"""Whatever comes, goes and is cancelled: places are bounded, each request gets one, all are freed."""
+"""Whatever comes and goes: places are bounded, each request gets one, and all are freed."""
 
 from __future__ import annotations
 

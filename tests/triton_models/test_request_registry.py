@@ -59,9 +59,7 @@ def test_without_room_nothing_is_noted_and_nothing_raises(tmp_path: Path) -> Non
     assert registry.cancelled() == frozenset()
 
 
-def test_without_a_folder_nothing_is_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_folder_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environment.STATE, raising=False)
     monkeypatch.chdir(tmp_path)
     registry = RequestRegistry.of_environment()
