@@ -1,10 +1,15 @@
-"""Makes the modules of Triton's Python models importable, with a stand-in for what Triton's stub
-brings."""
+"""Fixtures of front ends."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
-from tests.triton_models import pb_utils
+import pytest
 
-sys.modules.setdefault("triton_python_backend_utils", pb_utils)
+from tests.triton_models.front_ends import Bench, make_bench
+
+
+@pytest.fixture
+def bench(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A front end in virtual time, with stand-ins for what is around it."""
+    return make_bench(monkeypatch)
