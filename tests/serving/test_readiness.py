@@ -1,174 +1,243 @@
-"""The canary that goes on singing; without a server."""
+"""Readiness by canaries, without a server."""
 
 from __future__ import annotations
 
-import time
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from serving import readiness as singer
-from serving.canary import Song
+from serving import readiness as module
+from serving.canary import Canary
 from serving.connection import Connection
 from serving.errors import CanaryError, ServingError
 from serving.health import Health
-from serving.readiness import Singer
+from serving.readiness import Readiness
 from serving.server import EmbeddedServer
-from triton_models.state import EngineState
+from serving.times import CANARY_LIMIT_S
+
+A, B = Canary("a"), Canary("b", "edges")
+START_S = 600.0
+SOON_S = 30.0
+"""A test that waits for longer has failed."""
+
+
+class Server:
+    """A server that is as busy as a test has it."""
+
+    connection = Connection("nowhere")
+    canaries: tuple[Canary, ...] = (A, B)
+    pipelines = ("a", "b")
+    options = SimpleNamespace(start_timeout_s=START_S)
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.arrived = 0
+        self.answered = 0
+
+    def is_idle(self) -> bool:
+        return self.pending == 0
+
+    def activity(self) -> tuple[int, int]:
+        return self.arrived, self.answered
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
 
 
 @pytest.fixture
 def health() -> Health:
-    return Health()
-
-
-class ToldServer:
-    """A server whose engine says what a test wants."""
-
-    connection = Connection("nowhere")
-    songs = (Song("a"), Song("b", "edges"))
-
-    def __init__(self) -> None:
-        self.state = EngineState(requests=0, answered=0)
-
-    def engine_state(self) -> EngineState:
-        return self.state
+    made = Health()
+    made.ready(["a", "b"])
+    return made
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> ToldServer:
-    monkeypatch.setattr(singer, "INTERVAL_S", 0.01)
-    monkeypatch.setattr(singer, "AGAIN_S", 0.01)
-    return ToldServer()
+def readiness(server: Server, health: Health) -> Readiness:
+    return Readiness(cast(EmbeddedServer, server), health)
 
 
-def sing(told: ToldServer, health: Health, until: Any) -> Singer:
-    with Singer(cast(EmbeddedServer, told), health) as bird:
-        deadline = time.monotonic() + 5
-        while not until() and time.monotonic() < deadline:
-            time.sleep(0.005)
-    return bird
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANARY_INTERVAL_S", 0.001)
+    monkeypatch.setattr(module, "CANARY_RETRY_S", 0.001)
 
 
-def test_the_canary_goes_round(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Song, float]] = []
+def answers(patches: pytest.MonkeyPatch, answer: Callable[[Canary, float], None]) -> None:
+    """Each canary calls this with its limit; it takes 0.1 s."""
 
-    def answer(
-        server: Connection, song: Song, limit_s: float, *_: Any, refused_is_fine: bool
-    ) -> float:
-        asked.append((song, limit_s))
-        assert refused_is_fine == (told.state.requests > 0)
-        told.state = EngineState(requests=len(asked) // 2, answered=0)
+    def run_canary(server: Connection, canary: Canary, limit_s: float, *_: Any) -> float:
+        answer(canary, limit_s)
         return 0.1
 
-    monkeypatch.setattr(singer, "run_canary", answer)
-    sing(told, health, lambda: len(asked) >= 3).check()
-    assert asked[:3] == [(Song("a"), 10.0), (Song("b", "edges"), 10.0), (Song("a"), 600.0)]
-    assert health.state()["canary"]["seconds"] == 0.1
+    patches.setattr(module, "run_canary", run_canary)
 
 
-def test_answered_requests_make_it_needless(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+def test_failures_of_an_idle_server_in_a_row_end_it(
+    readiness: Readiness, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(singer, "run_canary", lambda *_, **__: pytest.fail("it sang"))
-    looked: list[int] = []
+    failures = [CanaryError("once"), None, CanaryError("first"), CanaryError("second")]
 
-    def busy() -> EngineState:
-        looked.append(len(looked))
-        return EngineState(requests=1, answered=len(looked))
+    def answer(canary: Canary, limit_s: float) -> None:
+        assert limit_s == CANARY_LIMIT_S
+        if (failure := failures.pop(0)) is not None:
+            raise failure
 
-    monkeypatch.setattr(told, "engine_state", busy)
-    sing(told, health, lambda: len(looked) > 5).check()
-
-
-def test_all_songs_are_sung_before_a_mended_server_is_ready(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(singer, "INTERVAL_S", 60.0)
-    outcomes: list[Exception | None] = [CanaryError("not yet"), None, None]
-    ready: list[bool] = []
-
-    def answer(*_: Any, **__: Any) -> float:
-        ready.append(health.state()["ready"])
-        if (outcome := outcomes.pop(0)) is not None:
-            bird.sing_all()  # another model was loaded again
-            raise outcome
-        return 0.1
-
-    monkeypatch.setattr(singer, "run_canary", answer)
-    health.reloading(1, "gone")
-    with Singer(cast(EmbeddedServer, told), health) as bird:
-        bird.sing_all()
-        deadline = time.monotonic() + 5
-        while not health.state()["ready"] and time.monotonic() < deadline:
-            time.sleep(0.005)
-    assert ready == [False] * 3
+    answers(monkeypatch, answer)
+    assert not readiness._send([A])
+    assert health.state()["reason"] == "once"
+    readiness.check()
+    assert readiness._send([A])  # the next one is answered
     assert health.state()["ready"]
-    bird.check()
+    assert health.state()["canary"]["seconds"] == 0.1
+    assert not readiness._send([A])
+    readiness.check()
+    assert not readiness._send([A])
+    assert not health.state()["ready"]
+    with pytest.raises(ServingError, match="second"):
+        readiness.check()
 
 
-def test_failures_in_a_row_end_it(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+def test_a_canary_that_fails_while_requests_are_answered_takes_nothing_away(
+    readiness: Readiness, server: Server, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes: list[Exception | None] = [None, CanaryError("once"), None]
-    outcomes += [CanaryError("twice"), CanaryError("for good")]
-    ready: list[bool] = []
+    def answer(canary: Canary, limit_s: float) -> None:
+        server.answered += 1
+        raise CanaryError("late")
 
-    def answer(*_: Any, **__: Any) -> float:
-        ready.append(health.state()["ready"])
-        outcome = outcomes.pop(0)
-        if outcome is not None:
-            raise outcome
-        return 0.1
-
-    monkeypatch.setattr(singer, "run_canary", answer)
-    bird = sing(told, health, lambda: health.state()["reason"] == "for good")
-    with pytest.raises(ServingError, match="for good"):
-        bird.check()
-    assert ready == [False, True, False, True, False]
-    assert health.state()["reason"] == "for good"
+    answers(monkeypatch, answer)
+    health.not_ready("late")
+    for _ in range(5):
+        assert readiness._send([A])
+        assert health.state()["ready"]  # the server is alive by another sign
+        readiness.check()
 
 
-def test_a_song_that_failed_is_sung_again_before_others(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+def test_a_canary_that_fails_while_requests_arrive_is_no_reason_for_a_start(
+    readiness: Readiness, server: Server, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Song] = []
+    def answer(canary: Canary, limit_s: float) -> None:
+        server.arrived += 1
+        raise CanaryError("late")
 
-    def answer(server: Connection, song: Song, *_: Any, **__: Any) -> float:
-        asked.append(song)
-        if song == Song("b", "edges"):
-            raise CanaryError("its ControlNet answers nobody")
-        return 0.1
-
-    monkeypatch.setattr(singer, "run_canary", answer)
-    bird = sing(told, health, lambda: len(asked) >= 3 and bool(health.state()["reason"]))
-    assert asked == [Song("a"), Song("b", "edges"), Song("b", "edges")]
-    with pytest.raises(ServingError, match="its ControlNet"):
-        bird.check()
+    answers(monkeypatch, answer)
+    for _ in range(5):
+        assert not readiness._send([A])
+        assert not health.state()["ready"]
+        readiness.check()
 
 
-def test_what_was_loaded_again_is_asked_even_after_it_was_given_up(
-    told: ToldServer, health: Health, monkeypatch: pytest.MonkeyPatch
+def test_a_canary_of_a_busy_server_is_given_the_time_of_a_start(
+    readiness: Readiness, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A long reload: canaries fail meanwhile, and nobody looks at what they say until its end."""
-    is_loaded: list[bool] = []
+    limits_s: list[float] = []
 
-    def answer(*_: Any, **__: Any) -> float:
-        if not is_loaded:
+    def answer(canary: Canary, limit_s: float) -> None:
+        limits_s.append(limit_s)
+        raise CanaryError("late")
+
+    answers(monkeypatch, answer)
+    server.pending = 1
+    for _ in range(3):
+        assert not readiness._send([A])
+        readiness.check()
+    assert limits_s == [START_S] * 3
+
+
+def test_canaries_take_turns(
+    readiness: Readiness, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that failed is sent again before others."""
+    sent: list[Canary] = []
+    enough = threading.Event()
+
+    def answer(canary: Canary, limit_s: float) -> None:
+        sent.append(canary)
+        if len(sent) == 2:
+            raise CanaryError("once")
+        if len(sent) == 5:
+            enough.set()
+
+    answers(monkeypatch, answer)
+    with readiness:
+        assert enough.wait(SOON_S)
+    assert sent[:5] == [A, B, B, A, B]
+
+
+def test_a_busy_server_is_sent_no_canaries(
+    readiness: Readiness, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(monkeypatch, lambda *_: pytest.fail("a canary was sent"))
+    looks = threading.Semaphore(0)
+
+    def busy() -> bool:
+        looks.release()
+        return False
+
+    monkeypatch.setattr(server, "is_idle", busy)
+    with readiness:
+        for _ in range(5):
+            assert looks.acquire(timeout=SOON_S)
+    readiness.check()
+
+
+def test_all_canaries_are_answered_before_a_repaired_server_is_ready(
+    readiness: Readiness, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CANARY_INTERVAL_S", 600.0)
+    sent: list[tuple[Canary, bool]] = []
+    is_ready = threading.Event()
+
+    def answer(canary: Canary, limit_s: float) -> None:
+        sent.append((canary, bool(health.state()["ready"])))
+        if len(sent) == 1:
+            readiness.check_all()  # another model was loaded again meanwhile
+            raise CanaryError("not yet")
+
+    answers(monkeypatch, answer)
+    health.reloading(1, "gone")
+    health.follow(lambda ready: is_ready.set() if ready else None)
+    with readiness:
+        readiness.check_all()
+        assert is_ready.wait(SOON_S)
+    assert sent == [(A, False), (A, False), (B, False)]
+    readiness.check()
+
+
+def test_a_server_that_was_given_up_is_asked_again_after_a_reload(
+    readiness: Readiness, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long reload: canaries fail meanwhile, and are judged only at its end."""
+    is_loaded, is_ready = threading.Event(), threading.Event()
+    failures = threading.Semaphore(0)
+
+    def answer(canary: Canary, limit_s: float) -> None:
+        if not is_loaded.is_set():
+            failures.release()
             raise CanaryError("no answer")
-        return 0.1
 
-    monkeypatch.setattr(singer, "run_canary", answer)
-    with Singer(cast(EmbeddedServer, told), health) as bird:
-        deadline = time.monotonic() + 5
-        while bird._failed is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        is_loaded.append(True)
-        bird.sing_all()
-        bird.check()
-        while not health.state()["ready"] and time.monotonic() < deadline:
-            time.sleep(0.005)
+    answers(monkeypatch, answer)
+    with readiness:
+        for _ in range(2):
+            assert failures.acquire(timeout=SOON_S)
+        is_loaded.set()
+        readiness.check_all()
+        health.follow(lambda ready: is_ready.set() if ready else None)
+        assert is_ready.wait(SOON_S)
+        readiness.check()
+    assert not failures.acquire(blocking=False)
+
+
+def test_a_server_without_canaries_is_ready_once_it_is_loaded(
+    server: Server, health: Health
+) -> None:
+    server.canaries = ()
+    health.reloading(1, "gone")
+    with Readiness(cast(EmbeddedServer, server), health) as readiness:
+        readiness.check_all()
         assert health.state()["ready"]
-        bird.check()
+        readiness.check()
