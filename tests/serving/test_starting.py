@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from serving import server as module
+from serving import starting as module
 from serving.canary import Canary
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
 from serving.server import EmbeddedServer
+from serving.starting import answer_canaries
+from serving.times import RELOADS
 
 SOON_S = 30.0
 """A test that waits for longer has failed."""
@@ -67,7 +69,7 @@ def canary_outcomes(patches: pytest.MonkeyPatch, *outcomes: Any) -> list[str]:
 
 def test_a_start_without_trouble(server: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = canary_outcomes(monkeypatch)
-    server._until_answered(threading.Event())
+    answer_canaries(server, threading.Event())
     assert sent == ["a", "b"]
     assert server.reloads == []
 
@@ -78,7 +80,7 @@ def test_a_process_that_dies_before_the_canaries_is_replaced(
     """The canary is held up by it, and goes on with the successor."""
     server.troubles = [None, DOWN]
     sent = canary_outcomes(monkeypatch, server.reloaded)
-    server._until_answered(threading.Event())
+    answer_canaries(server, threading.Event())
     assert server.reloads == [DOWN]
     assert sent == ["a", "b"]
 
@@ -90,7 +92,7 @@ def test_canaries_are_sent_again_if_one_failed_with_a_process(
     server.troubles = [DOWN]
     monkeypatch.setattr(module, "_LOOK_S", SOON_S)
     sent = canary_outcomes(monkeypatch, CanaryError("a is lost"))
-    server._until_answered(threading.Event())
+    answer_canaries(server, threading.Event())
     assert server.reloads == [DOWN]
     assert sent == ["a", "a", "b"]
 
@@ -100,8 +102,19 @@ def test_a_canary_that_fails_with_all_processes_there_ends_the_start(
 ) -> None:
     canary_outcomes(monkeypatch, CanaryError("a: wrong"))
     with pytest.raises(CanaryError, match="a: wrong"):
-        server._until_answered(threading.Event())
+        answer_canaries(server, threading.Event())
     assert server.reloads == []
+
+
+def test_a_process_that_dies_with_each_canary_ends_the_start(
+    server: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.troubles = [DOWN] * 100
+    monkeypatch.setattr(module, "_LOOK_S", SOON_S)
+    sent = canary_outcomes(monkeypatch, *[CanaryError("a is lost")] * 100)
+    with pytest.raises(CanaryError, match="a is lost"):
+        answer_canaries(server, threading.Event())
+    assert len(sent) == RELOADS + 1
 
 
 def test_the_death_of_tritonserver_is_a_crash(
@@ -111,7 +124,7 @@ def test_the_death_of_tritonserver_is_a_crash(
     server.troubles = [ServingError("tritonserver was ended by SIGSEGV")]
     canary_outcomes(monkeypatch, CanaryError("no connection"))
     with pytest.raises(CrashError, match="SIGSEGV"):
-        server._until_answered(threading.Event())
+        answer_canaries(server, threading.Event())
 
 
 def test_models_that_do_not_load_again_are_a_crash(
@@ -121,7 +134,7 @@ def test_models_that_do_not_load_again_are_a_crash(
     server.reload_error = ServingError("sample does not load again")
     canary_outcomes(monkeypatch, CanaryError("no answer"))
     with pytest.raises(CrashError, match="does not load again"):
-        server._until_answered(threading.Event())
+        answer_canaries(server, threading.Event())
 
 
 def test_a_stop_that_is_asked_for_ends_the_start(
@@ -132,7 +145,7 @@ def test_a_stop_that_is_asked_for_ends_the_start(
     server.troubles = [DOWN] * 5
     canary_outcomes(monkeypatch, CanaryError("stopped while waiting for the answer"))
     with pytest.raises(ServingError):
-        server._until_answered(stop_asked)
+        answer_canaries(server, stop_asked)
 
 
 @pytest.mark.parametrize("crashes", [1, 2])
