@@ -19,6 +19,7 @@ from triton_models import environment, front_end, stub
 from triton_models.api_keys import ApiKeys
 from triton_models.front_end import FrontEnd
 from triton_models.in_flight import EXPRESS_CALLS, MOST_CALLS
+from triton_models.request_cost import RequestCost
 
 PLAIN_CALLS = MOST_CALLS - EXPRESS_CALLS
 CHECK = FrontEnd._check
@@ -329,7 +330,7 @@ def test_waiting_requests_are_reported_every_few_seconds(
     reported: list[tuple[float, int]] = []
 
     def report(asked: front_end.ClientRequest, in_flight: object, cost: object) -> None:
-        standing = bench.in_flight.standing(front_end.RequestCost(1.0), asked.arrived_s)
+        standing = bench.in_flight.standing(RequestCost(1.0), asked.arrived_s)
         reported.append((now_s(), standing[0]))
 
     monkeypatch.setattr(front_end.ClientRequest, "report_waiting", report)

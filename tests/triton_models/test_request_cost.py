@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,8 @@ def cost_of(side_px: int = 128, **fields: object) -> RequestCost:
     return RequestCost.of(check(inputs, pipelines={"base": BASE}))
 
 
-SEGS = {"items": [{"bbox": [0, 0, 64, 64], "crop_region": [0, 0, 64, 64]}]}
-FORCED = {"segs": SEGS, "guide_size": 64, "max_size": 64, "noise_mask_feather": 0}
+SEGS: dict[str, Any] = {"items": [{"bbox": [0, 0, 64, 64], "crop_region": [0, 0, 64, 64]}]}
+FORCED: dict[str, Any] = {"segs": SEGS, "guide_size": 64, "max_size": 64, "noise_mask_feather": 0}
 
 
 def test_work_grows_with_the_steps_and_has_a_share_for_the_vae() -> None:

@@ -36,7 +36,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now_s
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]  # of any function
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
         self._working += 1
         future = super().run_in_executor(executor, func, *args)
         future.add_done_callback(self._worked)
