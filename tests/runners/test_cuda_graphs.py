@@ -28,7 +28,7 @@ class FakeGraph:
 
 
 class FakeCapture:
-    """Counts captures by their rows; refuses widths it is told to."""
+    """Counts captures by their rows; refuses chosen widths."""
 
     def __init__(self, refused: Sequence[int] = ()) -> None:
         self.rows: list[int] = []

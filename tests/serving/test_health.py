@@ -104,7 +104,7 @@ def test_grpc_probes_follow_the_state(health: Health) -> None:
 
 
 def read_any(url: str) -> dict[str, Any]:
-    """Whatever the status says."""
+    """Whatever the status is."""
     try:
         return read(url)
     except urllib.error.HTTPError as error:

@@ -31,7 +31,7 @@ MOST_S = 100.0
 
 
 class Poller:
-    """In place of the thread that asks Triton: a test says whose client has gone."""
+    """In place of the thread that asks Triton: a test chooses whose client has gone."""
 
     def __init__(self) -> None:
         self.watched: dict[int, Callable[[], object]] = {}

@@ -217,7 +217,7 @@ def test_a_drain_refuses_new_and_waiting_requests_and_lets_those_in_flight_end(
 
 
 def seconds_in(detail: ErrorDetail) -> float:
-    """What the message says of when to come again."""
+    """When to come again, by the message."""
     (number,) = re.findall(r"try again in ([\d.]+) s$", detail.message)
     return float(number)
 
@@ -227,7 +227,7 @@ def test_overload_is_refused_with_a_time(bench: Bench) -> None:
 
     async def test() -> None:
         await fill(bench)
-        told = []
+        times_s = []
         for _ in range(5):
             detail = await bench.send(Request())
             assert detail is not None
@@ -236,8 +236,8 @@ def test_overload_is_refused_with_a_time(bench: Bench) -> None:
             assert detail.retry_after_s is not None
             assert detail.retry_after_s >= 0.5
             assert seconds_in(detail) == pytest.approx(detail.retry_after_s, abs=0.06)
-            told.append(detail.retry_after_s)
-        assert told[-1] > 4.0  # four others come before, one a second
+            times_s.append(detail.retry_after_s)
+        assert times_s[-1] > 4.0  # four others come before, one a second
         assert bench.in_flight.requests == PLAIN_CALLS
 
     run(bench, test)
@@ -259,7 +259,7 @@ def test_the_step_engines_refusal_is_spread_too(bench: Bench) -> None:
     run(bench, test)
 
 
-def test_a_server_that_triton_stops_is_told_as_that(bench: Bench) -> None:
+def test_a_server_that_triton_stops_is_named_as_the_reason(bench: Bench) -> None:
     async def test() -> None:
         task = bench.send(Request())
         (await bench.call(0)).fail(

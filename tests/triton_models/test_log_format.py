@@ -56,20 +56,20 @@ def test_a_trace_of_an_error_stays_in_its_line(log: logging.Logger, written: io.
 def test_the_reader_hands_on_what_a_model_wrote(log: logging.Logger, written: io.StringIO) -> None:
     with about("r-1"):
         log.error("incident 1")
-    told: list[logging.LogRecord] = []
+    records: list[logging.LogRecord] = []
 
     class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(record)
+            records.append(record)
 
     outer = logging.Logger("tritonserver")
     outer.addHandler(Keeper())
     reader = LogReader(io.StringIO(written.getvalue()), outer, None)
     deadline = time.monotonic() + 10
-    while not told and time.monotonic() < deadline:
+    while not records and time.monotonic() < deadline:
         time.sleep(0.01)
     reader.join(1)
-    (record,) = told
+    (record,) = records
     assert (record.levelname, record.getMessage()) == ("ERROR", "incident 1")
     again = json.loads(JsonFormatter().format(record))
     original = json.loads(written.getvalue())

@@ -39,16 +39,16 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def arguments(folder: Path, change: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """What Triton tells a model about itself."""
+    """What a model gets from Triton about itself."""
     config: Any = model_config_pb2.ModelConfig()
     text_format.Parse((folder / "config.pbtxt").read_text(), config)
-    told = json_format.MessageToDict(
+    named = json_format.MessageToDict(
         config, preserving_proto_field_name=True, use_integers_for_enums=False
     )
-    parameters = told.get("parameters", {})
+    parameters = named.get("parameters", {})
     parameters["intra_op_thread_count"] = {"string_value": str(torch.get_num_threads())}
     return {
-        "model_config": json.dumps({**told, "parameters": parameters, **(change or {})}),
+        "model_config": json.dumps({**named, "parameters": parameters, **(change or {})}),
         "model_name": folder.name,
         "model_instance_name": f"{folder.name}_0_0",
         "model_repository": str(folder),

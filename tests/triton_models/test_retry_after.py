@@ -1,4 +1,4 @@
-"""When refused callers are told to come again."""
+"""When refused callers should come again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 
 @pytest.mark.parametrize("room_s", [-5.0, 0.0, 0.1])
-def test_no_caller_is_told_less_than_the_floor(clock: Clock, room_s: float) -> None:
+def test_no_time_is_below_the_floor(clock: Clock, room_s: float) -> None:
     assert RetryAfter(clock, lambda: 0.0)(room_s, 1.0) == FLOOR_S
     assert RetryAfter(clock, lambda: 0.0).spread(room_s) == FLOOR_S
 
@@ -35,9 +35,9 @@ def test_times_are_spread_upwards_by_a_quarter(clock: Clock) -> None:
 
 def test_by_default_the_spread_is_random(clock: Clock) -> None:
     after = RetryAfter(clock)
-    told = [after.spread(8.0) for _ in range(50)]
-    assert len(set(told)) > 1
-    assert all(8.0 <= each <= 10.0 for each in told)
+    times_s = [after.spread(8.0) for _ in range(50)]
+    assert len(set(times_s)) > 1
+    assert all(8.0 <= each <= 10.0 for each in times_s)
 
 
 def test_those_refused_before_are_counted_until_they_are_due(clock: Clock) -> None:
@@ -65,5 +65,5 @@ def test_a_flood_of_refusals_takes_bounded_memory(
 ) -> None:
     monkeypatch.setattr("triton_models.retry_after._MOST_TOLD", 10)
     after = RetryAfter(clock, lambda: 0.0)
-    told = [after(1.0, 1.0) for _ in range(50)]
-    assert told[-1] == told[10] == 11.0
+    times_s = [after(1.0, 1.0) for _ in range(50)]
+    assert times_s[-1] == times_s[10] == 11.0

@@ -89,7 +89,7 @@ def test_the_steps_of_a_request_are_events(bench: Bench) -> None:
     run(bench, test)
 
 
-def test_a_waiting_request_is_told_its_position(bench: Bench) -> None:
+def test_a_waiting_request_gets_its_position(bench: Bench) -> None:
     async def test() -> None:
         streams = Streams(bench)
         held = [streams.send(Request(INPUTS)) for _ in range(PLAIN_CALLS)]
@@ -129,8 +129,8 @@ def test_a_call_cancels_the_requests_of_its_id_and_key(bench: Bench) -> None:
         tasks = [streams.send(Request(INPUTS, name=name)) for name in ("a", "a", "b")]
         await bench.call(2)
         cancel = json.dumps({CANCEL_PARAMETER: "a"})
-        (told,) = await streams.send(Request(given=cancel, name="call"))
-        assert isinstance(told, CancelledEvent)
+        (event,) = await streams.send(Request(given=cancel, name="call"))
+        assert isinstance(event, CancelledEvent)
         for task in tasks[:2]:
             (last,) = await task
             assert isinstance(last, ErrorEvent)
