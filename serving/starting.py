@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving.canary import run_canary
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError
+from serving.times import RELOADS
 
 if TYPE_CHECKING:
     from serving.server import EmbeddedServer
@@ -23,13 +25,13 @@ def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None
     loaded again.
 
     Raises:
-        CanaryError: one was not answered.
+        CanaryError: one was not answered, or processes ended with canaries again and again.
         CrashError: a process ended that cannot be loaded again alone.
         ServingError: ``stop_asked`` was set meanwhile.
     """
     pool = ThreadPoolExecutor(1, "canary")
     try:
-        while True:
+        for tries in itertools.count(1):
             answered = pool.submit(_send_canaries, server, stop_asked)
             was_repaired = False
             while not wait([answered], _LOOK_S).done:
@@ -37,7 +39,9 @@ def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None
             try:
                 answered.result()
             except CanaryError:
-                if stop_asked.is_set() or not (was_repaired or _repair(server, stop_asked)):
+                if stop_asked.is_set() or tries > RELOADS:
+                    raise
+                if not (was_repaired or _repair(server, stop_asked)):
                     raise
             else:
                 return

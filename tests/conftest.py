@@ -10,6 +10,7 @@ import pytest
 from benchmarks.perf.binary import ASKED_FOR
 from build_engines import TargetOptions, build
 from serving.server import EmbeddedServer
+from triton_models import environment
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
@@ -42,6 +43,13 @@ def torch_repository() -> Path:
     controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET}
     build(CHECKPOINTS / "sd15", "sd15", folder, TargetOptions("torch"), controlnets)
     return folder
+
+
+@pytest.fixture
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process's folder of heartbeats and statuses, as a supervisor names it."""
+    monkeypatch.setenv(environment.STATE, str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from preprocessing.limits import Limits
@@ -43,6 +44,8 @@ class Place:
     """A request's place among those in flight."""
 
     cost: RequestCost
+    is_express: bool = False
+    """One of those that are kept for small requests."""
 
 
 @dataclass(eq=False)
@@ -50,6 +53,48 @@ class _Waiter:
     turn_s: float
     cost: RequestCost
     place: asyncio.Future[Place] = field(repr=False)
+
+
+class _Free:
+    """The places that are free, while they are given away in the order of turns.
+
+    Args:
+        limit: of places.
+        large_bytes: limit of the large pictures in flight.
+    """
+
+    def __init__(self, held: Collection[Place], limit: int, large_bytes: int) -> None:
+        plain = max(1, limit - EXPRESS_CALLS)
+        express = sum(place.is_express for place in held)
+        self._plain = plain - (len(held) - express)
+        self._express = limit - plain - express
+        mean_work = sum(place.cost.work for place in held) / len(held) if held else 0.0
+        self._small_work = _SMALL * mean_work
+        large = [place.cost.picture_bytes for place in held if place.cost.is_large]
+        self._most_large_bytes = large_bytes
+        self._large_bytes = large_bytes - sum(large) if large else math.inf
+
+    @property
+    def is_none(self) -> bool:
+        """Whether no place is free."""
+        return self._plain + self._express <= 0
+
+    def take(self, cost: RequestCost) -> Place | None:
+        """A place for the next request; None if it has to wait."""
+        if cost.is_large and cost.picture_bytes > self._large_bytes:
+            self._large_bytes = -math.inf  # or others would go before it again and again
+            return None
+        is_express = self._plain <= 0
+        if is_express and (cost.is_large or cost.work > self._small_work):
+            return None
+        if self.is_none:
+            return None
+        self._express -= is_express
+        self._plain -= not is_express
+        if cost.is_large:
+            left_bytes = min(self._large_bytes, self._most_large_bytes)
+            self._large_bytes = left_bytes - cost.picture_bytes
+        return Place(cost, is_express)
 
 
 class InFlight:
@@ -178,31 +223,20 @@ class InFlight:
 
     def _dispatch(self) -> None:
         """Gives free places to those whose turn it is."""
+        free = _Free(self._held, self.limit, self._limits.max_in_flight_bytes)
         left = []
         for number, waiter in enumerate(self._waiting):
-            if len(self._held) >= self.limit:
+            if free.is_none:
                 left += self._waiting[number:]
                 break
             if waiter.place.done():  # cancelled
                 continue
-            if not self._fits(waiter.cost):
+            if (place := free.take(waiter.cost)) is None:
                 left.append(waiter)
                 continue
-            place = Place(waiter.cost)
             self._held.add(place)
             waiter.place.set_result(place)
         self._waiting = left
-
-    def _fits(self, cost: RequestCost) -> bool:
-        held = [place.cost for place in self._held]
-        if cost.is_large:
-            large = [each.picture_bytes for each in held if each.is_large]
-            if large and sum(large) + cost.picture_bytes > self._limits.max_in_flight_bytes:
-                return False
-        if len(held) < self.limit - EXPRESS_CALLS or not held:
-            return True
-        mean = sum(each.work for each in held) / len(held)
-        return not cost.is_large and cost.work <= _SMALL * mean
 
     def _measure(self) -> bool:
         """Counts the time since it was called last, if it tells how fast the networks are; whether

@@ -262,9 +262,10 @@ def test_a_failed_prompt_is_not_kept(
         assert isinstance(also, IncidentError)  # it asked for the same
         assert sorted(crops_of(other)) == [0]
         networks.healthy = True
+        misses = service.texts.misses
         again, _ = await sample(bad, good)
         assert sorted(crops_of(again)) == [0]
-        assert service.texts.misses == 4  # the poison twice, "blurry" and "a face" once
+        assert service.texts.misses == misses + 1  # the poison alone
 
     in_loop(service, work)
 

@@ -15,7 +15,7 @@ from tests.serving import toys
 
 
 def _owner(path: Path) -> str:
-    """What a reaper's command line says of a path: a shared memory's prefix, a folder's name."""
+    """What a reaper's command line has of a path: a shared memory's prefix, a folder's name."""
     return path.name.partition("-")[0] + "-" if path.parent.name == "shm" else path.name
 
 

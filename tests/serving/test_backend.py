@@ -62,7 +62,7 @@ def test_a_shape_whose_bytes_wrap_costs_a_load_of_the_network(
     with pytest.raises(RpcError), insecure_channel(server.grpc_url) as channel:
         GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=2)
     server.wait(5.0, threading.Event())
-    with pytest.raises(ModelsDownError, match=r"have died: double$") as down:
+    with pytest.raises(ModelsDownError, match=r"have ended: double_0_0$") as down:
         server.check()
     server.reload(down.value)
     assert _double(server, (1, 3)).shape == (1, 3)

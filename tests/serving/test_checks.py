@@ -1,16 +1,12 @@
-"""What is said before a server starts: libraries, repositories, log lines, tensors."""
+"""What is checked before a server starts: libraries and repositories; and log lines."""
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from runners.onnx_session import SessionSettings, open_session
-from runners.tensor_rules import InputRules, TensorError
 from serving import installation
 from serving.errors import InstallationError, RepositoryError
 from serving.installation import Installation, check_libraries, find_installation
@@ -86,87 +82,3 @@ def test_noise_is_dropped(line: str) -> None:
 def test_failures_keep_the_first_line_and_place() -> None:
     message = "failed to load 'm' version 1: Internal: KeyError: 1\n\nAt:\n  a.py(3): init\n  b"
     assert parse_failure(message) == ("m", "Internal: KeyError: 1 (at a.py(3): init)")
-
-
-_CONFIG = {
-    "max_batch_size": 2,
-    "input": [
-        {"name": "sample", "data_type": "TYPE_FP32", "dims": ["4", "-1"]},
-        {"name": "step", "data_type": "TYPE_INT64", "dims": []},
-    ],
-}
-
-
-def test_tensor_rules() -> None:
-    rules = InputRules.from_config(_CONFIG)
-    step = np.zeros(2, np.int64)
-    rules.check({"sample": np.zeros((2, 4, 7), np.float32), "step": step})
-    for sample in (
-        np.zeros((2, 4, 0), np.float32),
-        np.zeros((2, 3, 7), np.float32),
-        np.zeros((2, 4, 7), np.float64),
-        np.zeros((1, 4, 7), np.float32),
-        np.zeros((4, 7), np.float32),
-    ):
-        with pytest.raises(TensorError):
-            rules.check({"sample": sample, "step": step})
-    with pytest.raises(TensorError, match="required"):
-        rules.check({"step": step})
-
-
-def test_session_settings_follow_the_native_names() -> None:
-    config = {
-        "parameters": {"intra_op_thread_count": {"string_value": "3"}},
-        "optimization": {"graph": {"level": 1}},
-    }
-    assert SessionSettings.from_config(config) == SessionSettings(threads=3, by_row=False, level=1)
-    batched = SessionSettings.from_config({"max_batch_size": 16})
-    assert batched == SessionSettings(threads=0, by_row=True)
-
-
-def test_session_runs_by_name(tmp_path: Path) -> None:
-    toys.write_double(tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=1)
-    answer = session.run({"x": np.ones((2, 3), np.float32)})
-    np.testing.assert_array_equal(answer["y"], np.full((2, 3), 2, np.float32))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
-def test_rows_keep_their_order_on_any_number_of_threads(
-    tmp_path: Path, rows: int, threads: int
-) -> None:
-    toys.write_double(tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads)
-    x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
-    np.testing.assert_array_equal(session.run({"x": x})["y"], 2 * x)
-
-
-def test_a_network_without_batches_is_run_whole(tmp_path: Path) -> None:
-    """Its first axis may be anything; here rows of a sum over all rows."""
-    toys.write_total(tmp_path / "model.onnx")
-    settings = SessionSettings(threads=2, by_row=False)
-    session = open_session(tmp_path / "model.onnx", settings=settings)
-    answer = session.run({"x": np.ones((4, 3), np.float32)})
-    np.testing.assert_array_equal(answer["y"], np.full((1, 3), 4, np.float32))
-
-
-@pytest.mark.parametrize("rows", [1, 4])
-def test_a_refused_input_raises_and_the_session_goes_on(tmp_path: Path, rows: int) -> None:
-    toys.write_double(tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2)
-    with pytest.raises(Exception, match=r"[Ii]nvalid|INVALID"):
-        session.run({"x": np.ones((rows, 3, 3), np.float32)})
-    assert session.run({"x": np.ones((rows, 3), np.float32)})["y"].shape == (rows, 3)
-
-
-def test_calls_from_several_threads_do_not_mix(tmp_path: Path) -> None:
-    toys.write_double(tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2)
-
-    def doubled(value: int) -> bool:
-        answer = session.run({"x": np.full((5, 300), value, np.float32)})["y"]
-        return bool((answer == 2 * value).all())
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(doubled, range(200)))

@@ -31,7 +31,7 @@ def _scrape(health: Health) -> dict[str, float]:
 def test_every_number_moves(health: Health) -> None:
     assert _scrape(health) == {"segs_ready": 0, "segs_restarts_total": 0, "segs_reloads_total": 0}
     health.ready(["base"])
-    health.sang(1700000000.5, 0.25)
+    health.answered(1700000000.5, 0.25)
     assert _scrape(health) == {
         "segs_ready": 1,
         "segs_restarts_total": 0,

@@ -102,16 +102,16 @@ def test_what_no_server_has_written_stays(shared_memory: Path, tmp_path: Path, t
     folder = tmp_path / ("documents" if text == "any folder" else "segs-detailer-test")
     folder.mkdir()
     owner = shared_memory / f"{PREFIX}owner"
-    said = json.dumps(vars(Belongings(PREFIX, str(folder), 0.0)))
+    written = json.dumps(vars(Belongings(PREFIX, str(folder), 0.0)))
     if text == "symlink":
-        (tmp_path / "elsewhere").write_text(said)
+        (tmp_path / "elsewhere").write_text(written)
         owner.symlink_to(tmp_path / "elsewhere")
     elif text == "folder":
         owner.mkdir()
     elif text == "another's prefix":
-        owner.write_text(said.replace(PREFIX, "segs0123456789ab-"))
+        owner.write_text(written.replace(PREFIX, "segs0123456789ab-"))
     else:
-        owner.write_text(said if text == "any folder" else text)
+        owner.write_text(written if text == "any folder" else text)
     (shared_memory / f"{PREFIX}region").touch()
     (shared_memory / "segs0123456789ab-region").touch()
     open_before = psutil.Process().num_fds()

@@ -15,6 +15,7 @@ from serving.installation import Installation
 from serving.limit_flags import chosen_limits
 from serving.options import ServerOptions
 from serving.workspace import server_environment
+from triton_models import environment
 
 
 def chosen(*arguments: str) -> Limits:
@@ -59,14 +60,14 @@ def test_a_wrong_file_ends_the_start_with_the_reason(
     assert words in caplog.text
 
 
-def test_the_models_are_told(tmp_path: Path) -> None:
+def test_the_models_get_them(tmp_path: Path) -> None:
     limits = chosen("--max-segs", "9", "--max-slowdown", "2.5")
     installation = Installation(tmp_path / "tritonserver", (), tmp_path)
     options = ServerOptions(limits=limits)
-    environment = server_environment(options, installation, tmp_path, tmp_path)
-    told = environment[environment.LIMITS]
-    assert json.loads(told)["max_segs"] == 9
-    assert Limits.from_mapping(Limits.read(told)) == limits
+    variables = server_environment(options, installation, tmp_path, tmp_path)
+    text = variables[environment.LIMITS]
+    assert json.loads(text)["max_segs"] == 9
+    assert Limits.from_mapping(Limits.read(text)) == limits
 
 
 def test_the_page_is_fresh() -> None:

@@ -81,21 +81,21 @@ def test_a_crash_is_not_taken_for_models_that_do_not_load(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_the_end_of_tritonserver_is_told_as_that(
-    number: signal.Signals, toy_repository: Path
-) -> None:
+def test_the_end_of_tritonserver_is_named(number: signal.Signals, toy_repository: Path) -> None:
     with EmbeddedServer(model_repository=toy_repository, start_timeout_s=60) as server:
         os.kill(server.pid, number)
         server.wait(5.0, threading.Event())
         with pytest.raises(ServingError, match=r"^tritonserver (has|was) ended") as seen:
             server.check()
         assert not isinstance(seen.value, ModelsDownError)
-        down = ModelsDownError("gone", {"double"})
+        down = ModelsDownError("gone", {"double_0_0": None})
         with pytest.raises(ServingError, match=f"^tritonserver was ended by {number.name}"):
             server.reload(down)
 
 
-def test_serve_says_where_it_is_and_stops_on_sigterm(toy_repository: Path, tmp_path: Path) -> None:
+def test_serve_writes_its_addresses_and_stops_on_sigterm(
+    toy_repository: Path, tmp_path: Path
+) -> None:
     process, ready_file = _serve(toy_repository, tmp_path)
     ready = json.loads(ready_file.read_text())
     assert ready["pid"] == process.pid
@@ -126,7 +126,7 @@ def test_the_next_server_removes_what_one_left_that_was_killed_with_its_reaper(
     tree = psutil.Process(process.pid).children(recursive=True)
     reaper = next(each for each in tree if "serving.reaper" in each.cmdline())
     belongings = Belongings(**json.loads(reaper.cmdline()[-1])["belongings"])
-    process.send_signal(signal.SIGSTOP)  # or it would mend what comes
+    process.send_signal(signal.SIGSTOP)  # or it would repair what comes
     reaper.kill()
     process.kill()
     process.communicate()
@@ -149,13 +149,13 @@ def test_a_dead_model_is_seen_and_loaded_again(toy_repository: Path, tmp_path: P
     while _double(process.pid) in (None, first) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert _double(process.pid) not in (None, first)
-    told = json.loads(ready_file.read_text())
-    assert told["server_pid"] in {each.pid for each in psutil.Process(process.pid).children(True)}
+    ready = json.loads(ready_file.read_text())
+    assert ready["server_pid"] in {each.pid for each in psutil.Process(process.pid).children(True)}
     # The second interrupt kills what the first one asked to end.
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=15)[1]
-    assert "these models have died: double; loading them again" in output
+    assert "processes have ended: double_0_0; loading the models again" in output
 
 
 def _double(pid: int) -> int | None:
@@ -185,8 +185,8 @@ def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: P
     server._descriptors = descriptors([folder])
     path = folder / "toy.pipeline.json"
     path.write_text(path.read_text().replace("epsilon", "v_prediction"))
-    with pytest.raises(ServingError, match="gone: toy_unet; pipelines were built anew"):
-        server.reload(ModelsDownError("gone", {"toy_unet"}))
+    with pytest.raises(ServingError, match="gone: toy_unet_0_0; pipelines were built anew"):
+        server.reload(ModelsDownError("gone", {"toy_unet_0_0": None}))
 
 
 def test_a_hanging_model_does_not_hold_up_the_stop(tmp_path: Path) -> None:

@@ -54,19 +54,19 @@ def test_a_server_that_does_not_start_leaves_anothers_ready_file(tmp_path: Path)
     assert path.read_text() == '{"pid": 1}'
 
 
-def test_a_signal_that_comes_while_its_lock_is_held_is_heard() -> None:
+def test_a_signal_that_comes_while_its_lock_is_held_is_handled() -> None:
     lock = threading.Lock()
-    heard = threading.Event()
+    handled = threading.Event()
 
     def handle() -> None:
         with lock:
-            heard.set()
+            handled.set()
 
     before = signal.getsignal(signal.SIGTERM)
     with _signals(handle):
         with lock:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
-            assert not heard.is_set()
-        assert heard.wait(5)
+            assert not handled.is_set()
+        assert handled.wait(5)
     assert signal.getsignal(signal.SIGTERM) == before

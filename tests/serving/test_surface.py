@@ -262,7 +262,7 @@ def test_the_embedded_server_stays_on_this_machine(toy_repository: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
         ({}, ["nothing is encrypted", "everybody may call"]),
         ({"api_keys": Path("keys")}, ["nothing is encrypted"]),
@@ -272,15 +272,15 @@ def test_the_embedded_server_stays_on_this_machine(toy_repository: Path) -> None
         ({"host": "127.0.0.1"}, []),
     ],
 )
-def test_open_doors_are_told_once(
-    options: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+def test_open_ports_are_warned_of_once(
+    options: dict[str, Any], words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     installation = Installation(Path("tritonserver"), (), Path("backends"), version="2.72.0")
     check_exposure(ServerOptions(**{"host": "::", **options}), installation)
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == bool(said)
+    assert len(messages) == bool(words)
     for text in ("nothing is encrypted", "everybody may call"):
-        assert (text in "".join(messages)) == (text in said)
+        assert (text in "".join(messages)) == (text in words)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 

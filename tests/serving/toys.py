@@ -114,7 +114,7 @@ def add_hanging(repository: Path, name: str = "hanging") -> None:
 
 
 def add_scaling_backend(backends: Path, name: str, factor: int) -> None:
-    """A Python-based backend that answers y = factor · x, whatever the model's file says."""
+    """A Python-based backend that answers y = factor · x, whatever is in the model's file."""
     folder = backends / name
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(_SCALING.replace("FACTOR", str(factor)))

@@ -1,4 +1,4 @@
-"""The way of events from the engine to the door, without Triton."""
+"""Events on their way from the step engine to the front end of streams, without Triton."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from triton_models import environment
-from triton_models.event_channel import EventReceiver, EventSender
+from triton_models.event_channel import EventPublisher, EventSubscriber
 
 
 @pytest.fixture(autouse=True)
@@ -31,45 +31,45 @@ async def until(what: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_messages_arrive_in_order_at_who_listens(tmp_path: Path) -> None:
+def test_messages_arrive_in_order_at_their_subscriber(tmp_path: Path) -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
     async def run() -> list[tuple[dict[str, Any], bytes]]:
-        receiver = EventReceiver(tmp_path / "events")
-        await receiver.open()
-        heard: list[tuple[dict[str, Any], bytes]] = []
-        receiver.listen("mine", lambda fields, data: heard.append((fields, data)))
-        sender = EventSender(tmp_path / "events")
-        sender.put(("other",), {"token": "nobody's", "event": "step"})
-        sender.put((1,), {"token": "mine", "event": "step", "seg": 1})
-        sender.put((2,), {"token": "mine", "event": "preview"}, pixels)
-        sender.put((3,), {"token": "mine", "event": "segment"}, torch.from_numpy(pixels))
-        await until(lambda: len(heard) == 3)
-        receiver.leave("mine")
-        assert len(receiver) == 0
-        return heard
+        subscriber = EventSubscriber(tmp_path / "events")
+        await subscriber.open()
+        received: list[tuple[dict[str, Any], bytes]] = []
+        subscriber.subscribe("mine", lambda fields, data: received.append((fields, data)))
+        publisher = EventPublisher(tmp_path / "events")
+        publisher.put(("other",), {"token": "another", "event": "step"})
+        publisher.put((1,), {"token": "mine", "event": "step", "seg": 1})
+        publisher.put((2,), {"token": "mine", "event": "preview"}, pixels)
+        publisher.put((3,), {"token": "mine", "event": "segment"}, torch.from_numpy(pixels))
+        await until(lambda: len(received) == 3)
+        subscriber.unsubscribe("mine")
+        assert len(subscriber) == 0
+        return received
 
-    heard = asyncio.run(run())
-    assert heard[0] == ({"event": "step", "seg": 1}, b"")
-    assert heard[1] == ({"event": "preview", "shape": [2, 4, 3]}, pixels.tobytes())
-    assert heard[2][1] == pixels.tobytes()
+    received = asyncio.run(run())
+    assert received[0] == ({"event": "step", "seg": 1}, b"")
+    assert received[1] == ({"event": "preview", "shape": [2, 4, 3]}, pixels.tobytes())
+    assert received[2][1] == pixels.tobytes()
 
 
-def test_who_does_not_know_the_token_is_not_heard(
+def test_a_publisher_without_the_token_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        receiver = EventReceiver(tmp_path / "events")
-        await receiver.open()
+        subscriber = EventSubscriber(tmp_path / "events")
+        await subscriber.open()
         assert (tmp_path / "events").stat().st_mode & 0o077 == 0
-        heard: list[Any] = []
-        receiver.listen("mine", lambda fields, data: heard.append(fields))
+        received: list[Any] = []
+        subscriber.subscribe("mine", lambda fields, data: received.append(fields))
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(str(tmp_path / "events"))
             stranger.sendall(b"\0\0\0\x02\0\0\0\0{}" + b"\0\0\0\x11\0\0\0\0" + b'{"token": "mine"}')
             stranger.settimeout(5)
             assert await asyncio.to_thread(_is_closed, stranger)
-        assert heard == []
+        assert received == []
 
     asyncio.run(run())
 
@@ -81,36 +81,36 @@ def _is_closed(stranger: socket.socket) -> bool:
         return True
 
 
-def test_a_reader_that_is_stuck_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_subscriber_that_does_not_read_holds_up_no_publisher(tmp_path: Path) -> None:
     """Of what has the same key the newest waits; pixels are bounded; putting takes no time."""
     with socket.socket(socket.AF_UNIX) as stuck:
         stuck.bind(str(tmp_path / "events"))
         stuck.listen()
-        sender = EventSender(tmp_path / "events")
+        publisher = EventPublisher(tmp_path / "events")
         large = np.zeros((1024, 1024, 3), np.uint8)
         begun_s = time.perf_counter()
         for step in range(20_000):
-            sender.put(("step", step % 3), {"event": "step", "step": step})
+            publisher.put(("step", step % 3), {"event": "step", "step": step})
         for number in range(200):
-            sender.put(("preview", number), {"event": "preview"}, large)
+            publisher.put(("preview", number), {"event": "preview"}, large)
         taken_s = time.perf_counter() - begun_s
-        assert sender._waiting_bytes <= 128 << 20
-        assert 200 - 128 // 3 - 4 <= sender.lost <= 200
-        assert len(sender._waiting) <= 3 + 128 // 3 + 1
+        assert publisher._waiting_bytes <= 128 << 20
+        assert 200 - 128 // 3 - 4 <= publisher.lost <= 200
+        assert len(publisher._waiting) <= 3 + 128 // 3 + 1
         assert taken_s < 5
 
 
 def test_without_a_socket_everything_is_lost_and_nothing_waits(tmp_path: Path) -> None:
-    sender = EventSender(None)
-    sender.put((1,), {"event": "step"})
-    assert (sender.lost, len(sender._waiting)) == (1, 0)
-    sender = EventSender(tmp_path / "nobody")
-    sender.put((1,), {"event": "step"})
+    publisher = EventPublisher(None)
+    publisher.put((1,), {"event": "step"})
+    assert (publisher.lost, len(publisher._waiting)) == (1, 0)
+    publisher = EventPublisher(tmp_path / "missing")
+    publisher.put((1,), {"event": "step"})
     deadline = time.monotonic() + 10
-    while not sender.lost:
+    while not publisher.lost:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(sender._waiting) == 0
+    assert len(publisher._waiting) == 0
 
 
 def test_the_front_ends_end_needs_no_torch() -> None:

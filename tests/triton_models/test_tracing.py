@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from serving.errors import StartError
 from triton_models import tracing
+from triton_models.errors import TracingError
 from triton_models.tracing import Tracing, check_tracing, is_wanted, tracing_environment
 
 HERE = "http://127.0.0.1:4318"
@@ -43,7 +43,7 @@ def test_what_the_caller_set_stays() -> None:
 
 def test_an_unknown_protocol_is_refused() -> None:
     given = {"OTEL_EXPORTER_OTLP_ENDPOINT": HERE, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
-    with pytest.raises(StartError, match="http/protobuf or grpc"):
+    with pytest.raises(TracingError, match="http/protobuf or grpc"):
         check_tracing(given)
 
 
@@ -55,7 +55,7 @@ def test_missing_packages_are_named(missing: str, monkeypatch: pytest.MonkeyPatc
         return None if name == missing else object()
 
     monkeypatch.setattr(tracing, "find_spec", find)
-    with pytest.raises(StartError, match="opentelemetry-exporter-otlp-proto-http"):
+    with pytest.raises(TracingError, match="opentelemetry-exporter-otlp-proto-http"):
         check_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": HERE})
 
 
@@ -67,7 +67,7 @@ def request_with(**parameters: Any) -> Any:
 def test_nothing_is_made_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     tracing = Tracing.of_environment()
-    with tracing.span("door", request_with(traceparent=PARENT)) as span:
+    with tracing.span("segs_detailer", request_with(traceparent=PARENT)) as span:
         span.note(request_id="1")
         assert span.trace_id is None
         assert span.parameters() == {}
@@ -89,17 +89,17 @@ def wanted(exported: InMemorySpanExporter) -> Tracing:
 
 def test_a_span_goes_on_from_the_callers(wanted: Tracing, exported: InMemorySpanExporter) -> None:
     request = request_with(traceparent=PARENT, tracestate="vendor=1", token=5)
-    with wanted.span("door", request, is_door=True) as span:
+    with wanted.span("segs_detailer", request, is_front_end=True) as span:
         assert span.trace_id == PARENT.split("-")[1]
         passed_on = span.parameters()
         wanted.add(span, "seg", 10, 20, {"seg": 3, "step": None}, failed="INTERNAL")
     assert passed_on["traceparent"].startswith(PARENT[:36])
     assert passed_on["traceparent"] != PARENT
     assert passed_on["tracestate"] == "vendor=1"
-    seg, door = exported.get_finished_spans()
-    assert door.parent is not None
-    assert f"{door.parent.span_id:016x}" == PARENT.split("-")[2]
-    assert seg.parent == door.get_span_context()
+    seg, front_end = exported.get_finished_spans()
+    assert front_end.parent is not None
+    assert f"{front_end.parent.span_id:016x}" == PARENT.split("-")[2]
+    assert seg.parent == front_end.get_span_context()
     assert (seg.start_time, seg.end_time, dict(seg.attributes or {})) == (10, 20, {"segs.seg": 3})
     assert seg.status.description == "INTERNAL"
 
@@ -110,14 +110,14 @@ def test_a_span_goes_on_from_the_callers(wanted: Tracing, exported: InMemorySpan
 def test_without_a_good_parent_a_trace_begins(
     parameters: dict[str, Any], wanted: Tracing, exported: InMemorySpanExporter
 ) -> None:
-    with wanted.span("door", request_with(**parameters)) as span:
+    with wanted.span("segs_detailer", request_with(**parameters)) as span:
         assert span.trace_id is not None
-    (door,) = exported.get_finished_spans()
-    assert door.parent is None
+    (front_end,) = exported.get_finished_spans()
+    assert front_end.parent is None
 
 
 def test_what_is_not_sampled_stays_so(wanted: Tracing, exported: InMemorySpanExporter) -> None:
-    with wanted.span("door", request_with(traceparent=f"{PARENT[:-1]}0")) as span:
+    with wanted.span("segs_detailer", request_with(traceparent=f"{PARENT[:-1]}0")) as span:
         assert span.trace_id is None
         assert span.parameters()["traceparent"].endswith("-00")
         wanted.add(span, "seg", 10, 20, {})

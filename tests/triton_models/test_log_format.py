@@ -20,7 +20,7 @@ def written() -> io.StringIO:
 
 @pytest.fixture
 def log(written: io.StringIO) -> logging.Logger:
-    logger = logging.Logger("door")
+    logger = logging.Logger("front_end")
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter())
     logger.addHandler(handler)
@@ -30,12 +30,12 @@ def log(written: io.StringIO) -> logging.Logger:
 def test_a_line_names_its_request(log: logging.Logger, written: io.StringIO) -> None:
     with about("r-1", "abc"):
         log.info("request %r: ok\nand more", "r-1", extra={FIELDS: {"code": "OK"}})
-    log.warning("of nobody")
+    log.warning("of no request")
     first, second = map(json.loads, written.getvalue().splitlines())
     assert first["message"] == "request 'r-1': ok\nand more"
     assert {key: first[key] for key in ("level", "logger", "request_id", "trace_id", "code")} == {
         "level": "INFO",
-        "logger": "door",
+        "logger": "front_end",
         "request_id": "r-1",
         "trace_id": "abc",
         "code": "OK",
@@ -56,32 +56,32 @@ def test_a_trace_of_an_error_stays_in_its_line(log: logging.Logger, written: io.
 def test_the_reader_hands_on_what_a_model_wrote(log: logging.Logger, written: io.StringIO) -> None:
     with about("r-1"):
         log.error("incident 1")
-    told: list[logging.LogRecord] = []
+    records: list[logging.LogRecord] = []
 
     class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(record)
+            records.append(record)
 
     outer = logging.Logger("tritonserver")
     outer.addHandler(Keeper())
     reader = LogReader(io.StringIO(written.getvalue()), outer, None)
     deadline = time.monotonic() + 10
-    while not told and time.monotonic() < deadline:
+    while not records and time.monotonic() < deadline:
         time.sleep(0.01)
     reader.join(1)
-    (record,) = told
+    (record,) = records
     assert (record.levelname, record.getMessage()) == ("ERROR", "incident 1")
     again = json.loads(JsonFormatter().format(record))
     original = json.loads(written.getvalue())
     assert again == original  # its own time and logger too
 
 
-@pytest.mark.parametrize("line", ["", "{}", '{"time": 1}', '{"time":', "INFO door hello"])
-def test_other_lines_are_none_of_it(line: str) -> None:
+@pytest.mark.parametrize("line", ["", "{}", '{"time": 1}', '{"time":', "INFO front_end hello"])
+def test_other_lines_are_not_parsed(line: str) -> None:
     assert parse_json_line(line) is None
 
 
 def test_other_output_is_read_as_before() -> None:
-    parsed = parse_line("INFO door hello")
+    parsed = parse_line("INFO front_end hello")
     assert parsed is not None
-    assert (parsed.message, parsed.logged, dict(parsed.fields)) == ("door: hello", True, {})
+    assert (parsed.message, parsed.logged, dict(parsed.fields)) == ("front_end: hello", True, {})

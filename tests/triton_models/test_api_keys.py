@@ -1,4 +1,4 @@
-"""API keys and the token of calls from within, without a server."""
+"""API keys, without a server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from segs_client.contract import ContractError
 from serving.__main__ import main
-from serving.errors import KeyFileError
 from triton_models import api_keys, environment
-from triton_models import internal_token as inside
 from triton_models.api_keys import ApiKeys, Key, hash_key, parse_keys, read_keys
+from triton_models.errors import KeyFileError
 
 HASH = hash_key("right")
 
@@ -30,7 +29,7 @@ def with_key(key: str) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# those who may\n\nshop:{HASH}\nbatch:{hash_key('other')}\n")
+    path.write_text(f"# callers\n\nshop:{HASH}\nbatch:{hash_key('other')}\n")
     path.chmod(0o640)
     return path
 
@@ -80,10 +79,10 @@ def test_the_file_is_read_again_when_it_changes(
         file.unlink()
         assert keys.check(with_key("newer")) == "new"
         assert keys.check(with_key("newer")) == "new"
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert "line 1: key of 'new': 64 hex digits" in said[0]
-    assert "No such file" in said[1]
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == 2
+    assert "line 1: key of 'new': 64 hex digits" in logged[0]
+    assert "No such file" in logged[1]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_files_open_to_others_are_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=r"not a regular file|Is a directory"):
         read_keys(tmp_path)
     file.chmod(0o600)
-    file.write_text("# nobody\n")
+    file.write_text("# none\n")
     with pytest.raises(KeyFileError, match="holds no key; make one with"):
         read_keys(file)
     file.write_bytes(b"\xff\xfe")
@@ -144,7 +143,7 @@ def test_files_of_other_users_are_refused(file: Path, monkeypatch: pytest.Monkey
         read_keys(file)
 
 
-def test_a_new_key_opens_the_door(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_key_is_accepted(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-key", "shop"]) == 0
     key, line = capsys.readouterr().out.splitlines()
     assert len(key) > 45
@@ -159,33 +158,8 @@ def test_the_environment_says_whether_keys_are_asked_for(
     monkeypatch.delenv(environment.API_KEYS, raising=False)
     assert api_keys.keys_of_environment() is None
     monkeypatch.setenv(environment.API_KEYS, str(file))
-    monkeypatch.setenv(environment.CANARY_KEY_SHA256, hash_key("song"))
+    monkeypatch.setenv(environment.CANARY_KEY_SHA256, hash_key("canary"))
     keys = api_keys.keys_of_environment()
     assert keys is not None
-    assert keys.check(with_key("song")) == "canary"
-    assert ApiKeys(file, [Key("x", hash_key("song"))]).check(with_key("song")) == "x"
-
-
-def test_calls_from_within_carry_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(environment.INTERNAL_TOKEN, raising=False)
-    assert inside.inside_parameters() == {}
-    inside.check_inside("")
-    monkeypatch.setenv(environment.INTERNAL_TOKEN, "token")
-    inside.check_inside(json.dumps(inside.inside_parameters()))
-    for text in ("", "{}", parameters(inside="other"), parameters(inside=5), "[", "5"):
-        with pytest.raises(ContractError, match="not called from outside") as caught:
-            inside.check_inside(text)
-        assert caught.value.detail.code == "UNAUTHENTICATED"
-
-
-@pytest.mark.parametrize(
-    ("samples", "count"),
-    [
-        ([], 0),
-        ([{"batch_size": 1}], 1),
-        ([{"batch_size": 2, "count": 3}, {"batch_size": 0, "count": "2"}], 8),
-    ],
-)
-def test_warm_up_requests_are_counted(samples: list[dict[str, object]], count: int) -> None:
-    assert inside.count_warm_up({"model_warmup": samples}) == count
-    assert inside.count_warm_up({}) == 0
+    assert keys.check(with_key("canary")) == "canary"
+    assert ApiKeys(file, [Key("x", hash_key("canary"))]).check(with_key("canary")) == "x"

@@ -1,4 +1,4 @@
-"""Publishing metrics: what Triton is told of what was counted."""
+"""Publishing metrics: what Triton gets of what was counted."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sampling.statistics import Counter, Observations
 from segs_client.contract import ErrorCode
 from serving import metrics_page
 from triton_models import environment
-from triton_models.front_end_stats import FAILED, REFUSED, DoorStats
+from triton_models.front_end_stats import FAILED, REFUSED, FrontEndStats
 from triton_models.metrics import METRICS, Publisher, Source, start_publishing
 
 
 @dataclass
 class Calls:
-    """What Triton was told: (metric, labels, call, value)."""
+    """What Triton got: (metric, labels, call, value)."""
 
-    told: list[tuple[str, dict[str, str], str, float]] = field(default_factory=list)
+    values: list[tuple[str, dict[str, str], str, float]] = field(default_factory=list)
     made: list[tuple[str, dict[str, str], list[float] | None]] = field(default_factory=list)
 
     def family(self, name: str) -> Family:
         return Family(name, self)
 
     def taken(self) -> list[tuple[str, dict[str, str], str, float]]:
-        told, self.told = self.told, []
-        return told
+        values, self.values = self.values, []
+        return values
 
 
 @dataclass
@@ -52,16 +52,16 @@ class Series:
     labels: dict[str, str]
 
     def increment(self, value: float) -> None:
-        self._tell("increment", value)
+        self._add("increment", value)
 
     def set(self, value: float) -> None:
-        self._tell("set", value)
+        self._add("set", value)
 
     def observe(self, value: float) -> None:
-        self._tell("observe", value)
+        self._add("observe", value)
 
-    def _tell(self, call: str, value: float) -> None:
-        self.family.calls.told.append((self.family.name, self.labels, call, value))
+    def _add(self, call: str, value: float) -> None:
+        self.family.calls.values.append((self.family.name, self.labels, call, value))
 
 
 def publisher(sources: Mapping[str, Source]) -> tuple[Publisher, Calls]:
@@ -69,20 +69,20 @@ def publisher(sources: Mapping[str, Source]) -> tuple[Publisher, Calls]:
     return Publisher(calls.family, sources), calls
 
 
-def test_counters_are_told_as_increments_and_only_when_they_moved() -> None:
+def test_counters_are_published_as_increments_and_only_when_they_moved() -> None:
     name, counter = "segs_segments_total", Counter([("failed",)])
-    telling, calls = publisher({name: counter.values})
+    publishing, calls = publisher({name: counter.values})
     counter.add("enhanced", amount=3)
-    telling.publish()
+    publishing.publish()
     assert calls.taken() == [
         (name, {"status": "failed"}, "increment", 0),
         (name, {"status": "enhanced"}, "increment", 3),
     ]
-    telling.publish()
+    publishing.publish()
     assert calls.taken() == []
     counter.add("enhanced")
     counter.add("failed")
-    telling.publish()
+    publishing.publish()
     assert calls.taken() == [
         (name, {"status": "failed"}, "increment", 1),
         (name, {"status": "enhanced"}, "increment", 1),
@@ -92,20 +92,20 @@ def test_counters_are_told_as_increments_and_only_when_they_moved() -> None:
 
 def test_gauges_are_set_when_they_moved() -> None:
     values = iter([2.0, 2.0, 0.0])
-    telling, calls = publisher({"segs_live": lambda: {(): next(values)}})
+    publishing, calls = publisher({"segs_live": lambda: {(): next(values)}})
     for _ in range(3):
-        telling.publish()
+        publishing.publish()
     assert calls.taken() == [("segs_live", {}, "set", 2), ("segs_live", {}, "set", 0)]
 
 
-def test_measurements_are_told_one_by_one() -> None:
+def test_measurements_are_published_one_by_one() -> None:
     name, seconds = "segs_stage_seconds", Observations()
-    seconds.add(9.0, "encode")  # nobody reads them yet
-    telling, calls = publisher({name: seconds})
+    seconds.add(9.0, "encode")  # not read yet
+    publishing, calls = publisher({name: seconds})
     seconds.add(0.5, "encode")
     seconds.add(0.25, "decode")
-    telling.publish()
-    telling.publish()
+    publishing.publish()
+    publishing.publish()
     assert calls.taken() == [
         (name, {"stage": "encode"}, "observe", 0.5),
         (name, {"stage": "decode"}, "observe", 0.25),
@@ -113,7 +113,7 @@ def test_measurements_are_told_one_by_one() -> None:
     assert [buckets for _, _, buckets in calls.made] == [list(METRICS[name].buckets)] * 2
 
 
-def test_where_nobody_reads_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reader_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environment.METRICS, raising=False)
     seconds = Observations()
     start_publishing({"segs_stage_seconds": seconds})
@@ -130,15 +130,15 @@ def test_names_are_prometheus_own_style() -> None:
         assert list(metric.labels) != [] or metric.kind != "histogram"
 
 
-def _counts(stats: DoorStats) -> dict[tuple[Any, ...], float]:
+def _counts(stats: FrontEndStats) -> dict[tuple[Any, ...], float]:
     counters = (stats.answered, stats.refused, stats.failed, stats.cancelled)
     values = {labels: value for each in counters for labels, value in each.values().items()}
     return {labels[1:]: value for labels, value in values.items() if value}
 
 
-def test_a_door_counts_each_end_once() -> None:
+def test_a_front_end_counts_each_end_once() -> None:
     assert {*REFUSED, *FAILED, "CANCELLED"} == set(get_args(ErrorCode))
-    stats = DoorStats("door")
+    stats = FrontEndStats("front")
     stats.seconds.wanted = True
     stats.ended(0.5)
     stats.ended(0.1, "UNAVAILABLE")
@@ -147,7 +147,7 @@ def test_a_door_counts_each_end_once() -> None:
     stats.ended(0.1, "CANCELLED", asked=True)
     expected = {(): 1, ("UNAVAILABLE",): 1, ("INTERNAL",): 1, ("gone",): 1, ("asked",): 1}
     assert _counts(stats) == expected
-    assert stats.seconds.take() == [(0.5, ("door",)), *[(0.1, ("door",))] * 4]
+    assert stats.seconds.take() == [(0.5, ("front",)), *[(0.1, ("front",))] * 4]
 
 
 def test_the_page_is_fresh() -> None:
