@@ -46,7 +46,7 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    # The doors'.
+    # The front ends'.
     "segs_requests_answered_total": Metric(
         "counter", "Requests with a result, the canary's among them.", ("model",)
     ),
@@ -66,7 +66,10 @@ METRICS: Mapping[str, Metric] = {
     "segs_request_seconds": Metric(
         "histogram", "From a request's arrival to its end, however it ended.", ("model",), _STAGE_S
     ),
-    "segs_requests_inside": Metric("gauge", "Requests under way.", ("model",)),
+    "segs_requests_in_flight": Metric("gauge", "Requests inside the stages.", ("model",)),
+    "segs_requests_waiting": Metric(
+        "gauge", "Requests that wait in the front end for a place among those.", ("model",)
+    ),
     "segs_streams_followed": Metric("gauge", "Streams that the step engine tells events."),
     "segs_calls_lost_total": Metric(
         "counter", "Calls whose process died and that Triton will never end.", ("model",)

@@ -86,7 +86,7 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     assert not {"privileged", "cap_add", "pid", "devices", "userns_mode"} & service.keys()
     assert service["ipc"] == "private"
     assert service["init"] is True
-    # The door has a thread for each request that it lets in.
+    # XX The door has a thread for each request that it lets in.
     assert service["pids_limit"] >= 4 * Limits().max_requests
     # Docker's tmpfs is noexec unless told otherwise, and the Python backend's stub runs from it.
     assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]

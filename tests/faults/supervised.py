@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from segs_client import access
-from serving.canary import Song, run_canary
+from serving.canary import Canary, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
 from serving.installation import STUB_NAME
@@ -31,7 +31,7 @@ from serving.process import model_processes
 from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
 from triton_models import environment
-from triton_models.state import EngineState, model_of, read_state
+from triton_models.state import EngineStatus, model_of, read_engine
 
 PIPELINE = "sd15"
 START_S = 120.0
@@ -172,7 +172,7 @@ class Supervised:
         """
         server = Connection(self.url, access.headers(None))
         for controlnet in (None, CONTROLNET):
-            run_canary(server, Song(PIPELINE, controlnet), timeout_s)
+            run_canary(server, Canary(PIPELINE, controlnet), timeout_s)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The living processes by role: ``supervisor``, ``reaper``, ``tritonserver``, and the
@@ -223,10 +223,10 @@ class Supervised:
                         return Path(variables[environment.STATE])
         return None
 
-    def engine(self) -> EngineState | None:
+    def engine(self) -> EngineStatus | None:
         """What the step engine said last of what it is doing."""
         folder = self.state_folder()
-        return None if folder is None else read_state(folder)
+        return None if folder is None else read_engine(folder)
 
     def mended(self) -> int:
         """How many times something was loaded or started again; −1 if probes get no answer."""

@@ -1,4 +1,4 @@
-"""API keys on the real server: who gets in, and that nobody gets in behind the door."""
+"""API keys on the real server: calls with and without, to the front ends and to other models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines import load_all
 from segs_client import Cancelled, Client, NotFound, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.__main__ import main
-from serving.canary import Song, canary_request
+from serving.canary import Canary, canary_request
 from serving.errors import ModelsDownError
 from serving.options import TlsFiles
 from serving.process import model_processes
@@ -169,7 +169,7 @@ def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
                 "name": "request",
                 "datatype": "BYTES",
                 "shape": [1],
-                "data": [json.dumps(canary_request(Song("sd15")))],
+                "data": [json.dumps(canary_request(Canary("sd15")))],
             },
             {
                 "name": "image",

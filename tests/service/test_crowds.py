@@ -1,4 +1,4 @@
-"""More callers than a door has threads: none is lost, whoever leaves or errs is nobody else's
+"""More callers than a front end has threads: none is lost, whoever leaves or errs is nobody else's
 trouble, and every picture is that of the same request alone. Order counts here, never speed."""
 
 from __future__ import annotations
