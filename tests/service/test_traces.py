@@ -184,7 +184,7 @@ def test_a_refusal_is_a_span_with_its_code(
 ) -> None:
     with client_of(traced) as client, pytest.raises(InvalidRequest):
         client.detail(PICTURE, BOXES, pipeline="none", request_id="refused", **OPTIONS)
-    trace = trace_of(collector, "refused", "prepare", DETAIL, MODEL_NAME)
+    trace = trace_of(collector, "refused", DETAIL, MODEL_NAME)
     assert {each.code for each in trace.spans} == {"INVALID_ARGUMENT"}
 
 
