@@ -1,5 +1,5 @@
-"""What it costs the engine's loop that a client follows a request, whether it reads or not, and that
-a request is traced.
+"""What it costs the engine's loop that a client follows a request, whether it reads or not, and
+that a request is traced.
 
     python -m benchmarks.followed
 

@@ -1,4 +1,4 @@
-"""Single requests as they are on the wire, and what is told to whoever sends them."""
+"""Single requests as they are on the wire, and their answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def infer(
     body: bytes | dict[str, Any],
     image: bytes = PIXELS,
     *,
-    request_id: str = "told-by-me",
+    request_id: str = "from-me",
     **tensors: bytes,
 ) -> ModelInferRequest:
     """A request for the front end: its JSON, its picture, and other UINT8 tensors by name."""
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether whoever sent it is told that it was wrong."""
+        """Whether it was refused as the sender's mistake."""
         return self.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
 
 

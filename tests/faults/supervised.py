@@ -105,6 +105,10 @@ class Supervised:
             time.sleep(0.05)
         self._counts = {role: len(found) for role, found in self.processes().items()}
 
+    def has_started(self) -> bool:
+        """Whether the first canaries were answered."""
+        return self._ready_file.exists()
+
     def stop(self) -> int | None:
         """Asks it to stop, kills what does not; its exit status, None if it had to be killed."""
         if self.process is None:
@@ -161,7 +165,7 @@ class Supervised:
             return 0, {"reason": str(error)}
 
     def is_ready(self) -> bool:
-        """Whether probes are told so."""
+        """Whether probes get 200."""
         return self.health()[0] == 200
 
     def canary(self, timeout_s: float = 10.0) -> None:
@@ -215,7 +219,7 @@ class Supervised:
         return found[0]
 
     def state_folder(self) -> Path | None:
-        """Where the models of the server that runs now leave their signs of life."""
+        """Where the models of the server that runs now write their heartbeats and statuses."""
         for processes in self.processes().values():
             for process in processes:
                 with contextlib.suppress(psutil.Error):
@@ -224,14 +228,14 @@ class Supervised:
         return None
 
     def engine(self) -> EngineStatus | None:
-        """What the step engine said last of what it is doing."""
+        """The step engine's last status."""
         folder = self.state_folder()
         return None if folder is None else read_engine(folder)
 
     def mended(self) -> int:
         """How many times something was loaded or started again; −1 if probes get no answer."""
-        told = self.health()[1]
-        return int(told["restarts"]) + int(told["reloads"]) if "restarts" in told else -1
+        state = self.health()[1]
+        return int(state["restarts"]) + int(state["reloads"]) if "restarts" in state else -1
 
     def wait_found(self, mended_before: int, limit_s: float = START_S) -> float:
         """Seconds until the supervisor begins to mend something.
@@ -247,7 +251,7 @@ class Supervised:
         raise PromiseBroken(f"not found within {limit_s:g} s\n{self.log_tail()}")
 
     def wait_back(self, gone: psutil.Process | None = None, limit_s: float = START_S) -> float:
-        """Seconds until probes are told that all is well and the canary is answered, and, where a
+        """Seconds until probes get 200 and the canary is answered, and, where a
         process was hit, another one has its place.
 
         Raises:
@@ -257,8 +261,8 @@ class Supervised:
         seen = ""
         while (waited_s := time.monotonic() - begun) < limit_s:
             processes = self.processes()
-            status, told = self.health()
-            seen = f"health {status}: {told.get('reason')}"
+            status, state = self.health()
+            seen = f"health {status}: {state.get('reason')}"
             if gone is not None and not self._replaced(gone, processes):
                 seen = f"process {gone.pid} was not replaced"
             elif status == 200:

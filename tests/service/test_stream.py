@@ -43,7 +43,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 BOXES = [(40, 30, 60, 50), (10, 10, 30, 30)]
 SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
 REPORTED_S = 10.0
-"""Until engine and front ends, which write it every second, report that they hold nothing: on a busy
+"""Until engine and front ends report that they hold nothing, which they do every second: on a busy
 machine they are late."""
 
 
@@ -54,7 +54,7 @@ def client(server: EmbeddedServer) -> Iterator[Client]:
 
 
 def left(server: EmbeddedServer) -> tuple[int, ...]:
-    """Of the engine: requests, SEGs, programs; of the front ends: requests, streams that are followed."""
+    """Of the engine: requests, SEGs, programs; of the front ends: requests, streams followed."""
     engine = server.engine_state()
     assert engine is not None
     front_ends = read_front_ends(server.state)

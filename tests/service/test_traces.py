@@ -111,7 +111,11 @@ def test_a_request_is_one_trace_whose_times_add_up(
     assert not client.parent_id
     assert client.attributes["segs.tries"] == 1
     (front_end,) = trace.within(client)
-    assert (front_end.name, front_end.kind, front_end.service) == (MODEL_NAME, SERVER, "segs-detailer")
+    assert (front_end.name, front_end.kind, front_end.service) == (
+        MODEL_NAME,
+        SERVER,
+        "segs-detailer",
+    )
     assert [each.name for each in trace.within(front_end)] == ["prepare", "sample", "composite"]
     sample = trace.one("sample")
     assert sample.attributes["segs.segs"] == len(BOXES)

@@ -24,8 +24,8 @@ Moment = Literal["sampling", "computing", "called"]
 requests; or, for a network that is called briefly, while a call is at it."""
 _LEAST = 3
 _SHORT = {"prepare-stopped", "sample-killed", "unet-killed", "unet-stopped", "tritonserver-killed"}
-_REPEATED = "No request fails: what was there is done again"
-_RETRYABLE = "Requests get UNAVAILABLE within their deadline, to come again"
+_REPEATED = "No request fails: lost work is done again"
+_RETRYABLE = "Requests get UNAVAILABLE within their deadline, to be sent again"
 _FOUND_S, _BACK_S = 10.0, 60.0
 
 
@@ -38,7 +38,7 @@ class Victim:
     asks: Sequence[Ask]
     moment: Moment
     loses: bool = False
-    """Whether its end may cost the requests."""
+    """Whether its end may lose the requests."""
 
 
 _STAGES = (
@@ -52,8 +52,8 @@ _STAGES = (
     Victim("sd15_controlnet_controlnet", "controlnet", LONG, "sampling"),
 )
 _WHOLE = (
-    Victim("segs_detailer", "door", LONG, "sampling", loses=True),
-    Victim("segs_detailer_stream", "stream-door", FOLLOWED, "sampling", loses=True),
+    Victim("segs_detailer", "front-end", LONG, "sampling", loses=True),
+    Victim("segs_detailer_stream", "stream-front-end", FOLLOWED, "sampling", loses=True),
     Victim("tritonserver", "tritonserver", LONG, "sampling", loses=True),
 )
 
@@ -82,8 +82,8 @@ def _wait_at_work(server: Supervised, traffic: Traffic, victim: Victim) -> psuti
 
 @contextlib.contextmanager
 def _lasting_calls(server: Supervised, victim: Victim) -> Iterator[None]:
-    """Has calls that take milliseconds last until one is seen: the process stands still, and
-    nobody looks after it meanwhile."""
+    """Has calls that take milliseconds last until one is seen: the process is stopped, and so is
+    the supervisor meanwhile."""
     if victim.moment != "called":
         yield
         return
@@ -200,7 +200,7 @@ def _reaper_killed(bench: Bench) -> str:
         return f"{seen}; back after {back.result():.1f} s"
 
 
-@ROWS.add("reaper-stopped", "SIGSTOP to the reaper", "Nobody notices: it only waits")
+@ROWS.add("reaper-stopped", "SIGSTOP to the reaper", "No request fails, and probes get 200")
 def _reaper_stopped(bench: Bench) -> str:
     server, traffic = _sampling(bench)
     reaper = server.one("reaper")
@@ -232,8 +232,8 @@ def _supervisor_killed(bench: Bench) -> str:
 @ROWS.add(
     "killed-together",
     "SIGKILL to `python -m serving serve`, its reaper and tritonserver at once",
-    "Requests get UNAVAILABLE; nobody is left to clear up, so the next start does, on the same "
-    "ports",
+    "Requests get UNAVAILABLE; no process is left to clear up, so the next start does, on the "
+    "same ports",
 )
 def _killed_together(bench: Bench) -> str:
     server, traffic = _sampling(bench)
@@ -265,5 +265,5 @@ def _supervisor_stopped(bench: Bench) -> str:
     status, _ = server.health(timeout_s=2)
     seen = require_all_answered(traffic.outcomes(), retries=False)
     server.one("supervisor").resume()
-    require(status == 0, f"the probe was told {status}")
-    return f"{seen}; the probe timed out, and was told 200 again {server.wait_back():.1f} s later"
+    require(status == 0, f"the probe got {status}")
+    return f"{seen}; the probe timed out, and got 200 again {server.wait_back():.1f} s later"
