@@ -28,6 +28,7 @@ from serving.installation import STUB_NAME
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
 from serving.process import model_processes
+from serving.times import HEALTHY_S
 from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
 from triton_models import environment
@@ -231,6 +232,12 @@ class Supervised:
         """The step engine's last status."""
         folder = self.state_folder()
         return None if folder is None else read_engine(folder)
+
+    def wait_healthy(self) -> None:
+        """Waits until the supervisor no longer takes the next end of the server for a loop of
+        crashes, in which it pauses before it starts it again."""
+        ready_s = time.time() - float(self.health()[1]["since"])
+        time.sleep(max(0.0, HEALTHY_S + 1.0 - ready_s))
 
     def mended(self) -> int:
         """How many times something was loaded or started again; −1 if probes get no answer."""
