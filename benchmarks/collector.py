@@ -137,7 +137,7 @@ class Collector:
                 self.wfile.write(answer)
 
             def log_message(self, *args: object) -> None:
-                """Nobody reads it."""
+                """Not logged."""
 
         return Handler
 

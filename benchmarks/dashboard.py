@@ -46,7 +46,7 @@ NEEDS_GPU = ("GPU",)
 _CLIENTS = 4
 _SCRAPE_S = 2
 _IDLE_S = 15.0
-"""Before the load: the canary sings while nobody else asks."""
+"""Before the load: only canaries are sent."""
 _HOST = "127.0.0.1"
 _START_S = 30.0
 

@@ -1,4 +1,4 @@
-"""What it costs the engine's loop that somebody follows a request, whether he reads or not, and
+"""What it costs the engine's loop that a client follows a request, whether it reads or not, and
 that a request is traced.
 
     python -m benchmarks.followed
@@ -22,8 +22,8 @@ from benchmarks.machine import describe
 from preprocessing.plan import Piece, Plan, PlannedSeg
 from sampling.progress import BatchSeen, Step
 from segs_client.contract import DetailRequest, StreamOptions
-from triton_models.event_channel import EventSender
-from triton_models.progress_publisher import EngineFollower
+from triton_models.event_channel import EventPublisher
+from triton_models.progress_publisher import ProgressPublisher
 from triton_models.seg_spans import SegSpans
 from triton_models.tracing import Span, Tracing
 
@@ -36,7 +36,7 @@ def seconds_a_step(folder: Path, preview_every: int, *, is_read: bool) -> float:
 
     Args:
         folder: gets the socket.
-        is_read: whether there is anybody who takes the events off it.
+        is_read: whether a subscriber takes the events off it.
     """
     path = folder / f"events-{preview_every}-{is_read}"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -45,10 +45,10 @@ def seconds_a_step(folder: Path, preview_every: int, *, is_read: bool) -> float:
         if is_read:
             threading.Thread(target=_read_all, args=(listening,), daemon=True).start()
         request = DetailRequest(pipeline="base", stream=StreamOptions(preview_every=preview_every))
-        follower = EngineFollower(EventSender(path), "token", _plan(request))
+        publisher = ProgressPublisher(EventPublisher(path), "token", _plan(request))
         if preview_every:
-            follower.colours = torch.randn(3, SHAPE[1]), torch.randn(3)
-        watch = follower.watch(0, 0)
+            publisher.colours = torch.randn(3, SHAPE[1]), torch.randn(3)
+        watch = publisher.watch(0, 0)
         latent = torch.randn(SHAPE)
         taken_s = []
         for number in range(1, STEPS + 1):
@@ -95,7 +95,7 @@ def _read_all(listening: socket.socket) -> None:
 def main() -> int:
     """Prints the table."""
     torch.set_num_threads(1)
-    lines = [describe(), "", "| | read, µs | nobody reads, µs |", "| --- | --- | --- |"]
+    lines = [describe(), "", "| | read, µs | not read, µs |", "| --- | --- | --- |"]
     with tempfile.TemporaryDirectory() as folder:
         for name, every in (("a step", 0), ("a step with its preview", 1)):
             times_s = [

@@ -54,12 +54,12 @@ def traced_request(
 def sums(trace: Trace) -> dict[str, float]:
     """How much of each span that consists of parts they add up to, as a ratio; of the SEGs and the
     steps the one that is furthest off."""
-    door, sample = trace.one("segs_detailer"), trace.one("sample")
+    front_end, sample = trace.one("segs_detailer"), trace.one("sample")
     segs = trace.within(sample, "seg")
     first, last = min(each.start_ns for each in segs), max(each.end_ns for each in segs)
     steps = [step for seg in segs for step in trace.within(seg, "step")]
     return {
-        "request: prepare + sample + composite": covered(door, trace.within(door)),
+        "request: prepare + sample + composite": covered(front_end, trace.within(front_end)),
         "sample: from the first SEG's start to the last one's end": (last - first)
         / (sample.end_ns - sample.start_ns),
         "SEG: encode + steps + decode": min(covered(seg, trace.within(seg)) for seg in segs),
@@ -76,8 +76,8 @@ def _busy_s(trace: Trace, steps: list[SeenSpan]) -> float:
 
 def tree(trace: Trace) -> Iterator[str]:
     """The spans as lines: milliseconds from the request's start, milliseconds, name, attributes."""
-    door = trace.one("segs_detailer")
-    for depth, span in trace.walk(door):
+    front_end = trace.one("segs_detailer")
+    for depth, span in trace.walk(front_end):
         step = span.attributes.get("segs.step")
         if span.name == "step" or _is_of_step(trace, span):
             number = step if step is not None else _step_of(trace, span)
@@ -91,7 +91,7 @@ def tree(trace: Trace) -> Iterator[str]:
             for key in _KEYS
             if f"segs.{key}" in span.attributes
         )
-        at_ms = (span.start_ns - door.start_ns) / 1e6
+        at_ms = (span.start_ns - front_end.start_ns) / 1e6
         yield f"{at_ms:9.1f} {span.seconds * 1e3:9.1f}   {'  ' * depth}{span.name}  {told}".rstrip()
 
 

@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "new-key":
             _write_key(options.name)
         else:
-            server = Connection(options.url, access.headers(None), access.connection(None))
+            settings = access.connection(None)
+            server = Connection(options.url, access.headers(None), options=settings)
             canary = Canary(options.pipeline, options.controlnet)
             taken_s = run_canary(server, canary, options.timeout)
             log.info("%s answered in %.2f s", canary, taken_s)

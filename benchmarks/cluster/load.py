@@ -150,7 +150,7 @@ def open_client(urls: Sequence[str], on_retry: Callable[[Retry], None] | None = 
 
 
 def pictures(url: str, together: int = 4) -> list[Pixels]:
-    """Every request's picture from a server that nobody else asks."""
+    """Every request's picture from a server without other requests."""
     with ExitStack() as stack:
         client = stack.enter_context(open_client([url]))
         pool = stack.enter_context(ThreadPoolExecutor(together))

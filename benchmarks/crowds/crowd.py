@@ -55,7 +55,7 @@ class Crowd:
         limit_s: until a caller gives up.
         sample: so many pictures are compared with those of the same requests sent alone.
         seed: which ones.
-        trouble_s: until somebody makes trouble, where the first answer has not come before.
+        trouble_s: until the disturbance, where the first answer has not come before.
     """
 
     mode: ClassVar[str]
@@ -95,7 +95,7 @@ class Crowd:
         return frozenset(random.Random(self.seed).sample(range(self.callers), count))
 
     def trouble(self, target: Target, together: Together, outcome: Outcome) -> None:
-        """What somebody does while they wait: nothing."""
+        """What disturbs them while they wait: nothing."""
 
     def wait_for_trouble(self, together: Together) -> None:
         """Until the crowd is under way."""

@@ -27,14 +27,14 @@ _INVALID = "INVALID_ARGUMENT"
 
 @dataclass(frozen=True)
 class Honest(Crowd):
-    """Nobody leaves, nobody errs."""
+    """All wait for their answers."""
 
     mode: ClassVar[str] = "honest"
 
 
 @dataclass(frozen=True)
 class Leaver(Crowd):
-    """One of them goes away meanwhile; nobody else may feel it."""
+    """One of them goes away meanwhile; the others may not be harmed."""
 
     mode: ClassVar[str] = "leaver"
     allowed: ClassVar[frozenset[str]] = frozenset({OK, REFUSED, LEFT})

@@ -123,7 +123,7 @@ def _held(pid: int | None) -> tuple[int, int]:
 
 
 class Stranger:
-    """Somebody who has nothing to do with the crowd: a tiny request every so often; a context
+    """A client beside the crowd: a tiny request every so often; a context
     manager.
 
     Args:

@@ -67,7 +67,7 @@ class Bench:
         return server
 
     def faulty(self) -> FaultyPipeline:
-        """The pipeline whose UNet does as it is told."""
+        """The pipeline whose UNet fails on order."""
         if self._faulty is None:
             self._faulty = FaultyPipeline(self.repository, self.folder / "faulty")
         return self._faulty
@@ -150,8 +150,8 @@ class Bench:
         finally:
             runner.close()
         require(verdict.passed, f"golden case {GOLDEN_CASE}: {verdict}")
-        status, told = server.health()
-        require(status == 200, f"not ready: {told}")
+        status, state = server.health()
+        require(status == 200, f"not ready: {state}")
         require_no_leftovers(server)
 
 

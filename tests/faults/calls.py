@@ -1,4 +1,4 @@
-"""Single requests as they are on the wire, and what is told to whoever sends them."""
+"""Single requests as they are on the wire, and their answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from segs_client.contract import MODEL_NAME, ErrorDetail
-from serving.canary import Song, canary_request
+from serving.canary import Canary, canary_request
 from tests.faults.row import require
 from tests.faults.supervised import PIPELINE, Supervised
 
@@ -30,17 +30,17 @@ _TIMEOUT_S = 20.0
 
 def small(**changes: Any) -> dict[str, Any]:
     """The JSON of a tiny request, with other values where they are given."""
-    return {**canary_request(Song(PIPELINE)), **changes}
+    return {**canary_request(Canary(PIPELINE)), **changes}
 
 
 def infer(
     body: bytes | dict[str, Any],
     image: bytes = PIXELS,
     *,
-    request_id: str = "told-by-me",
+    request_id: str = "from-me",
     **tensors: bytes,
 ) -> ModelInferRequest:
-    """A request for the door: its JSON, its picture, and other UINT8 tensors by name."""
+    """A request for the front end: its JSON, its picture, and other UINT8 tensors by name."""
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = ModelInferRequest(model_name=MODEL_NAME, id=request_id)
     add_input(request, "request", "BYTES", [1], struct.pack("<I", len(text)) + text)
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether whoever sent it is told that it was wrong."""
+        """Whether it was refused as the sender's mistake."""
         return self.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
 
 

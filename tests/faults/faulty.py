@@ -1,4 +1,4 @@
-"""A pipeline whose UNet misbehaves when it is told to; otherwise it is the real one."""
+"""A pipeline whose UNet fails on order; otherwise it is the real one."""
 
 from __future__ import annotations
 
@@ -95,16 +95,16 @@ class FaultyPipeline:
         (folder / descriptor).write_bytes((pipeline / descriptor).read_bytes())
 
     @contextmanager
-    def told(self, order: str) -> Iterator[None]:
-        """The UNet does this for as long as the block runs, unless it is a thing to do once."""
-        self.tell(order)
+    def ordered(self, order: str) -> Iterator[None]:
+        """The UNet does this while the block runs, or once."""
+        self.order(order)
         try:
             yield
         finally:
-            self.tell("")
+            self.order("")
 
-    def tell(self, order: str) -> None:
-        """What every call is to end in from now on; the empty string for its result."""
+    def order(self, order: str) -> None:
+        """What every call ends in from now on; the empty string: in its result."""
         temporary = self._version / f".{_ORDER}"
         temporary.write_text(order)
         temporary.replace(self._version / _ORDER)

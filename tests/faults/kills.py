@@ -1,10 +1,10 @@
-"""Processes of models killed at random moments under load: does everybody get an answer?
+"""Processes of models killed at random moments under load: is every request answered?
 
     python -m tests.faults.kills [--count 200] [--victims NAME …] [--report FILE]
 
 Starts ``serving serve`` with the tiny pipeline. Clients ask all the time for pictures that are
 known from before, with a deadline; meanwhile one model's process after the other is killed
-(SIGKILL) or stopped (SIGSTOP), each soon after probes are told that all is well again. Every answer
+(SIGKILL) or stopped (SIGSTOP), each soon after probes get 200 again. Every answer
 has to be the known picture or an error that says to try again, in time. Returns 1 if one was not,
 or the server was not back soon enough.
 """
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 DEADLINE_S = 30.0
 """Of each call; a picture is asked for again until so much has passed since the first call."""
 LATE_S = 1.0
-"""What a client may be told after its deadline: its own machine is busy too."""
+"""An answer may come so much after the deadline: the client's own machine is busy too."""
 MOST_RECOVERY_S = 10.0
 _BACK_S = 120.0
 _CLIENTS = 4
@@ -104,13 +104,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One call and what came of it; ``told`` are the words of an error."""
+    """One call and what came of it; ``text`` is an error's."""
 
     request: Request
     begun_s: float
     seconds: float
     ending: Ending
-    told: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class Kills:
     _known: list[NDArray[np.int16]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, count: int, victims: Sequence[str], seed: int, tell: Callable[[], None]) -> None:
-        """Learns the pictures, then kills ``count`` times under load; tells after each."""
+    def run(self, count: int, victims: Sequence[str], seed: int, note: Callable[[], None]) -> None:
+        """Learns the pictures, then kills ``count`` times under load; notes after each."""
         url = self.server.url
         with Client(url, pipeline=PIPELINE) as client:
             self._known = [Request(index).send(client) for index in range(_SCENES)]
@@ -168,7 +168,7 @@ class Kills:
                 time.sleep(choose.uniform(*_BETWEEN_S))
                 if not self._kill(choose, victims):
                     break
-                tell()
+                note()
         finally:
             self._over.set()
             for thread in clients:
@@ -196,18 +196,18 @@ class Kills:
     def _attempt(self, client: Client, request: Request) -> Attempt:
         begun_s = time.monotonic()
         ending: Ending
-        told = ""
+        text = ""
         try:
             off = int(np.abs(request.send(client) - self._known[request.index]).max())
             ending = "picture" if off <= MOST_OFF else "wrong picture"
-            told = f"{off} grey levels off" if off > MOST_OFF else ""
+            text = f"{off} grey levels off" if off > MOST_OFF else ""
         except SegsError as error:
             ending = "to be tried again" if error.retryable else "other error"
-            told = f"{error.code}: {error.message}"
+            text = f"{error.code}: {error.message}"
         seconds = time.monotonic() - begun_s
         if seconds > DEADLINE_S + LATE_S:
             ending = "too late"
-        return Attempt(request, begun_s, seconds, ending, told)
+        return Attempt(request, begun_s, seconds, ending, text)
 
     def _kill(self, choose: random.Random, victims: Sequence[str]) -> bool:
         """One kill, until the server is whole again; False where it does not come back."""
@@ -267,10 +267,10 @@ class Kills:
             ["what a call got", "calls"], [[name, endings[name]] for name in _endings()]
         )
         parts = [said, attempts, self._by_victim()]
-        parts += [f"- {each.ending}, {each.seconds:.1f} s: {each.told}" for each in unkept[:20]]
+        parts += [f"- {each.ending}, {each.seconds:.1f} s: {each.text}" for each in unkept[:20]]
         parts += [f"- never back: {each}" for each in self.never_back]
-        told = Counter(each.told for each in self.attempts if each.ending == "to be tried again")
-        parts += [f"- {times} × {words}" for words, times in told.most_common(12)]
+        texts = Counter(each.text for each in self.attempts if each.ending == "to be tried again")
+        parts += [f"- {times} × {words}" for words, times in texts.most_common(12)]
         return "\n\n".join(parts) + "\n", kept
 
     def _by_victim(self) -> str:
@@ -329,10 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         kills = Kills(server)
 
-        def tell() -> None:
+        def write() -> None:
             report.write_text(kills.report()[0])
 
-        kills.run(arguments.count, arguments.victims, arguments.seed, tell)
+        kills.run(arguments.count, arguments.victims, arguments.seed, write)
         text, kept = kills.report()
         (report.parent / "server.log").write_bytes(server.log_path.read_bytes())
     left = sorted(path for path in kills.shared if Path(path).exists())

@@ -97,7 +97,7 @@ class Traffic:
         self._kept.close()
 
     def do(self, index: int) -> Outcome:
-        """Does the ``index``-th thing and says what came of it; raises nothing."""
+        """Does the ``index``-th thing and returns the outcome; raises nothing."""
         kind = _kinds(index // len(_slots()))[index % len(_slots())]
         return self.do_one(kind, index)
 
@@ -163,8 +163,8 @@ class Traffic:
 
     def _followed(self, random: np.random.Generator, index: int) -> str:
         size = _SIZES[2]
-        told = {"preview_every": 2, "segment_pictures": True}
-        options = {**_options(random, index), "stream": told}
+        asked = {"preview_every": 2, "segment_pictures": True}
+        options = {**_options(random, index), "stream": asked}
         segs = _segs(random, size, int(random.integers(1, 4)))
         *_, last = self._kept.stream(_picture(2, "PNG"), segs, **options)
         return "no result" if last.result is None else _wrong(last.result, size, len(segs))
@@ -188,10 +188,10 @@ class Traffic:
             try:
                 refusals.send(client, request, picture, masks)
             except InferenceServerException as error:
-                told = from_transport(error)
-                if isinstance(told, InvalidRequest) and told.field == field:
+                refused = from_transport(error)
+                if isinstance(refused, InvalidRequest) and refused.field == field:
                     return ""
-                return f"{name}: {told.code} {told}"
+                return f"{name}: {refused.code} {refused}"
         return f"{name}: was not refused"
 
     def _cancelled(self, random: np.random.Generator, index: int) -> str:
@@ -212,7 +212,7 @@ class Traffic:
             self._kept.detail(_picture(1, "raw"), segs, timeout_s=limit_s, **options)
         except (DeadlineExceeded, Cancelled):
             late_s = time.monotonic() - begun_s - limit_s
-            return "" if late_s < 2 else f"told {late_s:.1f} s after its deadline"
+            return "" if late_s < 2 else f"refused {late_s:.1f} s after its deadline"
         return "was answered after its deadline"
 
     def _client_gone(self, random: np.random.Generator, index: int) -> str:

@@ -29,7 +29,7 @@ class Row:
     fault: str
     """What is done."""
     promise: str
-    """What users are told."""
+    """What users may rely on."""
     check: Check
     short: bool = False
     """Whether it belongs to the short form, too."""

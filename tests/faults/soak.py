@@ -100,7 +100,7 @@ class Soak:
     outcomes: list[Outcome] = field(default_factory=list)
     cpu_s: float = 0.0
 
-    def run(self, seconds: float, table: Path, tell: Callable[[], None]) -> None:
+    def run(self, seconds: float, table: Path, note: Callable[[], None]) -> None:
         """Traffic and a look in every 10 s until the time is over or SIGTERM comes."""
         over, lot = threading.Event(), random.Random(0)
         with (
@@ -112,16 +112,16 @@ class Soak:
             writer.writerow(["at_s", "process", *asdict(Held()), "shared_bytes"])
             sender = threading.Thread(target=self._send, args=(pool, over), name="traffic")
             sender.start()
-            told_s = self.begun_s
+            written_s = self.begun_s
             for turn in itertools.count(1):
                 at_s = self.begun_s + (turn + lot.random()) * _INTERVAL_S
                 if at_s > self.begun_s + seconds or over.wait(max(at_s - time.monotonic(), 0)):
                     break
                 self._look(writer)
                 file.flush()
-                if time.monotonic() - told_s > _REPORT_EVERY_S:
-                    told_s = time.monotonic()
-                    tell()
+                if time.monotonic() - written_s > _REPORT_EVERY_S:
+                    written_s = time.monotonic()
+                    note()
             over.set()
             sender.join()
 
@@ -269,16 +269,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         soak = Soak(server, arguments.rate, arguments.settled * 60)
 
-        def tell() -> None:
+        def write() -> None:
             nonlocal kept
             text, kept = soak.report()
             report.write_text(text)
             soak.draw(report.with_suffix(".png"))
 
         try:
-            soak.run(seconds, report.with_suffix(".csv"), tell)
+            soak.run(seconds, report.with_suffix(".csv"), write)
         finally:
-            tell()
+            write()
     sys.stdout.write(report.read_text())
     return 0 if kept else 1
 

@@ -18,10 +18,11 @@ from tests.faults.rows import (
     pictures,
     processes,
     resources,
+    starts,
     stops,
 )
 
-_SUBJECTS = (processes, clients, messages, pictures, access, networks, stops, resources)
+_SUBJECTS = (processes, clients, messages, pictures, access, networks, starts, stops, resources)
 ROWS: tuple[Row, ...] = tuple(row for subject in _SUBJECTS for row in subject.ROWS.rows)
 """In the order in which they are run."""
 

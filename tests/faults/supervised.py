@@ -21,17 +21,18 @@ from typing import Any
 import psutil
 
 from segs_client import access
-from serving.canary import Song, run_canary
+from serving.canary import Canary, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError
 from serving.installation import STUB_NAME
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
 from serving.process import model_processes
+from serving.times import HEALTHY_S
 from tests.conftest import CONTROLNET
 from tests.faults.row import PromiseBroken
 from triton_models import environment
-from triton_models.state import EngineState, model_of, read_state
+from triton_models.state import EngineStatus, model_of, read_engine
 
 PIPELINE = "sd15"
 START_S = 120.0
@@ -105,6 +106,10 @@ class Supervised:
             time.sleep(0.05)
         self._counts = {role: len(found) for role, found in self.processes().items()}
 
+    def has_started(self) -> bool:
+        """Whether the first canaries were answered."""
+        return self._ready_file.exists()
+
     def stop(self) -> int | None:
         """Asks it to stop, kills what does not; its exit status, None if it had to be killed."""
         if self.process is None:
@@ -161,7 +166,7 @@ class Supervised:
             return 0, {"reason": str(error)}
 
     def is_ready(self) -> bool:
-        """Whether probes are told so."""
+        """Whether probes get 200."""
         return self.health()[0] == 200
 
     def canary(self, timeout_s: float = 10.0) -> None:
@@ -172,7 +177,7 @@ class Supervised:
         """
         server = Connection(self.url, access.headers(None))
         for controlnet in (None, CONTROLNET):
-            run_canary(server, Song(PIPELINE, controlnet), timeout_s)
+            run_canary(server, Canary(PIPELINE, controlnet), timeout_s)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The living processes by role: ``supervisor``, ``reaper``, ``tritonserver``, and the
@@ -215,7 +220,7 @@ class Supervised:
         return found[0]
 
     def state_folder(self) -> Path | None:
-        """Where the models of the server that runs now leave their signs of life."""
+        """Where the models of the server that runs now write their heartbeats and statuses."""
         for processes in self.processes().values():
             for process in processes:
                 with contextlib.suppress(psutil.Error):
@@ -223,15 +228,21 @@ class Supervised:
                         return Path(variables[environment.STATE])
         return None
 
-    def engine(self) -> EngineState | None:
-        """What the step engine said last of what it is doing."""
+    def engine(self) -> EngineStatus | None:
+        """The step engine's last status."""
         folder = self.state_folder()
-        return None if folder is None else read_state(folder)
+        return None if folder is None else read_engine(folder)
+
+    def wait_healthy(self) -> None:
+        """Waits until the supervisor no longer takes the next end of the server for a loop of
+        crashes, in which it pauses before it starts it again."""
+        ready_s = time.time() - float(self.health()[1]["since"])
+        time.sleep(max(0.0, HEALTHY_S + 1.0 - ready_s))
 
     def mended(self) -> int:
         """How many times something was loaded or started again; −1 if probes get no answer."""
-        told = self.health()[1]
-        return int(told["restarts"]) + int(told["reloads"]) if "restarts" in told else -1
+        state = self.health()[1]
+        return int(state["restarts"]) + int(state["reloads"]) if "restarts" in state else -1
 
     def wait_found(self, mended_before: int, limit_s: float = START_S) -> float:
         """Seconds until the supervisor begins to mend something.
@@ -247,7 +258,7 @@ class Supervised:
         raise PromiseBroken(f"not found within {limit_s:g} s\n{self.log_tail()}")
 
     def wait_back(self, gone: psutil.Process | None = None, limit_s: float = START_S) -> float:
-        """Seconds until probes are told that all is well and the canary is answered, and, where a
+        """Seconds until probes get 200 and the canary is answered, and, where a
         process was hit, another one has its place.
 
         Raises:
@@ -257,8 +268,8 @@ class Supervised:
         seen = ""
         while (waited_s := time.monotonic() - begun) < limit_s:
             processes = self.processes()
-            status, told = self.health()
-            seen = f"health {status}: {told.get('reason')}"
+            status, state = self.health()
+            seen = f"health {status}: {state.get('reason')}"
             if gone is not None and not self._replaced(gone, processes):
                 seen = f"process {gone.pid} was not replaced"
             elif status == 200:

@@ -152,14 +152,14 @@ def require_all_answered(outcomes: Sequence[Outcome], *, retries: bool) -> str:
     """How many got their picture and how many are to ask again, in words.
 
     Args:
-        retries: whether the fault may cost requests, which then are told to come again.
+        retries: whether the fault may lose requests, which then get an error to try again.
 
     Raises:
-        PromiseBroken: a request was told something else, too late, or got another picture.
+        PromiseBroken: a request got another error, or one too late, or got another picture.
     """
     allowed = {"right", "retryable"} if retries else {"right"}
     broken = [f"{each.ending}: {each.text}" for each in outcomes if each.ending not in allowed]
     require(not broken, "; ".join(broken))
     counts = Counter(each.ending for each in outcomes)
-    told = {"right pictures": counts["right"], "UNAVAILABLE": counts["retryable"]}
-    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
+    found = {"right pictures": counts["right"], "UNAVAILABLE": counts["retryable"]}
+    return ", ".join(f"{count} {what}" for what, count in found.items() if count)

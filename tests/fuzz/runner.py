@@ -110,7 +110,7 @@ class Run:
                 told = time.monotonic()
                 self.progress(self._how_far(done, told - begun))
         self._again()
-        self.target.sing()
+        self.target.canary()
 
     def _how_far(self, done: int, seconds: float) -> str:
         bad = sum(tally.verdicts[kind] for tally in self.tallies.values() for kind in BAD)
@@ -118,7 +118,7 @@ class Run:
         return f"{done} calls, {rate:.0f}/s, {bad} bad, {self.target.restarts} restarts"
 
     def _expect(self) -> None:
-        """Asks for the answers to the valid requests while nobody else does."""
+        """Asks for the answers to the valid requests while there are no other requests."""
         sender = Sender(self.target)
         for number in range(len(self.calls.valid)):
             call = self.calls.valid_call(number)

@@ -92,7 +92,7 @@ def send(host: str, port: int, data: bytes) -> tuple[str, float]:
         ``closed`` by the other end, ``answered`` or ``ignored``; and the seconds until then.
 
     Raises:
-        OSError: nobody listens any more.
+        OSError: no process listens any more.
     """
     begun = time.perf_counter()
     with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:

@@ -13,7 +13,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.canary import Song, run_canary
+from serving.canary import Canary, run_canary
 from serving.errors import ServingError
 from serving.health import GrpcHealthServer, Health, HealthServer, check_health
 from serving.process import MemoryUse, model_processes
@@ -110,13 +110,13 @@ class Target:
                 found.append(f"gRPC health port: {error.code()}")
         return found
 
-    def sing(self) -> float:
+    def canary(self) -> float:
         """Seconds that the canary took.
 
         Raises:
             ServingError: it was not answered.
         """
-        return run_canary(self.server.connection, Song(self._pipeline), 30)
+        return run_canary(self.server.connection, Canary(self._pipeline), 30)
 
     def restart(self) -> None:
         """A new server, as the old one is broken."""

@@ -54,7 +54,7 @@ def test_a_seed_does_no_harm(target: Target, path: Path) -> None:
     sender.close()
     assert judge(outcome, call.body) not in (*BAD, "failed"), outcome
     assert target.wounds() == []
-    assert target.sing() < 30
+    assert target.canary() < 30
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""API keys on the real server: who gets in, and that nobody gets in behind the door."""
+"""API keys on the real server: calls with and without, to the front ends and to other models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines import load_all
 from segs_client import Cancelled, Client, NotFound, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.__main__ import main
-from serving.canary import Song, canary_request
+from serving.canary import Canary, canary_request
 from serving.errors import ModelsDownError
 from serving.options import TlsFiles
 from serving.process import model_processes
@@ -33,7 +33,7 @@ from triton_models.api_keys import key_line
 pytestmark = pytest.mark.server
 
 KEY = "segs_the-right-key"
-GUEST_KEY = "segs_of-somebody-else"
+GUEST_KEY = "segs_of-another-client"
 PICTURE = np.full((64, 64, 3), 128, np.uint8)
 OPTIONS: dict[str, Any] = {"pipeline": "sd15", "steps": 1, "guide_size": 64, "max_size": 64}
 BOXES = [(16, 16, 48, 48)]
@@ -65,7 +65,7 @@ def tls(folder: Path) -> Tls:
 
 @pytest.fixture(scope="module")
 def server(repository: Path, folder: Path, keys: Path, tls: Tls) -> Iterator[EmbeddedServer]:
-    """With keys, mutual TLS and HTTP; its start has sung a canary for each pipeline."""
+    """With keys, mutual TLS and HTTP; its start has sent a canary for each pipeline."""
     files = TlsFiles(folder / "server.pem", folder / "server.key", Path(str(tls.ca)))
     with EmbeddedServer([repository], api_keys=keys, tls=files, http_port=0) as running:
         yield running
@@ -140,7 +140,7 @@ def inputs_of(client: grpc.InferenceServerClient, model: str) -> list[grpc.Infer
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_nobody_gets_in_behind_the_door(server: EmbeddedServer, model: str) -> None:
+def test_models_behind_the_front_end_refuse_every_key(server: EmbeddedServer, model: str) -> None:
     headers = {"x-api-key": KEY}
     with server.connection.open() as client:
         inputs = inputs_of(client, model)
@@ -169,7 +169,7 @@ def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
                 "name": "request",
                 "datatype": "BYTES",
                 "shape": [1],
-                "data": [json.dumps(canary_request(Song("sd15")))],
+                "data": [json.dumps(canary_request(Canary("sd15")))],
             },
             {
                 "name": "image",
@@ -209,7 +209,7 @@ def test_a_dead_process_is_replaced_behind_tls_and_keys(server: EmbeddedServer, 
         client.detail(PICTURE, BOXES, **OPTIONS)
 
 
-def test_the_command_line_sings_past_both(
+def test_the_canary_command_takes_key_and_certificates(
     server: EmbeddedServer, tls: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["canary", "sd15", "--url", server.grpc_url, "--timeout", "30"]

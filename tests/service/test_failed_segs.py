@@ -1,5 +1,5 @@
 """A UNet that goes wrong for one SEG, in a real server and over plain gRPC: that SEG fails, and
-nobody else notices."""
+no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody waits for the answer any more: the engine drops the request's SEGs, the others go on."""
+"""Clients that are gone or late: the engine drops the request's SEGs, the others go on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def wait_at_work(server: EmbeddedServer) -> None:
 
 
 def assert_idle(server: EmbeddedServer) -> None:
-    """No batch runs any more, and soon the engine says that it has no request."""
+    """No batch runs any more, and soon the engine reports no request."""
     time.sleep(DROPPED_S)
     last = batches(server)[-4:]
     time.sleep(0.5)

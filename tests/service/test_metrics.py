@@ -29,7 +29,7 @@ PICTURE = np.random.default_rng(5).integers(0, 256, (96, 128, 3), np.uint8)
 BOX = (40, 30, 60, 50)
 LARGE = (10, 10, 90, 90)
 SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
-DOOR, STREAM = 'model="segs_detailer"', 'model="segs_detailer_stream"'
+FRONT_END, STREAM = 'model="segs_detailer"', 'model="segs_detailer_stream"'
 SHAPE = 'network="sd15_unet",shape="8x8"'
 SOON_S = 15.0
 """Until what was counted is on the page, which takes a second or two; on a busy machine more."""
@@ -112,8 +112,8 @@ def test_a_request_moves_what_it_is_about(server: EmbeddedServer, client: Client
         server,
         before,
         {
-            ("segs_requests_answered_total", DOOR): 1,
-            ("segs_request_seconds_count", DOOR): 1,
+            ("segs_requests_answered_total", FRONT_END): 1,
+            ("segs_request_seconds_count", FRONT_END): 1,
             ("segs_segments_total", 'status="enhanced"'): 2,
             ("segs_segments_total", 'status="skipped_large_enough"'): 2,
             ("segs_stage_seconds_count", 'stage="prepare"'): 1,
@@ -155,12 +155,12 @@ def test_refusals_and_late_requests_are_counted_by_code(
         server,
         before,
         {
-            ("segs_requests_refused_total", f'code="INVALID_ARGUMENT",{DOOR}'): 1,
+            ("segs_requests_refused_total", f'code="INVALID_ARGUMENT",{FRONT_END}'): 1,
             ("segs_requests_refused_total", f'code="INVALID_ARGUMENT",{STREAM}'): 1,
-            ("segs_errors_total", f'code="DEADLINE_EXCEEDED",{DOOR}'): 1,
-            ("segs_errors_total", f'code="INTERNAL",{DOOR}'): 0,
-            ("segs_requests_answered_total", DOOR): 0,
-            ("segs_request_seconds_count", DOOR): 2,
+            ("segs_errors_total", f'code="DEADLINE_EXCEEDED",{FRONT_END}'): 1,
+            ("segs_errors_total", f'code="INTERNAL",{FRONT_END}'): 0,
+            ("segs_requests_answered_total", FRONT_END): 0,
+            ("segs_request_seconds_count", FRONT_END): 2,
         },
     )
 
@@ -188,7 +188,7 @@ def test_what_is_under_way_shows_and_a_cancel_ends_it(
         assert time.monotonic() < deadline, busy
         time.sleep(0.2)
     assert now["segs_live", ""] + now["segs_queued", ""] == 81
-    assert now["segs_requests_inside", STREAM] == 2
+    assert now["segs_requests_in_flight", STREAM] == 2
     assert now["segs_queue_seconds", ""] > 0
     client.cancel("to be cancelled")
     with pytest.raises(Cancelled):
@@ -204,7 +204,7 @@ def test_what_is_under_way_shows_and_a_cancel_ends_it(
             ("segs_live", ""): 0,
             ("segs_queued", ""): 0,
             ("segs_queue_seconds", ""): 0,
-            ("segs_requests_inside", STREAM): 0,
+            ("segs_requests_in_flight", STREAM): 0,
             ("segs_streams_followed", ""): 0,
         },
     )

@@ -48,7 +48,7 @@ _BATCH = re.compile(r"batch network=sd15_unet rows=\d+ calls=(\d+)")
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """One that nobody has taught what batches cost here: where rows cost their time, as on a CPU,
+    """One that has not learned what batches cost here: where rows cost their time, as on a CPU,
     it sends them one by one."""
     folder = pick_pipeline(repository, "sd15", tmp_path_factory.mktemp("one"))
     with EmbeddedServer([folder], canary=False, log_level="DEBUG") as running:

@@ -1,4 +1,4 @@
-"""Streams on the real server: what is told, how it ends, and that nothing stays behind."""
+"""Streams on the real server: their events, how they end, and that nothing stays behind."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from segs_client.streaming import open_stream, stream_message
 from serving.errors import ModelsDownError, ServingError
 from serving.server import EmbeddedServer
 from tests.service.test_gone import assert_idle
-from triton_models import state as heart
+from triton_models.state import read_front_ends
 
 pytestmark = pytest.mark.server
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 BOXES = [(40, 30, 60, 50), (10, 10, 30, 30)]
 SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
-TOLD_S = 10.0
-"""Until engine and doors, which say it every second, have said that they hold nothing: on a busy
+REPORTED_S = 10.0
+"""Until engine and front ends report that they hold nothing, which they do every second: on a busy
 machine they are late."""
 
 
@@ -54,18 +54,18 @@ def client(server: EmbeddedServer) -> Iterator[Client]:
 
 
 def left(server: EmbeddedServer) -> tuple[int, ...]:
-    """Of the engine: requests, SEGs, programs; of the doors: requests, streams listened to."""
-    state = server.engine_state()
-    assert state is not None
-    doors = heart.read_doors(server.state)
-    assert {each.model for each in doors} == {"segs_detailer", "segs_detailer_stream"}
-    pending = sum(each.pending for each in doors)
-    followed = sum(each.followed for each in doors)
-    return state.requests, state.segs, state.programs, pending, followed
+    """Of the engine: requests, SEGs, programs; of the front ends: requests, streams followed."""
+    engine = server.engine_state()
+    assert engine is not None
+    front_ends = read_front_ends(server.state)
+    assert {each.model for each in front_ends} == {"segs_detailer", "segs_detailer_stream"}
+    pending = sum(each.pending for each in front_ends)
+    followed = sum(each.followed for each in front_ends)
+    return engine.requests, engine.segs, engine.programs, pending, followed
 
 
 def assert_nothing_left(server: EmbeddedServer) -> None:
-    deadline = time.monotonic() + TOLD_S
+    deadline = time.monotonic() + REPORTED_S
     while any(found := left(server)):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
@@ -273,10 +273,10 @@ def test_a_hundred_streams_half_of_them_cancelled_leave_nothing(
     assert_nothing_left(server)
 
 
-def test_the_death_of_this_door_takes_a_new_server(server: EmbeddedServer) -> None:
+def test_the_death_of_this_front_end_takes_a_new_server(server: EmbeddedServer) -> None:
     """Triton never ends the streams of a dead decoupled model."""
     with pytest.raises(ServingError, match="it held the requests"):
-        server.reload(ModelsDownError("died", {STREAM_MODEL_NAME}))
+        server.reload(ModelsDownError("died", {f"{STREAM_MODEL_NAME}_0_0": None}))
 
 
 def test_who_does_not_read_costs_little(server: EmbeddedServer, client: Client) -> None:

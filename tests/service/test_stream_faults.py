@@ -39,7 +39,7 @@ def wait_for_the_dead(server: EmbeddedServer) -> ModelsDownError:
         except ModelsDownError as down:
             return down
         time.sleep(0.1)
-    raise AssertionError("nobody is missed")
+    raise AssertionError("no process is missed")
 
 
 def test_a_stream_goes_on_with_the_engine_s_successor(server: EmbeddedServer) -> None:

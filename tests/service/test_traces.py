@@ -110,9 +110,13 @@ def test_a_request_is_one_trace_whose_times_add_up(
     (client,) = (each for each in trace.spans if each.kind == CLIENT)
     assert not client.parent_id
     assert client.attributes["segs.tries"] == 1
-    (door,) = trace.within(client)
-    assert (door.name, door.kind, door.service) == (MODEL_NAME, SERVER, "segs-detailer")
-    assert [each.name for each in trace.within(door)] == ["prepare", "sample", "composite"]
+    (front_end,) = trace.within(client)
+    assert (front_end.name, front_end.kind, front_end.service) == (
+        MODEL_NAME,
+        SERVER,
+        "segs-detailer",
+    )
+    assert [each.name for each in trace.within(front_end)] == ["prepare", "sample", "composite"]
     sample = trace.one("sample")
     assert sample.attributes["segs.segs"] == len(BOXES)
     segs = trace.within(sample)
@@ -129,7 +133,7 @@ def test_a_request_is_one_trace_whose_times_add_up(
             assert step.start_ns <= batch.start_ns < batch.end_ns <= step.end_ns
     networks = {each.attributes.get("segs.network") for each in trace.spans}
     assert {"sd15_vae_encoder", "sd15_vae_decoder", "sd15_text_encoder"} <= networks
-    assert covered(client, [door]) <= 1
+    assert covered(client, [front_end]) <= 1
 
 
 def test_segs_of_a_request_are_seen_to_share_batches(
@@ -161,8 +165,8 @@ def test_a_stream_is_traced_to_its_end(
     assert last.result is not None
     trace = trace_of(collector, "streamed", "decode", "composite", STREAM, STREAM_MODEL_NAME)
     (client_span,) = (each for each in trace.spans if each.kind == CLIENT)
-    (door,) = trace.within(client_span)
-    assert door.start_ns >= client_span.start_ns
+    (front_end,) = trace.within(client_span)
+    assert front_end.start_ns >= client_span.start_ns
     assert len([each for each in trace.spans if each.name == "step"]) == STEPS
 
 
@@ -175,8 +179,8 @@ def test_who_goes_leaves_what_was_done(
         updates.close()
     trace = trace_of(collector, "gone", "seg", "sample", STREAM, STREAM_MODEL_NAME)
     assert trace.one("seg").code == "CANCELLED"
-    (door,) = (each for each in trace.spans if each.kind == SERVER)
-    assert door.code == door.attributes["segs.code"] == "CANCELLED"
+    (front_end,) = (each for each in trace.spans if each.kind == SERVER)
+    assert front_end.code == front_end.attributes["segs.code"] == "CANCELLED"
 
 
 def test_a_refusal_is_a_span_with_its_code(
@@ -184,7 +188,7 @@ def test_a_refusal_is_a_span_with_its_code(
 ) -> None:
     with client_of(traced) as client, pytest.raises(InvalidRequest):
         client.detail(PICTURE, BOXES, pipeline="none", request_id="refused", **OPTIONS)
-    trace = trace_of(collector, "refused", "prepare", DETAIL, MODEL_NAME)
+    trace = trace_of(collector, "refused", DETAIL, MODEL_NAME)
     assert {each.code for each in trace.spans} == {"INVALID_ARGUMENT"}
 
 

@@ -36,8 +36,8 @@ def _key_in_environment(key: str) -> Iterator[None]:
 
 @ROWS.add(
     "no-api-key",
-    "Calls without a key, with a wrong one and with one of 1 MiB, to the door and to the models "
-    "behind it, at a server with --api-keys",
+    "Calls without a key, with a wrong one and with one of 1 MiB, to the front end and to the "
+    "models behind it, at a server with --api-keys",
     "Each is refused within 2 s; no command line and no log shows a key",
 )
 def _no_api_key(bench: Bench) -> str:
@@ -99,9 +99,9 @@ _ADMIN: dict[str, tuple[str, Any]] = {
 
 @ROWS.add(
     "admin-calls",
-    f"{len(_ADMIN)} calls that change the server or tell of its inside: model control, shared "
+    f"{len(_ADMIN)} calls that change the server or show its state: model control, shared "
     "memory, tracing, logging, configs, statistics",
-    "Each is refused: they need a key that nobody has",
+    "Each is refused: they need a key that no client has",
     short=True,
 )
 def _admin_calls(bench: Bench) -> str:

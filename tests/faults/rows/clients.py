@@ -26,12 +26,12 @@ ROWS = Rows()
 
 _ENDLESS_STEPS = 10_000
 _TAKEN_S = 60.0
-"""A client of its own process takes its time to start on a busy machine."""
+"""A client in a process of its own takes long to start on a busy machine."""
 _DROPPED_S = 5.0
-"""The engine drops a request within a step, and tells of it every second."""
+"""The engine drops a request within a step, and writes its status every second."""
 _MANY = 1000
 _PROBE = (Ask(41, 20), Ask(42, 20))
-"""What others ask meanwhile."""
+"""What other clients send meanwhile."""
 
 
 def _wait_requests(server: Supervised, wanted: Callable[[int], bool], limit_s: float) -> float:
@@ -59,7 +59,7 @@ def _wait_dropped(server: Supervised) -> str:
 @ROWS.add(
     "client-killed",
     "SIGKILL to a client whose request is being sampled",
-    "The engine drops it within a step; it says every second what it does",
+    "The engine drops it within a step; its status is written every second",
     short=True,
 )
 def _client_killed(bench: Bench) -> str:
@@ -83,7 +83,7 @@ def _client_killed(bench: Bench) -> str:
 @ROWS.add(
     "client-cancels",
     "A client cancels its call while it is being sampled",
-    "The engine drops it within a step; it says every second what it does",
+    "The engine drops it within a step; its status is written every second",
 )
 def _client_cancels(bench: Bench) -> str:
     server = bench.shared()
@@ -113,7 +113,7 @@ def _deadline_1_ms(bench: Bench) -> str:
     answer = calls.send(server, request)
     require(answer.code == "DEADLINE_EXCEEDED", f"{answer.code}: {answer.text}")
     dropped = _wait_dropped(server)
-    return f"told after {first_s * 1e3:.0f} and {answer.seconds * 1e3:.0f} ms; {dropped}"
+    return f"refused after {first_s * 1e3:.0f} and {answer.seconds * 1e3:.0f} ms; {dropped}"
 
 
 @ROWS.add(
@@ -130,7 +130,7 @@ def _deadline_while_sampling(bench: Bench) -> str:
     for outcome in outcomes:
         require(outcome.text.startswith("DEADLINE_EXCEEDED"), f"{outcome.ending}: {outcome.text}")
     late_s = max(outcome.seconds for outcome in outcomes) - 2.0
-    return f"told {max(0.0, late_s) * 1e3:.0f} ms late at most; {_wait_dropped(server)}"
+    return f"refused {max(0.0, late_s) * 1e3:.0f} ms late at most; {_wait_dropped(server)}"
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _half_open(bench: Bench) -> str:
 
 @ROWS.add(
     "idle-connections",
-    f"{_MANY} HTTP/2 connections that are open and ask nothing",
+    f"{_MANY} HTTP/2 connections that are open and send no request",
     "Others are answered meanwhile",
 )
 def _idle(bench: Bench) -> str:
@@ -216,7 +216,7 @@ def _garbage_to_health(bench: Bench) -> str:
                 except (ConnectionError, TimeoutError):
                     continue
     status, _ = server.health()
-    require(status == 200, f"the probe was told {status}")
+    require(status == 200, f"the probe got {status}")
     command = [sys.executable, "-m", "serving", "healthcheck"]
     command += ["--url", f"http://127.0.0.1:{server.ports['health']}"]
     checked = subprocess.run(command, cwd=REPOSITORY_ROOT, check=False, capture_output=True)
@@ -227,7 +227,7 @@ def _garbage_to_health(bench: Bench) -> str:
 @ROWS.add(
     "slow-reader",
     "A client that reads its picture of 12 MB at a byte per second",
-    "Others are answered meanwhile; its going away ends it",
+    "Others are answered meanwhile; it ends with its connection",
 )
 def _slow_reader(bench: Bench) -> str:
     server = bench.shared()
@@ -259,7 +259,7 @@ def _read_slowly(connection: http2.Connection, seconds: float) -> int:
 @ROWS.add(
     "slow-writer",
     "Clients that write a gRPC message of 64 MiB and an HTTP request at 10 bytes per second",
-    "Others are answered meanwhile; their going away ends them",
+    "Others are answered meanwhile; they end with their connections",
 )
 def _slow_writer(bench: Bench) -> str:
     server = bench.shared()

@@ -132,13 +132,13 @@ def _lying(bench: Bench) -> str:
 
 
 @ROWS.add(
-    "wrapped-shapes-door",
+    "wrapped-shapes-front-end",
     "Shapes whose bytes wrap around 2⁶⁴, negative ones, and such of 1,000 dimensions, for both of "
-    "the door's inputs",
+    "the front end's inputs",
     _REFUSED,
     short=True,
 )
-def _wrapped_door(bench: Bench) -> str:
+def _wrapped_front_end(bench: Bench) -> str:
     requests = {}
     for number, name in enumerate(("request", "image")):
         for what, shape in _SHAPES.items():
@@ -149,7 +149,7 @@ def _wrapped_door(bench: Bench) -> str:
             request.inputs[number].shape[:] = shape
             request.raw_input_contents[number] = b""
             requests[f"{name}: {what}, empty"] = request
-    # A picture of no bytes is a picture that cannot be read: the door's own refusal.
+    # A picture of no bytes is a picture that cannot be read: the front end's own refusal.
     return _refused_without_loss(bench, requests)
 
 
@@ -181,7 +181,7 @@ def _wrapped_inner(bench: Bench) -> str:
 
 
 def _inner_inputs(server: Supervised) -> dict[str, dict[str, str]]:
-    """The inputs and their data types of all models but the door, by their configs."""
+    """The inputs and their data types of all models but the front end, by their configs."""
     found = {}
     for folder in (MODEL_REPOSITORY, server.setup.repository):
         for path in sorted(folder.glob("*/config.pbtxt")):
@@ -272,7 +272,7 @@ _BODIES: dict[str, bytes] = {
 def _malformed_http(bench: Bench) -> str:
     server = bench.shared()
     before = _pids(server)
-    told = []
+    answers = []
     for body in _BODIES.values():
         for extra in (
             "",
@@ -282,7 +282,7 @@ def _malformed_http(bench: Bench) -> str:
             head = (
                 f"POST {_INFER} HTTP/1.1\r\nHost: x\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
             )
-            told.append(_http(server, head.encode() + body))
+            answers.append(_http(server, head.encode() + body))
     for data in (
         np.random.default_rng(0).bytes(4096),
         b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 2**20 + b"\r\n\r\n",
@@ -291,11 +291,11 @@ def _malformed_http(bench: Bench) -> str:
         b"GET " + b"/" * 100_000 + b" HTTP/1.1\r\n\r\n",
         http2.PREFACE,
     ):
-        told.append(_http(server, data, 1.0))
-    wrong = [each for each in told if each.startswith("HTTP/1.1 2")]
+        answers.append(_http(server, data, 1.0))
+    wrong = [each for each in answers if each.startswith("HTTP/1.1 2")]
     require(not wrong, f"{len(wrong)} were answered")
     require(_pids(server) == before, "a process ended")
-    return f"{sum(map(bool, told))} refused, {told.count('')} without an answer"
+    return f"{sum(map(bool, answers))} refused, {answers.count('')} without an answer"
 
 
 @ROWS.add(
@@ -361,10 +361,10 @@ def _http_chunks(bench: Bench) -> str:
     server = bench.shared()
     triton = server.one("tritonserver")
     head = f"POST {_INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    told = _http(server, head.encode() + b"1\r\nA\r\n" * 10**6 + b"0\r\n\r\n", 10.0)
+    answers = _http(server, head.encode() + b"1\r\nA\r\n" * 10**6 + b"0\r\n\r\n", 10.0)
     time.sleep(1.5)
     if triton.is_running() and triton.status() != psutil.STATUS_ZOMBIE:
-        return f"{told or 'no answer'}; the server lives"
+        return f"{answers or 'no answer'}; the server lives"
     back_s = server.wait_back(triton)
     require(back_s <= 30, f"back after {back_s:.1f} s")
     return f"this server ends (it lacks the fix); back after {back_s:.1f} s"

@@ -1,4 +1,4 @@
-"""Networks that do not do what they should: the UNet is a Python model that can be told to."""
+"""Networks that fail: the UNet is a Python model that fails on order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.traffic import LONG, Ask, Outcome, Traffic, require_all_answer
 
 ROWS = Rows()
 
-_INTERNAL = "The requests that it meets get INTERNAL with an id; no path, no trace"
+_INTERNAL = "The requests of its batches get INTERNAL with an incident's id; no path, no trace"
 _SECRETS = (".py", "/", "Traceback", "secret", "segs-")
 """What an error must not show."""
 
@@ -43,13 +43,13 @@ def _sampling(bench: Bench) -> tuple[FaultyPipeline, Supervised, Traffic]:
 def _meet(bench: Bench, order: str) -> tuple[Supervised, list[Outcome]]:
     """The order comes in the middle of requests, and goes when all have ended."""
     pipeline, server, traffic = _sampling(bench)
-    with pipeline.told(order):
+    with pipeline.ordered(order):
         outcomes = traffic.outcomes()
     return server, outcomes
 
 
 def _require_internal(outcomes: list[Outcome]) -> None:
-    """Those that failed were told so as they should be."""
+    """Those that failed got a proper error."""
     for outcome in outcomes:
         require(outcome.ending in ("right", "failed"), f"{outcome.ending}: {outcome.text}")
         if outcome.ending == "failed":
@@ -63,7 +63,7 @@ def _fails(bench: Bench, order: str) -> str:
     _, outcomes = _meet(bench, order)
     _require_internal(outcomes)
     failed = [outcome for outcome in outcomes if outcome.ending == "failed"]
-    require(bool(failed), "no request met it")
+    require(bool(failed), "no request failed")
     return f"{len(failed)} × {failed[0].text!r}"
 
 
@@ -72,7 +72,7 @@ def _raises(bench: Bench) -> str:
     return _fails(bench, "raise")
 
 
-@ROWS.add("network-nan", "The UNet answers NaN", _INTERNAL)
+@ROWS.add("network-nan", "The UNet returns NaN", _INTERNAL)
 def _nan(bench: Bench) -> str:
     return _fails(bench, "nan")
 
@@ -90,7 +90,7 @@ def _no_output(bench: Bench) -> str:
 @ROWS.add(
     "network-nan-row",
     "The first row of one of the UNet's batches, which 4 requests share, is NaN",
-    "Whose row it is fails with INTERNAL; the others get their right pictures",
+    "The request of that row fails with INTERNAL; the others get their right pictures",
     short=True,
 )
 def _nan_row(bench: Bench) -> str:
@@ -104,7 +104,7 @@ def _nan_row(bench: Bench) -> str:
 def _meet_for(bench: Bench, order: str, seconds: float) -> tuple[Supervised, list[Outcome]]:
     """The order is there for a while only."""
     pipeline, server, traffic = _sampling(bench)
-    with pipeline.told(order):
+    with pipeline.ordered(order):
         time.sleep(seconds)
     return server, traffic.outcomes()
 
@@ -112,7 +112,7 @@ def _meet_for(bench: Bench, order: str, seconds: float) -> tuple[Supervised, lis
 @ROWS.add(
     "network-slow",
     "The UNet takes 0.3 s more for each batch",
-    "Slow is not broken: right pictures, nothing is restarted",
+    "Right pictures; nothing is started again",
 )
 def _slow(bench: Bench) -> str:
     server, outcomes = _meet_for(bench, "slow", 6.0)
@@ -125,12 +125,12 @@ def _slow(bench: Bench) -> str:
 @ROWS.add(
     "network-hangs",
     "A call of the UNet does not end",
-    "Seen within 10 s and mended; no request fails",
+    "Its process is replaced; no request fails",
 )
 def _hangs(bench: Bench) -> str:
     pipeline, server, traffic = _sampling(bench)
     hanging = server.one(UNET)
-    with pipeline.told("hang"):
+    with pipeline.ordered("hang"):
         time.sleep(1.0)
     begun = time.monotonic()
     seen = require_all_answered(traffic.outcomes(), retries=False)
@@ -146,7 +146,7 @@ def _hangs(bench: Bench) -> str:
 def _dies_once(bench: Bench) -> str:
     pipeline, server, traffic = _sampling(bench)
     dying = server.one(UNET)
-    pipeline.tell("once-exit")
+    pipeline.order("once-exit")
     seen = require_all_answered(traffic.outcomes(), retries=False)
     return f"{seen}; back after {server.wait_back(dying):.1f} s more"
 
@@ -154,13 +154,13 @@ def _dies_once(bench: Bench) -> str:
 @ROWS.add(
     "poisonous-request",
     "A request at whose batches the UNet's process exits each time",
-    "It gets a typed error, not an endless loop; afterwards the server is well",
+    "It gets a typed error; afterwards the server is well",
 )
 def _dies_always(bench: Bench) -> str:
     pipeline, server = _server(bench)
     ask = Ask(31, 20, timeout_s=40.0)
     begun = time.monotonic()
-    with pipeline.told("exit"):
+    with pipeline.ordered("exit"):
         try:
             ask.send(server.url)
             require(False, "it got a picture")
@@ -173,26 +173,27 @@ def _dies_always(bench: Bench) -> str:
 @ROWS.add(
     "crash-loop",
     "The UNet's process dies, and can then not be started for 20 s",
-    "Starts are tried again after pauses that grow; probes are told 503 and why; then it is back",
+    "Starts are tried again after pauses that grow; probes get 503 and the reason; then it is back",
 )
 def _crash_loop(bench: Bench) -> str:
     pipeline, server = _server(bench)
-    with pipeline.told("broken"):
+    with pipeline.ordered("broken"):
         server.one(UNET).kill()
         deadline = time.monotonic() + 20
         reasons = set()
         while time.monotonic() < deadline:
-            status, told = server.health()
+            status, state = server.health()
             require(server.alive, "the supervisor gave up")
             if status == 503:
-                reasons.add(str(told["reason"]))
+                reasons.add(str(state["reason"]))
             time.sleep(0.2)
-        status, told = server.health()
+        status, state = server.health()
     require(status == 503, f"health says {status}")
-    require(bool(told["last_failure"]), "health does not say why")
-    tries = told["restarts"]
+    require(bool(state["last_failure"]), "health gives no reason")
+    tries = state["restarts"]
     require(tries <= 6, f"{tries} starts in 20 s")
-    return f"{tries} starts in 20 s, 503 throughout; back {server.wait_back():.1f} s after the cure"
+    back_s = server.wait_back()
+    return f"{tries} starts in 20 s, 503 throughout; back {back_s:.1f} s after it was repaired"
 
 
 @ROWS.add(

@@ -20,7 +20,9 @@ ROWS = Rows()
 
 _BOMBS = "Refused as INVALID_ARGUMENT within 2 s, before anything is decoded: no memory is taken"
 _MOST_BYTES = 64 << 20
-"""What `prepare` may grow by."""
+"""What the processes that read pictures may grow by."""
+_READERS = ("segs_detailer", "prepare")
+_GROWN = "front end and `prepare` grew by"
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -66,7 +68,8 @@ def _webp(width: int, height: int) -> bytes:
 
 
 def _resident(server: Supervised) -> int:
-    return sum(each.memory_info().rss for each in server.processes()["prepare"])
+    processes = server.processes()
+    return sum(each.memory_info().rss for role in _READERS for each in processes[role])
 
 
 def _file(data: bytes) -> ModelInferRequest:
@@ -81,9 +84,9 @@ def _not_unpacked(bench: Bench, requests: dict[str, ModelInferRequest]) -> str:
     taken = [name for name, answer in answers.items() if answer.code == "OK"]
     seen = require_refused({name: each for name, each in answers.items() if name not in taken})
     grown = max(0, _resident(server) - before)
-    require(grown < _MOST_BYTES, f"`prepare` grew by {grown / 2**20:.0f} MiB")
+    require(grown < _MOST_BYTES, f"{_GROWN} {grown / 2**20:.0f} MiB")
     pixels_only = f"; taken for its pixels alone: {', '.join(taken)}" if taken else ""
-    return f"{seen}{pixels_only}; `prepare` grew by {grown / 2**20:.0f} MiB"
+    return f"{seen}{pixels_only}; {_GROWN} {grown / 2**20:.0f} MiB"
 
 
 def _refused(bench: Bench, requests: dict[str, ModelInferRequest]) -> str:

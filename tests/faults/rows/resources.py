@@ -109,7 +109,7 @@ def _shm_too_small(bench: Bench) -> str:
 @ROWS.add(
     "disk-full",
     "The disk with the server's temporary folder is full for 12 s while 4 requests are under way",
-    "Nobody notices",
+    "No request fails, probes get 200",
 )
 def _disk_full(bench: Bench) -> str:
     with bench.own() as server:
@@ -121,9 +121,9 @@ def _disk_full(bench: Bench) -> str:
             begun = time.monotonic()
             seen = require_all_answered(bench.traffic(server, LONG).outcomes(), retries=False)
             time.sleep(max(0.0, 12 - (time.monotonic() - begun)))
-            status, told = server.health()
-        require(status == 200, f"not ready: {told}")
-        require(told["restarts"] == 0, f"started again: {told}")
+            status, state = server.health()
+        require(status == 200, f"not ready: {state}")
+        require(state["restarts"] == 0, f"started again: {state}")
         return f"{seen}, ready, nothing started again"
 
 
@@ -152,13 +152,20 @@ def _read_only(bench: Bench) -> str:
 
 
 @ROWS.add(
-    "port-taken", "Somebody listens on the gRPC port", _REFUSES + "; it names who", short=True
+    "port-taken",
+    "Another process listens on the gRPC port",
+    _REFUSES + "; it names the process",
+    short=True,
 )
 def _port_taken(bench: Bench) -> str:
     return _taken(bench, "grpc")
 
 
-@ROWS.add("health-port-taken", "Somebody listens on the health port", _REFUSES + "; it names who")
+@ROWS.add(
+    "health-port-taken",
+    "Another process listens on the health port",
+    _REFUSES + "; it names the process",
+)
 def _health_port_taken(bench: Bench) -> str:
     return _taken(bench, "health")
 

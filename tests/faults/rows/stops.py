@@ -22,7 +22,7 @@ _BURST = tuple(Ask(number, 20) for number in range(81, 105))
 @ROWS.add(
     "overload",
     f"{len(_BURST)} requests at once at a server that takes 4",
-    "Those beyond are refused at once: UNAVAILABLE with the time to come again; the others get "
+    "Those beyond are refused at once: UNAVAILABLE with retry_after_s; the others get "
     "their right pictures",
 )
 def _overload(bench: Bench) -> str:
@@ -32,9 +32,9 @@ def _overload(bench: Bench) -> str:
         outcomes = bench.traffic(server, _BURST).outcomes()
         seen = require_all_answered(outcomes, retries=True)
         refused = [each for each in outcomes if each.ending == "retryable"]
-        require(bool(refused), "nobody was refused")
-        untold = [each.text for each in refused if each.retry_after_s is None]
-        require(not untold, f"no time to come again: {untold[:1]}")
+        require(bool(refused), "no request was refused")
+        without = [each.text for each in refused if each.retry_after_s is None]
+        require(not without, f"no retry_after_s: {without[:1]}")
         slowest_s = max(each.seconds for each in refused)
         return f"{seen} with retry_after_s, the slowest refusal after {slowest_s * 1e3:.0f} ms"
 
@@ -86,25 +86,25 @@ def _drains(bench: Bench, number: signal.Signals) -> str:
         assert server.process is not None
         server.process.send_signal(number)
         time.sleep(1.6)
-        require(server.health()[0] == 503, "probes are told that it is ready")
+        require(server.health()[0] == 503, "probes get 200")
         try:
             Ask(1, 1).send(server.url)
-            told = "a picture"
+            got = "a picture"
         except ServerUnavailable as error:
-            told = f"UNAVAILABLE ({error.message})"
+            got = f"UNAVAILABLE ({error.message})"
         except SegsError as error:
-            told = f"{error.code} {error.message}"
-        require(told.startswith("UNAVAILABLE"), f"the fifth was told {told}")
+            got = f"{error.code} {error.message}"
+        require(got.startswith("UNAVAILABLE"), f"the fifth got {got}")
         seen = require_all_answered(traffic.outcomes(), retries=False)
         status, seconds = _wait_end(server, 30)
         require(status == 0, f"exit status {status}")
-        return f"{seen}; the fifth: {told}; ended {seconds:.1f} s later"
+        return f"{seen}; the fifth: {got}; ended {seconds:.1f} s later"
 
 
 @ROWS.add(
     "sigterm-at-its-limit",
     "SIGTERM with a minute's work under way and --drain-timeout 1",
-    "UNAVAILABLE to everybody, exit code 0, within 20 s",
+    "All requests get UNAVAILABLE; exit code 0 within 20 s",
     short=True,
 )
 def _sigterm_limit(bench: Bench) -> str:
@@ -179,7 +179,7 @@ class TritonPythonModel(TritonPythonModel):
 @ROWS.add(
     "engine-thread-dies",
     "The step engine's thread ends with an error with 4 requests under way, its process lives",
-    "Seen and mended; no request fails",
+    "Its process is replaced; no request fails",
 )
 def _engine_thread_dies(bench: Bench) -> str:
     models = bench.new_folder() / "models"
