@@ -34,7 +34,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     monkeypatch.setattr(network_model, "configure_logging", lambda: None)
     monkeypatch.setattr(Heartbeat, "start_thread", lambda self: None)
-    monkeypatch.setattr(module, "lower_priority", lambda: None)
+    monkeypatch.setattr(module, "lower_priority", lambda niceness: None)
     return module
 
 

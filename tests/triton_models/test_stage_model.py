@@ -14,25 +14,37 @@ from segs_client.contract import ContractError, ErrorDetail
 from tests.triton_models import pb_utils
 from tests.triton_models.pb_utils import Request
 from triton_models import environment, stage_model
+from triton_models.request_cost import LARGE_BYTES
 from triton_models.request_registry import RequestRegistry
 from triton_models.stage_model import StageModel, Work
 from triton_models.state import Heartbeat
 
 
-class Lanes:
-    """Work lanes whose jobs a test runs."""
+class Jobs:
+    """What was given to the model's pools of threads; a test runs it."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Callable[[], object], int, float]] = []
+        self.waiting: list[tuple[str, Callable[[], object]]] = []
 
-    def put(self, work: Callable[[], object], size_bytes: int = 0, weight: float = 1.0) -> None:
-        self.jobs.append((work, size_bytes, weight))
+    def pool(self, threads: int, name: str, *_: object) -> Pool:
+        return Pool(self, name)
 
-    def run(self) -> tuple[int, float]:
-        """Runs the next job; its size and weight."""
-        work, size_bytes, weight = self.jobs.pop(0)
+    def run(self) -> str:
+        """Runs the next job; the name of its pool."""
+        name, work = self.waiting.pop(0)
         work()
-        return size_bytes, weight
+        return name
+
+
+class Pool:
+    """Stands in for an executor."""
+
+    def __init__(self, jobs: Jobs, name: str) -> None:
+        self._jobs = jobs
+        self._name = name
+
+    def submit(self, work: Callable[..., object], *arguments: object) -> None:
+        self._jobs.waiting.append((self._name, lambda: work(*arguments)))
 
 
 class Model(StageModel):
@@ -47,7 +59,8 @@ class Model(StageModel):
             raise ContractError(ErrorDetail(code="INVALID_ARGUMENT", message="steps: too many"))
         if request.request_id() == "begin":
             raise MemoryError("no room at /a/path")
-        return Work(lambda: self._finish_one(request), 1234, 4.0)
+        large = request.request_id() == "large"
+        return Work(lambda: self._finish_one(request), LARGE_BYTES + large)
 
     def _finish_one(self, request: Any) -> Any:
         if request.request_id() == "run":
@@ -58,8 +71,8 @@ class Model(StageModel):
 
 
 @pytest.fixture
-def lanes() -> Lanes:
-    return Lanes()
+def jobs() -> Jobs:
+    return Jobs()
 
 
 @pytest.fixture
@@ -68,9 +81,9 @@ def registry(state_folder: Path) -> RequestRegistry:
 
 
 @pytest.fixture
-def model(registry: RequestRegistry, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model(registry: RequestRegistry, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setattr(stage_model, "configure_logging", lambda: None)
-    monkeypatch.setattr(stage_model, "WorkLanes", lambda: lanes)
+    monkeypatch.setattr(stage_model, "ThreadPoolExecutor", jobs.pool)
     monkeypatch.setattr(Heartbeat, "start_thread", lambda self: None)
     made = Model()
     made.initialize({"model_instance_name": "stage_0_0"})
@@ -95,20 +108,19 @@ def answer(request: Request) -> dict[str, Any] | str:
 
 
 def test_execute_returns_at_once_and_notes_the_process(
-    model: Model, lanes: Lanes, registry: RequestRegistry
+    model: Model, jobs: Jobs, registry: RequestRegistry
 ) -> None:
-    requests = [asked(name, token=name) for name in "abc"]
+    names = ("a", "large", "c")
+    requests = [asked(name, token=name) for name in names]
     model.execute(requests)
-    assert [registry.process_of(each) is not None for each in "abc"] == [True] * 3
+    assert [registry.process_of(each) is not None for each in names] == [True] * 3
     assert not hasattr(model, "began")
-    for _ in range(3):
-        assert lanes.run() == (0, 1.0)
-    assert model.began == ["a", "b", "c"]
+    assert [jobs.run() for _ in names] == ["small"] * 3
+    assert model.began == list(names)
     assert all(request.sender.responses == [] for request in requests)
-    for _ in range(3):
-        assert lanes.run() == (1234, 4.0)
+    assert [jobs.run() for _ in names] == ["small", "large", "small"]
     assert [answer(request) for request in requests] == [
-        {"out": [each]} for each in (b"A", b"B", b"C")
+        {"out": [each]} for each in (b"A", b"LARGE", b"C")
     ]
 
 
@@ -122,61 +134,61 @@ def test_execute_returns_at_once_and_notes_the_process(
     ],
 )
 def test_each_request_is_answered_whatever_raises(
-    model: Model, lanes: Lanes, name: str, code: str
+    model: Model, jobs: Jobs, name: str, code: str
 ) -> None:
     request = asked(name)
     model.execute([request])
-    while lanes.jobs:
-        lanes.run()
+    while jobs.waiting:
+        jobs.run()
     assert answer(request) == code
 
 
 @pytest.mark.parametrize("jobs_before", [0, 1])
 def test_a_cancelled_request_is_not_worked_on(
-    model: Model, lanes: Lanes, registry: RequestRegistry, jobs_before: int
+    model: Model, jobs: Jobs, registry: RequestRegistry, jobs_before: int
 ) -> None:
     request = asked("a")
     model.execute([request])
     for _ in range(jobs_before):
-        lanes.run()
+        jobs.run()
     registry.cancel("t")
-    lanes.run()
+    jobs.run()
     assert answer(request) == "CANCELLED"
-    assert lanes.jobs == []
+    assert jobs.waiting == []
     assert getattr(model, "began", []) == ["a"] * jobs_before
 
 
 @pytest.mark.parametrize("jobs_before", [0, 1])
 def test_a_late_request_is_not_worked_on(
-    model: Model, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, jobs_before: int
+    model: Model, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, jobs_before: int
 ) -> None:
     request = asked("a", timeout_us=2_000_000)
     model.execute([request])
     now_s = time.time()
     for _ in range(jobs_before):
-        lanes.run()
+        jobs.run()
         assert model.deadline_s == pytest.approx(now_s + 2.0, abs=1.0)
     monkeypatch.setattr("triton_models.stage_model.time.time", lambda: now_s + 3.0)
-    lanes.run()
+    jobs.run()
     assert answer(request) == "DEADLINE_EXCEEDED"
     assert getattr(model, "began", []) == ["a"] * jobs_before
 
 
 def test_a_call_from_outside_is_refused(
-    model: Model, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+    model: Model, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(environment.INTERNAL_TOKEN, "secret")
     request = Request(name="a")
     model.execute([request])
-    lanes.run()
+    jobs.run()
     assert answer(request) == "UNAUTHENTICATED"
     assert not hasattr(model, "began")
 
 
-def test_a_request_without_parameters_is_worked_on(model: Model, lanes: Lanes) -> None:
+def test_a_request_without_parameters_is_worked_on(model: Model, jobs: Jobs) -> None:
     request = Request(name="a", given="[")
     model.execute([request])
-    lanes.run()
-    lanes.run()
+    jobs.run()
+    jobs.run()
     assert answer(request) == {"out": [b"A"]}
     assert isinstance(request.sender.responses[0], pb_utils.InferenceResponse)
