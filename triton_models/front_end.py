@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NEW_PROCESS_S = 30.0
-"""How long a request waits for a dead process's successor."""
+"""How long a request waits for a dead process's successor, the time in the queue aside."""
 _ENDLESS_S = 1e9
 """A time-out beyond this is none: microseconds up to 2⁶⁴ − 1 may be asked for."""
 _TRIES = 2
@@ -311,16 +311,16 @@ class FrontEnd:
 
     async def _run(self, asked: ClientRequest, cost: RequestCost, deadline_s: float) -> list[Any]:
         """Through the stages, and again if a process dies with it."""
-        deaths, missing_since_s = 0, math.inf
+        deaths, missing_s = 0, 0.0
         while True:
-            limit_s = _NEW_PROCESS_S
-            if missing_since_s < math.inf:
-                limit_s = max(0.0, missing_since_s + _NEW_PROCESS_S - time.monotonic())
+            waited_s = -time.monotonic()
             try:
-                await asked.until(self.stages.until_alive(limit_s))
+                await asked.until(self.stages.until_alive(_NEW_PROCESS_S - missing_s))
             except asyncio.TimeoutError:
                 raise LostError from None
+            waited_s += time.monotonic()
             place = await asked.until(self._place(asked, cost))
+            waited_s -= time.monotonic()
             try:
                 return await asked.until(
                     self.stages.run(
@@ -331,9 +331,8 @@ class FrontEnd:
                 deaths += died.has_begun
                 if deaths == _TRIES:
                     raise LostError from None
-                missing_since_s = (
-                    math.inf if died.has_begun else min(missing_since_s, time.monotonic())
-                )
+                waited_s += time.monotonic() + LOOK_S
+                missing_s = 0.0 if died.has_begun else missing_s + waited_s
             await asked.until(asyncio.sleep(LOOK_S))
 
     async def _place(self, asked: ClientRequest, cost: RequestCost) -> Place:
