@@ -142,8 +142,6 @@ types: $(STAMP) ## mypy, strict
 docs: $(STAMP) ## write what is generated from the code: API, contract, limits, metrics
 	$(PY) -m docgen
 	$(PY) -m segs_client.schema
-	$(PY) -m serving.limits_page
-	$(PY) -m serving.metrics_page
 
 .PHONY: bench
 bench: $(STAMP) ## measure what serving adds to one SEG, and what batching buys

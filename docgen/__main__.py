@@ -1,14 +1,19 @@
-"""Writes docs/api.md and docs/contract-reference.md."""
+"""Writes the pages of docs/ that are made from the code, or whose tables are."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from docgen.api import api_text
 from docgen.contract import contract_text
+from docgen.limits import limits_text
+from docgen.metrics import metrics_text
+from docgen.tables import DOCS
 
-DOCS = Path(__file__).parent.parent / "docs"
-REFERENCES = {DOCS / "api.md": api_text, DOCS / "contract-reference.md": contract_text}
+REFERENCES = {
+    DOCS / "api.md": api_text,
+    DOCS / "contract-reference.md": contract_text,
+    DOCS / "limits.md": limits_text,
+    DOCS / "metrics.md": metrics_text,
+}
 """File → what makes its content."""
 
 

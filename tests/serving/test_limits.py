@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from preprocessing.limits import DEFAULT, Limits
-from serving import limits_page
 from serving.__main__ import _parser, main
 from serving.installation import Installation
 from serving.limit_flags import chosen_limits
@@ -68,10 +67,3 @@ def test_the_models_get_them(tmp_path: Path) -> None:
     text = variables[environment.LIMITS]
     assert json.loads(text)["max_segs"] == 9
     assert Limits.from_mapping(Limits.read(text)) == limits
-
-
-def test_the_page_is_fresh() -> None:
-    text = limits_page.PAGE.read_text(encoding="utf-8")
-    assert text == limits_page.page(), "run: python -m serving.limits_page"
-    for each in fields(Limits):
-        assert f"| `{each.name}` |" in text

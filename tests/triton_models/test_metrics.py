@@ -11,7 +11,6 @@ import pytest
 
 from sampling.statistics import Counter, Observations
 from segs_client.contract import ErrorCode
-from serving import metrics_page
 from triton_models import environment
 from triton_models.front_end_stats import FAILED, REFUSED, FrontEndStats
 from triton_models.metrics import METRICS, Publisher, Source, start_publishing
@@ -148,10 +147,3 @@ def test_a_front_end_counts_each_end_once() -> None:
     expected = {(): 1, ("UNAVAILABLE",): 1, ("INTERNAL",): 1, ("gone",): 1, ("asked",): 1}
     assert _counts(stats) == expected
     assert stats.seconds.take() == [(0.5, ("front",)), *[(0.1, ("front",))] * 4]
-
-
-def test_the_page_is_fresh() -> None:
-    text = metrics_page.PAGE.read_text(encoding="utf-8")
-    assert text == metrics_page.page(), "run: python -m serving.metrics_page"
-    for name in METRICS:
-        assert f"| `{name}` |" in text

@@ -1,22 +1,20 @@
-"""The tables of docs/limits.md: ``python -m serving.limits_page`` writes them anew."""
+"""The tables of docs/limits.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+from docgen.tables import DOCS, filled, table
 from preprocessing.limits import LATER, REFUSED, WAITS, Limits
 from segs_client.contract import request_schema
 from segs_client.json_text import MAX_DEPTH
 from segs_client.picture_files import MAX_PARTS, MAX_SCANS
 from segs_client.ranges import allowed_values
 from segs_client.wildcards import MAX_LEVELS
-from serving.options import REPOSITORY_ROOT
-from serving.page_tables import filled, table
 
-PAGE = REPOSITORY_ROOT / "docs" / "limits.md"
+PAGE = DOCS / "limits.md"
 
 _BEYOND = {REFUSED: "`INVALID_ARGUMENT`", LATER: "`UNAVAILABLE`", WAITS: "it waits"}
 _BOUNDED = ("maximum", "maxLength", "maxItems", "maxProperties", "pattern")
@@ -51,7 +49,7 @@ def contract_table() -> str:
     return table(("field", "allowed"), rows)
 
 
-def page() -> str:
+def limits_text() -> str:
     """docs/limits.md with its tables as they have to be."""
     text = PAGE.read_text(encoding="utf-8")
     tables = {"limits": limits_table(), "parsers": parsers_table(), "contract": contract_table()}
@@ -79,12 +77,3 @@ def _beyond(metadata: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     return "none" if value is None else f"{value:,.0f}"
-
-
-def main(path: Path = PAGE) -> None:
-    """Writes the page."""
-    path.write_text(page(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
