@@ -8,6 +8,8 @@ from docgen.limits import limits_text
 from docgen.metrics import metrics_text
 from docgen.tables import DOCS
 
+__all__ = ["DOCS", "REFERENCES"]
+
 REFERENCES = {
     DOCS / "api.md": api_text,
     DOCS / "contract-reference.md": contract_text,

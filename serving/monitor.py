@@ -8,16 +8,16 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from serving.errors import ModelsDownError, ServingError
-from serving.process import Deaths, cpu_s, is_stopped, model_processes
+from serving.process import cpu_s, is_stopped, model_processes
 from serving.stalls import StallDetector, late_networks
 from serving.times import BATCH_S, COMPUTING_S, ENDLESS_BATCH_S, STALL_S
-from triton_models.state import instances, model_of, read_engine, read_front_ends
+from triton_models.state import instances, is_alive, model_of, read_engine, read_front_ends
 
-_STOP_LOOK_S = 0.1
+_LOOK_S = 0.1
 
 
 class ProcessMonitor:
-    """Knows which processes there have to be; to be closed.
+    """Knows which processes there have to be.
 
     Args:
         pid: of tritonserver.
@@ -37,7 +37,7 @@ class ProcessMonitor:
         self._since_s = 0.0
         self._cpu_s: dict[int, float] = {}
         self._instances: frozenset[str] = frozenset()
-        self._deaths = Deaths(())
+        self._pids: list[int] = []
         self.note()
 
     def note(self) -> None:
@@ -46,18 +46,13 @@ class ProcessMonitor:
         processes = model_processes(self._root)
         self._instances = frozenset(processes) | instances(self._state)
         self._since_s = time.monotonic()
-        self._deaths.close()
-        self._deaths = Deaths([self._pid, *processes.values()])
-
-    def close(self) -> None:
-        """Watches nothing any more."""
-        self._deaths.close()
+        self._pids = [self._pid, *processes.values()]
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
         """Waits until one of the processes ends, at most so long."""
         until_s = time.monotonic() + limit_s
-        while not stop_asked.is_set() and (left_s := until_s - time.monotonic()) > 0:
-            if self._deaths.wait(min(left_s, _STOP_LOOK_S)):
+        while time.monotonic() < until_s and all(map(is_alive, self._pids)):
+            if stop_asked.wait(_LOOK_S):
                 return
 
     def check(self) -> None:

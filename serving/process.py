@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from collections.abc import Iterable
@@ -62,36 +61,6 @@ def end_soon(pids: Iterable[int], limit_s: float) -> None:
             time.sleep(_LOOK_S)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-class Deaths:
-    """Tells at once when one of some processes ends, each once."""
-
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._poll = select.poll()
-        self._open: set[int] = set()
-        for pid in pids:
-            with contextlib.suppress(OSError):  # it has gone already, which others see
-                self._open.add(os.pidfd_open(pid))
-        for descriptor in self._open:
-            self._poll.register(descriptor, select.POLLIN)
-
-    def wait(self, limit_s: float) -> bool:
-        """Waits for a death, at most so long; whether there was one."""
-        ended = self._poll.poll(limit_s * 1e3)
-        for descriptor, _ in ended:
-            self._forget(descriptor)
-        return bool(ended)
-
-    def close(self) -> None:
-        """Looks after nobody any more."""
-        for descriptor in list(self._open):
-            self._forget(descriptor)
-
-    def _forget(self, descriptor: int) -> None:
-        self._poll.unregister(descriptor)
-        self._open.discard(descriptor)
-        os.close(descriptor)
 
 
 def cpu_s(pid: int) -> float:

@@ -385,8 +385,6 @@ class EmbeddedServer:
             log.error("the server's reaper does not answer; killing it")
             self._reaper.kill()
             self._reaper.wait()
-        if self._monitor is not None:
-            self._monitor.close()
         if self._log is not None:
             self._log.join(2.0)
         if self._belongings is not None:

@@ -8,7 +8,7 @@ A process is replaced when it is gone or stopped, or when its own main loop has 
 from __future__ import annotations
 
 CHECK_S = 1.0
-"""Between two looks at all processes. The end of one is seen at once."""
+"""Between two looks at all processes. The end of one is seen within 0.1 s."""
 STALL_S = 10.0
 """A main loop that has not moved for so long stalls; heartbeats come every second."""
 BATCH_S = 7.0

@@ -22,7 +22,7 @@ from triton_models import stub
 from triton_models.in_flight import InFlight, Place
 from triton_models.internal_token import internal_parameters
 from triton_models.request_registry import RequestRegistry
-from triton_models.state import STAGE_MODELS, is_alive, processes
+from triton_models.state import STAGE_MODELS, all_alive, is_alive
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +155,8 @@ class StageCalls:
 
     async def watch(self) -> None:
         """Looks at the stages' processes, for good."""
-        stages = processes(STAGE_MODELS)
         while True:
-            if not stages.all_alive(*STAGE_MODELS):
-                stages = processes(STAGE_MODELS)
-            if stages.all_alive(*STAGE_MODELS):
+            if all_alive(STAGE_MODELS):
                 self._are_alive.set()
             else:
                 self._are_alive.clear()

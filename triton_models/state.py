@@ -14,8 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal, cast
 
@@ -73,28 +72,6 @@ class FrontEndStatus(BaseModel):
     """Beyond so many the server has to be started again."""
     followed: int = 0
     """Streams that are subscribed to the engine's events."""
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes of some models' instances at one moment.
-
-    Args:
-        pids: by instance.
-        are_reported: whether there is a folder of heartbeats; where not, all count as alive.
-    """
-
-    pids: Mapping[str, int]
-    are_reported: bool = True
-
-    def all_alive(self, *models: str) -> bool:
-        """Whether every process of these models is still there, and each model has one."""
-        if not self.are_reported:
-            return True
-        found = {model_of(instance) for instance in self.pids}
-        return found.issuperset(models) and all(
-            is_alive(pid) for instance, pid in self.pids.items() if model_of(instance) in models
-        )
 
 
 def model_of(instance: str) -> str:
@@ -160,15 +137,18 @@ class Heartbeat:
             self.beat()
 
 
-def processes(models: Collection[str]) -> Processes:
-    """The living processes of these models, by their heartbeat files."""
-    place = folder()
-    found: dict[str, int] = {}
-    for path in [] if place is None else sorted(place.glob("*.beat")):
-        instance, pid = parse_heartbeat(path)
-        if model_of(instance) in models and is_alive(pid):
-            found[instance] = pid
-    return Processes(found, are_reported=place is not None)
+def all_alive(models: Collection[str]) -> bool:
+    """Whether each of these models has a living process, by their heartbeat files; True in a server
+    without a supervisor."""
+    if (place := folder()) is None:
+        return True
+    beating = [
+        model_of(instance)
+        for model in models
+        for instance, pid in map(parse_heartbeat, place.glob(f"{model}_*.beat"))
+        if is_alive(pid)
+    ]
+    return set(beating).issuperset(models)
 
 
 def parse_heartbeat(path: Path) -> tuple[str, int]:

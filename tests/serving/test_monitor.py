@@ -38,23 +38,14 @@ class Server:
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
         patches.setattr(monitor, "time", clock)
         patches.setattr(StallDetector.__init__, "__defaults__", (clock.monotonic,))
-        self._made: list[ProcessMonitor] = []
 
     def monitor(self) -> ProcessMonitor:
-        made = ProcessMonitor(os.getpid(), os.getpid(), self.folder, ENSEMBLES)
-        self._made.append(made)
-        return made
-
-    def close(self) -> None:
-        for made in self._made:
-            made.close()
+        return ProcessMonitor(os.getpid(), os.getpid(), self.folder, ENSEMBLES)
 
 
 @pytest.fixture
-def server(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    made = Server(state_folder, monkeypatch)
-    yield made
-    made.close()
+def server(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    return Server(state_folder, monkeypatch)
 
 
 @pytest.fixture
@@ -197,11 +188,8 @@ def test_the_end_of_a_process_ends_the_wait(
 ) -> None:
     monkeypatch.setattr(monitor, "model_processes", lambda _: {"sample_0_0": sleeper.pid})
     monitored = ProcessMonitor(os.getpid(), os.getpid(), tmp_path, {})
-    try:
-        sleeper.send_signal(signal.SIGKILL)
-        monitored.wait(600.0, threading.Event())
-        asked = threading.Event()
-        asked.set()
-        monitored.wait(600.0, asked)
-    finally:
-        monitored.close()
+    sleeper.send_signal(signal.SIGKILL)
+    monitored.wait(600.0, threading.Event())
+    asked = threading.Event()
+    asked.set()
+    monitored.wait(600.0, asked)

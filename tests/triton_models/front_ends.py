@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,8 +120,7 @@ def make_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(pb_utils, "InferenceRequest", call)
     monkeypatch.setattr(front_end, "DisconnectPoller", Poller)
     monkeypatch.setattr(FrontEnd, "_check", check)
-    processes = SimpleNamespace(all_alive=lambda *_: made.are_alive)
-    monkeypatch.setattr(stage_calls, "processes", lambda _: processes)
+    monkeypatch.setattr(stage_calls, "all_alive", lambda _: made.are_alive)
     monkeypatch.setattr(stage_calls, "is_alive", lambda pid: pid not in made.dead)
     return made
 

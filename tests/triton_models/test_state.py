@@ -50,16 +50,13 @@ def test_processes_are_found_by_their_heartbeats(state_folder: Path) -> None:
     child = subprocess.Popen(["sleep", "60"])
     for name in (f"prepare_0_0.{os.getpid()}.beat", f"sample_0_0.{child.pid}.beat"):
         (state_folder / name).touch()
-    found = state.processes(("prepare", "sample"))
-    assert found.pids == {"prepare_0_0": os.getpid(), "sample_0_0": child.pid}
-    assert found.all_alive("prepare", "sample")
-    assert not found.all_alive("composite")
+    assert state.all_alive(("prepare", "sample"))
+    assert not state.all_alive(("prepare", "composite"))
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not found.all_alive("sample")  # as a zombie already
-    assert found.all_alive("prepare")
+    assert not state.all_alive(("sample",))  # as a zombie already
+    assert state.all_alive(("prepare",))
     child.wait()
-    assert state.processes(("prepare", "sample")).pids == {"prepare_0_0": os.getpid()}
     assert state.instances(state_folder) == {"prepare_0_0", "sample_0_0"}
 
 
@@ -71,7 +68,7 @@ def test_without_a_folder_nothing_is_written_and_all_count_as_alive(
     Heartbeat("x").beat()
     state.write_status(EngineStatus(requests=0, answered=0))
     assert list(tmp_path.iterdir()) == []
-    assert state.processes(("prepare",)).all_alive("prepare")
+    assert state.all_alive(("prepare",))
     assert state.drain_order() is None
 
 
