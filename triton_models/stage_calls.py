@@ -149,9 +149,9 @@ class StageCalls:
     def _end(self, call: _Call) -> None:
         """Triton has answered."""
         self._registry.forget(call.token)
+        failed = call.answer.exception() is not None or call.answer.result().has_error()
         if self._calls.pop(call.token, None) is not None:
-            self._in_flight.release(call.place, done=True)
-        call.answer.exception()  # nobody may be left to read it
+            self._in_flight.release(call.place, done=not failed)
 
     async def watch(self) -> None:
         """Looks at the stages' processes, for good."""
