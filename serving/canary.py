@@ -1,27 +1,26 @@
-"""A tiny request that only a server whose parts are all alive can answer.
+"""A tiny request that a server can answer only if all its models work.
 
-Triton's health calls say ready even after a model's process has died or hangs.
+Triton's own health stays ready after a model's process has died or stalls.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import secrets
-import threading
+import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
-import tritonclient.grpc as grpc
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from pipelines import PipelineDescriptor
-from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ContractError
-from segs_client.events import EVENT_OUTPUT, ErrorEvent, ResultEvent, parse_event
+from segs_client import access
+from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
+from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from serving.connection import Connection
 from serving.errors import CanaryError
 
@@ -66,88 +65,57 @@ def canary_request(canary: Canary) -> dict[str, Any]:
     }
 
 
-def run_canary(
-    server: Connection,
-    canary: Canary,
-    timeout_s: float,
-    stop_asked: threading.Event | None = None,
-) -> float:
+def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
     """Sends one canary and returns how long the answer took, in seconds.
 
     Raises:
-        CanaryError: it failed, took longer than ``timeout_s``, or ``stop_asked`` was set.
+        CanaryError: it failed, or took longer than ``timeout_s``.
     """
-    answers: SimpleQueue[Exception | None] = SimpleQueue()
-    begun = time.monotonic()
+    begun_s = time.monotonic()
+    message = _message(canary, server.parameters)
     # Not sampled: it is of no use among the traces.
-    untraced = {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}
-    with server.open() as client:
-        try:
-            headers = {**server.headers, **untraced}
-            cancel = _send(client, canary, answers, timeout_s, headers, server.parameters)
-        except InferenceServerException as ended:  # the stream, before it was used
-            raise CanaryError(f"{canary}: {ended}") from ended
-        while stop_asked is None or not stop_asked.is_set():
-            try:
-                error = answers.get(timeout=0.05)
-            except Empty:
-                if time.monotonic() - begun > timeout_s + 1:
-                    late = f"{canary}: no answer in {timeout_s:g} s"
-                    raise CanaryError(late) from None
-                continue
-            if error is not None:
-                raise CanaryError(f"{canary}: {error}")
-            return time.monotonic() - begun
-        cancel()
-    raise CanaryError(f"{canary}: stopped while waiting for the answer")
-
-
-def _send(
-    client: grpc.InferenceServerClient,
-    canary: Canary,
-    answers: SimpleQueue[Exception | None],
-    timeout_s: float,
-    headers: dict[str, str],
-    parameters: Mapping[str, str],
-) -> Callable[[], object]:
-    """Returns what cancels it."""
-    request = grpc.InferInput("request", [1], "BYTES")
-    text = json.dumps(canary_request(canary)).encode()
-    request.set_data_from_numpy(np.array([text], dtype=np.object_))
-    pixels = np.full(_SIDE_PX * _SIDE_PX * 3, 128, dtype=np.uint8)
-    image = grpc.InferInput("image", list(pixels.shape), "UINT8")
-    image.set_data_from_numpy(pixels)
-    asked = {
-        "inputs": [request, image],
-        "request_id": f"canary-{canary.pipeline}",
-        "parameters": dict(parameters),
+    untraced = ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00")
+    given: dict[str, Any] = {
+        "timeout": timeout_s,
+        "metadata": (*server.headers.items(), untraced),
     }
-    if canary.streamed:
-        client.start_stream(
-            lambda result, error: _take(answers, result, error),
-            stream_timeout=timeout_s,
-            headers=headers,
-        )
-        client.async_stream_infer(STREAM_MODEL_NAME, **asked)
-        return functools.partial(client.stop_stream, cancel_requests=True)
-    call = client.async_infer(
-        MODEL_NAME,
-        callback=lambda result, error: answers.put(error),
-        client_timeout=timeout_s,
-        headers=headers,
-        **asked,
+    try:
+        with access.open_channel(server.url, server.options, grpc) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            if canary.streamed:
+                for response in stub.ModelStreamInfer(iter([message]), **given):
+                    _check_event(canary, response)
+            else:
+                stub.ModelInfer(message, **given)
+    except grpc.RpcError as error:
+        raise CanaryError(f"{canary}: [{error.code()}] {error.details()}") from error
+    return time.monotonic() - begun_s
+
+
+def _message(canary: Canary, parameters: Mapping[str, str]) -> ModelInferRequest:
+    model = STREAM_MODEL_NAME if canary.streamed else MODEL_NAME
+    message = ModelInferRequest(model_name=model, id=f"canary-{canary.pipeline}")
+    for name, value in parameters.items():
+        message.parameters[name].string_param = value
+    text, pixels = json.dumps(canary_request(canary)).encode(), bytes(_SIDE_PX * _SIDE_PX * 3)
+    message.inputs.add(name="request", datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(struct.pack("<I", len(text)) + text)
+    message.inputs.add(name="image", datatype="UINT8", shape=[len(pixels)])
+    message.raw_input_contents.append(pixels)
+    return message
+
+
+def _check_event(canary: Canary, response: Any) -> None:
+    """
+    Raises:
+        CanaryError: the response of a stream has an error.
+    """
+    if response.error_message:
+        raise CanaryError(f"{canary}: {response.error_message}")
+    answer = response.infer_response
+    outputs = dict(
+        zip((each.name for each in answer.outputs), answer.raw_output_contents, strict=True)
     )
-    cancel: Callable[[], object] = call.cancel
-    return cancel
-
-
-def _take(answers: SimpleQueue[Exception | None], result: Any, error: Exception | None) -> None:
-    """Takes one response of a stream; only the last one is the answer."""
-    if error is not None:
-        answers.put(error)
-        return
-    event = parse_event(result.as_numpy(EVENT_OUTPUT).tobytes())
+    event = parse_event(outputs[EVENT_OUTPUT])
     if isinstance(event, ErrorEvent):
-        answers.put(ContractError(event.error))
-    elif isinstance(event, ResultEvent):
-        answers.put(None)
+        raise CanaryError(f"{canary}: {event.error.message}")

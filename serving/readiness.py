@@ -85,8 +85,7 @@ class Readiness:
         limit_s = CANARY_LIMIT_S if was_idle else self._server.options.start_timeout_s
         try:
             taken_s = sum(
-                run_canary(self._server.connection, canary, limit_s, self._over)
-                for canary in canaries
+                run_canary(self._server.connection, canary, limit_s) for canary in canaries
             )
         except CanaryError as error:
             return not self._over.is_set() and self._fail(error, before, was_idle=was_idle)

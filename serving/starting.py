@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from serving.canary import run_canary
-from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError
+from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
 from serving.times import RELOADS
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None
     pool = ThreadPoolExecutor(1, "canary")
     try:
         for tries in itertools.count(1):
-            answered = pool.submit(_send_canaries, server, stop_asked)
+            answered = pool.submit(_send_canaries, server)
             was_repaired = False
             while not wait([answered], _LOOK_S).done:
+                if stop_asked.is_set():
+                    raise StartError("stopped while starting")
                 was_repaired |= _repair(server, stop_asked)
             try:
                 answered.result()
@@ -65,7 +67,7 @@ def _repair(server: EmbeddedServer, stop_asked: threading.Event) -> bool:
     return False
 
 
-def _send_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None:
+def _send_canaries(server: EmbeddedServer) -> None:
     for canary in server.canaries:
-        taken_s = run_canary(server.connection, canary, server.options.start_timeout_s, stop_asked)
+        taken_s = run_canary(server.connection, canary, server.options.start_timeout_s)
         log.info("%s answered in %.2f s", canary, taken_s)
