@@ -1,4 +1,4 @@
-"""What a model's config says about its inputs, checked before a network sees them."""
+"""What a model's config requires of its inputs, checked before a network sees them."""
 
 from __future__ import annotations
 

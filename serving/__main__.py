@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--url", default="http://127.0.0.1:8003", help="of the health port")
     health.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
     key = commands.add_parser("new-key", help="make an API key, and its line for --api-keys")
-    key.add_argument("name", help="whose key it is, as the log will say")
+    key.add_argument("name", help="whose key it is; stands in the log")
     for command in (serve, canary, health, key):
         command.add_argument(
             "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]

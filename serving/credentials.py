@@ -46,7 +46,7 @@ class Credentials:
         return {INTERNAL: self.inside}
 
     def environment(self, api_keys: Path | None) -> dict[str, str]:
-        """What the Python models have to know."""
+        """Variables of the Python models."""
         always = {environment.INTERNAL_TOKEN: self.inside}
         if api_keys is None:
             return always

@@ -37,7 +37,7 @@ def check_exposure(options: ServerOptions, installation: Installation) -> None:
         raise ExposureError(
             f"--host {options.host}: tritonserver {installation.version or 'of unknown version'} "
             f"lacks security fixes; a network needs NVIDIA's release {FIXED_RELEASE} or later. "
-            "Listen on 127.0.0.1, or give --allow-old-server where nobody but you reaches the port"
+            "Listen on 127.0.0.1, or give --allow-old-server where only you can reach the port"
         )
     if options.tls is not None and options.http_port is not None:
         raise ExposureError(

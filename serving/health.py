@@ -99,7 +99,7 @@ class Health:
 
 
 def _public(reason: str) -> str:
-    """What a probe is told; the lines of the server's output below it are for the log, and so are
+    """What a probe is answered; the lines of the server's output are for the log, and so are
     paths."""
     return _PATH.sub("…", reason.partition("\n")[0])
 
@@ -108,7 +108,7 @@ class HealthServer:
     """Serves a :class:`Health` over HTTP; a context manager.
 
     Raises:
-        PortTakenError: on the port is somebody else.
+        PortTakenError: the port is in use.
     """
 
     def __init__(self, health: Health, host: str, port: int) -> None:
@@ -134,7 +134,7 @@ class GrpcHealthServer:
     """Serves a :class:`Health` as ``grpc.health.v1.Health``; a context manager.
 
     Raises:
-        PortTakenError: on the port is somebody else.
+        PortTakenError: the port is in use.
     """
 
     def __init__(self, health: Health, host: str, port: int) -> None:

@@ -46,7 +46,7 @@ class Installation:
     """The Python backend's, for the running Python; None where it lies in ``backends/python``, as
     in NVIDIA's image."""
     version: str | None = None
-    """Of tritonserver, such as 2.51.0; None where it does not say."""
+    """Of tritonserver, such as 2.51.0; None where it is unknown."""
 
 
 def find_installation(tritonserver: Path | None = None) -> Installation:
@@ -73,7 +73,7 @@ def find_installation(tritonserver: Path | None = None) -> Installation:
 
 
 def _version(root: Path) -> str | None:
-    """What NVIDIA's images say in a file."""
+    """The version in a file of NVIDIA's images."""
     try:
         return (root / "TRITON_VERSION").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -2,10 +2,10 @@
 the next server, whichever is left to do it.
 
 Shared memory outlives the processes, and where all of a server's are killed at once (out of
-memory, the whole group by its manager), nobody is there to remove it; what stays would fill
+memory, the whole group by its manager), no process is left to remove it; what stays would fill
 ``/dev/shm`` until nothing starts any more. So each server's shared memory has a file that names
 all that the server has and that its reaper holds locked. The kernel ends the lock with the reaper,
-also for those who look from another container; a process id would tell them nothing. (Of a
+also for those who look from another container; a process id would mean nothing there. (Of a
 temporary folder that is not theirs they remove nothing.)
 """
 
@@ -60,7 +60,7 @@ class Belongings:
 
     @classmethod
     def make(cls) -> tuple[Belongings, int]:
-        """Makes the folders of a new server, and the file that says whose all is.
+        """Makes the folders of a new server, and the file that names its owner.
 
         Returns:
             Also that file's descriptor: once no process has it open any more, all is the next
@@ -77,7 +77,7 @@ class Belongings:
         made = cls(name, tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder), time.time())
         owner = -1
         try:
-            # First of what can be seen in there, and locked before it says anything.
+            # First of what can be seen in there, and locked before it has any content.
             owner = os.open(made._owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(owner, fcntl.LOCK_EX)
             os.write(owner, json.dumps(asdict(made)).encode())
@@ -118,7 +118,7 @@ class Belongings:
         for path in (*regions, self._owner):  # that last: who is killed before leaves it to others
             try:
                 path.unlink(missing_ok=True)
-            except OSError as error:  # somebody else has made it
+            except OSError as error:  # of another user
                 log.warning("%s cannot be removed: %s", path, error.strerror)
 
     def _kill_orphans(self) -> None:

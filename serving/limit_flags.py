@@ -12,7 +12,7 @@ from serving.errors import LimitsError
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Adds ``--limits FILE`` and one flag for each limit, named as it is."""
-    group = parser.add_argument_group("limits", "docs/limits.md tells what happens beyond each")
+    group = parser.add_argument_group("limits", "what happens beyond each is in docs/limits.md")
     group.add_argument(
         "--limits",
         type=Path,

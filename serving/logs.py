@@ -88,7 +88,7 @@ def _unquote(text: str) -> str:
 
 
 def parse_failure(message: str) -> tuple[str, str] | None:
-    """The model and the reason, if the message says that a model did not load."""
+    """The model and the reason, if the message is of a model that did not load."""
     for pattern in _FAILURES:
         found = pattern.search(message)
         if found is not None:
@@ -108,7 +108,7 @@ class LogReader:
     """Reads the server's output in a thread: forwards it, keeps its tail, notes failed models.
 
     Until ``started`` is set, all but warnings and the Python models' own log lines is forwarded as
-    DEBUG: what fails at start says so many times over, and :meth:`failures` sums it up.
+    DEBUG: what fails at start is written many times over, and :meth:`failures` sums it up.
 
     Args:
         secrets: are replaced wherever they turn up.

@@ -17,7 +17,7 @@ RESTRICTED = (
     "trace",
     "logging",
 )
-"""Triton's protocols that ask for the admin key: they change the server or tell what is inside."""
+"""Triton's protocols that ask for the admin key: they change the server or reveal its set-up."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""All that can be told before tritonserver starts."""
+"""All that can be checked before tritonserver starts."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The process between a server and whoever started it: ends it, whatever happens, without traces.
+"""The reaper: the process between a server and its starter, which ends the server and clears up.
 
 Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once, and so
-does end of file, or the end of the starter: a server that stops without having been drained tells
-requests under way that it failed, a broken connection tells them to come again. Then kills what is
-left of the process tree and removes the server's shared memory and temporary folder. So a starter
-killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alone would not do: it
-goes by the thread that started a process, and it removes no files.)
+does end of file, or the end of the starter: a server that stops without having been drained answers
+requests in flight with an error, while a broken connection has clients send them again. Then kills
+what is left of the process tree and removes the server's shared memory and temporary folder. So a
+starter killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alone would not
+do: it goes by the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.reaper`` with a JSON of :class:`Orders` as its argument, in the server's
 environment. Writes the server's process id to ``pid_fd``.
@@ -119,7 +119,7 @@ def allow_many_files() -> None:
 
 
 def main() -> int:
-    """Runs the server until it ends; :func:`ending` tells what the exit status says of that."""
+    """Runs the server until it ends; :func:`ending` reads its exit status."""
     configure_logging()
     orders: Orders = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -12,7 +12,7 @@ from serving.connection import Connection
 from serving.errors import ServingError
 
 _LOADED = "loaded_again"
-"""Parameter of a model's config that tells one load from the next."""
+"""Parameter of a model's config that differs from one load to the next."""
 _CONFIG_S = 10.0
 """For a model's config, which Triton has at hand."""
 
@@ -32,10 +32,10 @@ def load_again(
     with server.open() as client:
         for model in models:
             try:
-                told = client.get_model_config(
+                loaded = client.get_model_config(
                     model, headers=admin, as_json=True, client_timeout=_CONFIG_S
                 )
-                config = told["config"]
+                config = loaded["config"]
                 # Triton leaves alone what has not changed; so the config does.
                 changed = {_LOADED: {"string_value": str(time.time())}}
                 config["parameters"] = {**config.get("parameters", {}), **changed}

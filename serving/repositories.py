@@ -61,7 +61,7 @@ def model_folders(repository: Path) -> list[Path]:
 
 
 def descriptors(repositories: Iterable[Path]) -> dict[Path, bytes]:
-    """What the descriptors of some repositories say now."""
+    """The content of some repositories' descriptors now."""
     found = {}
     for folder in repositories:
         for path in folder.glob(f"*{DESCRIPTOR_SUFFIX}"):

@@ -59,7 +59,7 @@ _READERS = ("prepare", ENGINE_MODEL)
 """Models that read the pipelines' descriptors."""
 _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _CLEARED_S = 0.5
-"""For a reaper to end after its server; only then it is told what ended that."""
+"""For a reaper to end after its server; only then its exit status is there."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -233,8 +233,8 @@ class EmbeddedServer:
         by = signal_of(status)
         failures = self._log.failures()
         if failures and by is None:  # what a crash makes of models' loading is not their fault
-            told = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
-            return StartError(f"tritonserver could not load its models:\n{told}")
+            lines = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
+            return StartError(f"tritonserver could not load its models:\n{lines}")
         kind = CrashError if by in _CRASHES else StartError
         return kind(f"{ending(status)} while starting; its last lines:\n{self.tail(20)}")
 
@@ -367,7 +367,7 @@ class EmbeddedServer:
         try:
             order_drain(self.state, order)
         except OSError as error:
-            log.warning("requests cannot be told of the stop: %s", error.strerror)
+            log.warning("the order to drain cannot be written: %s", error.strerror)
 
     def _require_running(self) -> subprocess.Popen[str]:
         if self._reaper is None:

@@ -22,7 +22,7 @@ from triton_models.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _PINGS = (
-    # A silent call is minutes long. Pings keep it in the memory of what lies between, and tell
+    # A call may have no traffic for minutes. Pings keep it open in proxies and firewalls, and show
     # soon that a client has gone without a word.
     "--grpc-keepalive-time=60000",
     "--grpc-keepalive-timeout=20000",
@@ -96,7 +96,7 @@ def build_python(workspace: Path) -> Path:
 
 
 def _literal(path: str) -> str:
-    """The path in Python, in ASCII alone: the stub's interpreter may know no other letters."""
+    """The path in Python, in ASCII alone: the stub's interpreter may read no other letters."""
     return f"os.fsdecode({os.fsencode(path)!r})"
 
 

@@ -1,7 +1,7 @@
 """API keys: who may ask, by a file of names and hashes.
 
-A key is 256 random bits, so its plain SHA-256 tells nothing of it and needs no salt. The file holds
-hashes only::
+A key is 256 random bits, so its plain SHA-256 reveals nothing of it and needs no salt. The file
+holds hashes only::
 
     # one line per key; a name may have several while keys are changed
     shop:6f0c…64 hex digits…
@@ -98,7 +98,7 @@ def _parse_json(text: str) -> tuple[Key, ...]:
 def _checked(name: str, sha256: object) -> Key:
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"name {name[:80]!r}: 1 … 64 of A-Z a-z 0-9 _ . - are expected")
-    # The value is not shown: somebody may have written the key itself.
+    # The value is not shown: it may be the key itself.
     if not isinstance(sha256, str) or not _HASH.fullmatch(sha256):
         raise KeyFileError(f"key of {name!r}: 64 hex digits of its SHA-256 are expected")
     return Key(name, sha256)
@@ -130,7 +130,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def _check_owner(status: os.stat_result) -> None:
-    """Who can write the file can let anybody in. Reading it tells nothing."""
+    """Whoever can write the file can add keys. Reading it reveals none."""
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError("not a regular file")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -163,7 +163,7 @@ class ApiKeys:
             parameters: of the request as Triton gives them: the text of a JSON object.
 
         Raises:
-            ContractError: UNAUTHENTICATED: there is none, or nobody has it.
+            ContractError: UNAUTHENTICATED: there is none, or it is unknown.
         """
         self._refresh()
         given = _given(parameters)
@@ -171,7 +171,7 @@ class ApiKeys:
             raise _refused(f"an API key is required, as metadata {API_KEY_HEADER}")
         sha256 = hash_key(given)
         found = None
-        for key in (*self._keys, *self._more):  # all of them: time tells nothing
+        for key in (*self._keys, *self._more):  # all of them, in constant time
             if hmac.compare_digest(key.sha256, sha256):
                 found = key.name
         if found is None:

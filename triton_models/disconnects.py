@@ -1,6 +1,6 @@
 """Finding out whose caller has gone: :class:`DisconnectPoller`.
 
-Triton tells only the model that a client calls, and only if it is asked. A question takes some
+Triton reports it only to the model that a client calls, and only if asked. A question takes some
 25 µs, and longer where the server is busy; so it is asked from a thread, never from an event loop.
 """
 

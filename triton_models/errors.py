@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Root of the errors of configuring and supervising a server; the message tells an operator
-    what to do."""
+    """Root of the errors of configuring and supervising a server; the message is for an
+    operator: what to do."""
 
 
 class KeyFileError(ServingError):

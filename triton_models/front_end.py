@@ -1,8 +1,8 @@
 """The front ends: what every request from outside passes on its way to the stages and back.
 
-Triton tells only the model that a client calls that the client has gone or that its deadline has
-passed; steps of an ensemble are never told. So this model stands in front of the ensemble: it
-bounds what is in flight, has the stages drop what no caller waits for, and repeats what was lost
+Triton reports only to the model that a client calls that the client has gone or that its deadline
+has passed; steps of an ensemble do not learn of it. So this model stands in front of the ensemble:
+it bounds what is in flight, has the stages drop what no caller waits for, and repeats what was lost
 with a stage's process.
 
 Importable in a stub only.
@@ -243,7 +243,7 @@ class FrontEnd:
         return name
 
     def fail(self, asked: ClientRequest, error: BaseException) -> ErrorDetail:
-        """The request has ended with this error; returns what its caller is told."""
+        """The request has ended with this error; returns what its caller gets."""
         detail = stub.error_detail(error, asked.request_id)
         asked.code = detail.code
         if detail.retry_after_s is not None:
@@ -252,11 +252,11 @@ class FrontEnd:
             else:
                 after_s = self._retry_after.spread(detail.retry_after_s)
             why = detail.message.partition(TRY_AGAIN)[0]
-            told = {
+            changed = {
                 "message": f"{why}{TRY_AGAIN}{after_s:.1f} s",
                 "retry_after_s": round(after_s, 2),
             }
-            detail = detail.model_copy(update=told)
+            detail = detail.model_copy(update=changed)
         return detail
 
     async def run(self, asked: ClientRequest) -> list[Any]:

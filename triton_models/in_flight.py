@@ -2,7 +2,7 @@
 
 Triton gives a Python model a fixed pool of threads. A call to another model holds one of them until
 it is answered, and sending a response takes one too, first in, first out: a model that fills its
-pool with calls can answer nobody. So the calls are bounded well below the pool, and all other
+pool with calls cannot answer. So the calls are bounded well below the pool, and all other
 requests wait in the event loop, where they cost nothing and can be cancelled or expire.
 """
 
@@ -239,14 +239,14 @@ class InFlight:
         self._waiting = left
 
     def _measure(self) -> bool:
-        """Counts the time since it was called last, if it tells how fast the networks are; whether
+        """Counts the time since it was called last, if it shows how fast the networks are; whether
         it does."""
         now_s = self._clock()
-        is_telling = bool(self._waiting) and not any(each.cost.is_large for each in self._held)
-        if is_telling:
+        is_measured = bool(self._waiting) and not any(each.cost.is_large for each in self._held)
+        if is_measured:
             self._busy_s += now_s - self._seen_s
         self._seen_s = now_s
-        return is_telling
+        return is_measured
 
     def release(self, place: Place, *, done: bool = False) -> None:
         """Frees a place.

@@ -1,4 +1,4 @@
-"""The token of this start, by which calls from within the server are told from clients' calls.
+"""The token of this start, which calls from within the server carry, and clients' calls do not.
 
 The models behind the front ends can be called by any client of the port; Triton cannot hide them,
 and what they accept was checked by those in front of them. So calls between our models carry a

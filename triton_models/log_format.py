@@ -35,9 +35,9 @@ class JsonFormatter(logging.Formatter):
     is about a request; ``exception`` where there is one; what the record's ``fields`` have."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = datetime.fromtimestamp(record.created, timezone.utc)
+        created = datetime.fromtimestamp(record.created, timezone.utc)
         named: dict[str, Any] = {
-            "time": told.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

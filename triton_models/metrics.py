@@ -1,4 +1,4 @@
-"""What the Python models tell Prometheus, through Triton's own metrics page.
+"""Metrics of the Python models, on Triton's own page for Prometheus.
 
 One table of all metrics, and who publishes them: a thread of each process, once a second. What is
 counted is counted in plain Python where it happens; a call of Triton's takes microseconds, and the
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PUBLISH_S = 1.0
 _AT_ONCE = 16
-"""Measurements told without a pause: in Triton's call, 9 µs, other threads wait."""
+"""Measurements published without a pause: in Triton's call, 9 µs, other threads wait."""
 _BATCH_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STAGE_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _FILL = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -183,7 +183,7 @@ class Publisher:
 
 
 def start_publishing(sources: Mapping[str, Source]) -> None:
-    """Publishes them from a thread of its own, for good; does nothing where nobody can read them.
+    """Publishes them from a thread of its own, for good; does nothing where their port is closed.
 
     To be called in a stub.
     """

@@ -68,7 +68,7 @@ class ProgressPublisher(Follower):
         )
 
     def watch(self, index: int, batch_pass: int) -> Watch:
-        """What is to be told the steps of a pass."""
+        """The listener to the steps of a pass."""
         place = {"seg": index, "batch_pass": batch_pass}
         every = self.plan.request.stream.preview_every
 
@@ -119,13 +119,13 @@ class ProgressPublisher(Follower):
         )
 
     def ended(self) -> None:
-        """Nothing more is told of the request."""
+        """Nothing more is published of the request."""
         self._put(END)
 
     def _put(
         self, event: str, pixels: Pixels | torch.Tensor | None = None, /, **fields: Any
     ) -> None:
-        """Of an event's kind the newest of each SEG's pass is told, and that of the request."""
+        """Of each kind of event the newest is kept, for each SEG's pass and for the request."""
         key = (self.token, event, fields.get("seg"), fields.get("batch_pass"))
         if pixels is not None:
             request = self.plan.request

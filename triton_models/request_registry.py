@@ -1,10 +1,10 @@
 """Which process holds a request of the stages, and whether it is cancelled, as files.
 
-Triton passes neither a cancellation nor a death on to whoever called: a step of an ensemble is
-never told that its caller has gone, and a call that was inside a process when that died never
-ends. So a front end notes each call under its token, each stage notes its process there, and a
-cancellation is a file, which waits behind nothing. (Files in memory: a write takes 20 µs. In a
-server without a supervisor there is no folder, and cancelled requests are worked on to their end.)
+Triton passes on neither cancellations nor deaths: a step of an ensemble does not learn that its
+caller has gone, and a call that was inside a process when that died never ends. So a front end
+notes each call under its token, each stage notes its process there, and a cancellation is a file,
+which waits behind nothing. (Files in memory: a write takes 20 µs. In a server without a supervisor
+there is no folder, and cancelled requests are worked on to their end.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When refused callers are told to come again: :class:`RetryAfter`."""
+"""When refused callers should try again: :class:`RetryAfter`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ::
 
-    segs_detailer            the door; from the client's span, if it has one
+    segs_detailer            the front end; from the client's span, if it has one
     ├── prepare
     ├── sample
     │   └── seg              one pass of a SEG, from when it has a place
@@ -108,7 +108,7 @@ class SegSpans(Follower):
         one.begin("decode")
 
     def watch(self, index: int, batch_pass: int) -> Watch:
-        """What is to be told the steps of a pass."""
+        """The listener to the steps of a pass."""
         one = self._passes[index, batch_pass]
 
         def watch(step: Step) -> None:
@@ -118,7 +118,7 @@ class SegSpans(Follower):
         return watch
 
     def witness(self, index: int, batch_pass: int) -> Witness:
-        """What is to be told the batches of a pass."""
+        """The listener to the batches of a pass."""
         one = self._passes[index, batch_pass]
         return lambda seen: one.stretches[-1].batches.append(seen)
 
@@ -133,7 +133,7 @@ class SegSpans(Follower):
         self._passes[seg.index, seg.batch_pass].end(seg.error.code)
 
     def ended(self) -> None:
-        """Nothing more is told of the request."""
+        """Nothing more is recorded of the request."""
         for one in self._passes.values():
             if not one.end_ns:  # the request ended before it
                 one.end("CANCELLED")

@@ -151,7 +151,7 @@ def answer(**tensors: Tensor) -> Any:
 
 
 def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
-    """What the caller of a failed request is told: what can be corrected; for an internal error an
+    """What the caller of a failed request gets: what can be corrected; for an internal error an
     id, under which the log has the trace."""
     if isinstance(error, ContractError):
         return error.detail.model_copy(update={"request_id": request_id})

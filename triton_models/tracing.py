@@ -93,7 +93,7 @@ class Span:
         """Attributes, named ``segs.…``; those that are None are left out."""
 
     def fail(self, error: BaseException | str) -> None:
-        """It has ended with this error, or code: of an error nothing but its kind is told."""
+        """It has ended with this error, or code: of an error only its kind is recorded."""
 
 
 class _RecordedSpan(Span):
