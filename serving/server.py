@@ -186,6 +186,8 @@ class EmbeddedServer:
             self._wait_ready(stop_asked)
             self._until_answered(stop_asked)
         except BaseException as error:
+            if isinstance(error, CrashError):
+                self.kill()  # an orderly stop waits for requests that never end
             self.stop()
             if isinstance(error, CanaryError) and signal_of(self._reaper.returncode):
                 raise self._why_ended() from error
