@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 from preprocessing.plan import CancelledByClientError, DeadlineExceededError
 from runners.cores import PICTURE_NICENESS, lower_priority
 from sampling.statistics import Observations
+from segs_client.contract import ContractError
 from triton_models import stub
 from triton_models.internal_token import check_internal
 from triton_models.log_format import about
@@ -91,27 +92,35 @@ class StageModel(ABC):
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
+            sender = request.get_response_sender()
+            try:
+                check_internal(request.parameters())
+            except ContractError as error:
+                # Its token is not looked at: it would name a file.
+                self._small.submit(self._refuse, _Asked(request, sender, ""), error)
+                continue
             token = stub.parameter(request, TOKEN) or ""
-            asked = _Asked(request, request.get_response_sender(), token)
             if token:
                 self._registry.enter(token)
-            self._small.submit(self._begin, asked)
+            self._small.submit(self._begin, _Asked(request, sender, token))
 
     def finalize(self) -> None:
         self._tracing.close()
 
     def _begin(self, asked: _Asked) -> None:
         try:
-            check_internal(asked.request.parameters())
             self._check(asked)
             work = self.begin(asked.request, asked.deadline_s)
         except Exception as error:
-            with self._span(asked) as span:
-                span.fail(error)
-                self._send(asked, stub.refusal(error, asked.request.request_id()))
+            self._refuse(asked, error)
             return
         threads = self._large if work.picture_bytes > LARGE_BYTES else self._small
         threads.submit(self._finish, asked, work)
+
+    def _refuse(self, asked: _Asked, error: Exception) -> None:
+        with self._span(asked) as span:
+            span.fail(error)
+            self._send(asked, stub.refusal(error, asked.request.request_id()))
 
     def _finish(self, asked: _Asked, work: Work) -> None:
         with self._span(asked) as span:

@@ -174,15 +174,18 @@ def test_a_late_request_is_not_worked_on(
     assert getattr(model, "began", []) == ["a"] * jobs_before
 
 
-def test_a_call_from_outside_is_refused(
-    model: Model, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["a", "../drain", "{}/a", "a\0"])
+def test_a_call_from_outside_is_refused_and_writes_no_file(
+    model: Model, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, state_folder: Path, name: str
 ) -> None:
     monkeypatch.setenv(environment.INTERNAL_TOKEN, "secret")
-    request = Request(name="a")
+    before = sorted(state_folder.rglob("*"))
+    request = asked("a", token=name.format(state_folder))
     model.execute([request])
     jobs.run()
     assert answer(request) == "UNAUTHENTICATED"
     assert not hasattr(model, "began")
+    assert sorted(state_folder.rglob("*")) == before
 
 
 def test_a_request_without_parameters_is_worked_on(model: Model, jobs: Jobs) -> None:
