@@ -86,7 +86,7 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     assert not {"privileged", "cap_add", "pid", "devices", "userns_mode"} & service.keys()
     assert service["ipc"] == "private"
     assert service["init"] is True
-    # Each Python model has a pool of threads, and there may be many networks.
+    # tritonserver has a pool of threads for each model, and there may be many networks.
     assert service["pids_limit"] >= 64 * POOL_THREADS
     # Docker's tmpfs is noexec unless told otherwise, and the Python backend's stub runs from it.
     assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]
