@@ -279,15 +279,11 @@ class EmbeddedServer:
         """Whether it has to be started again, as too many calls were lost with their processes."""
         return self._monitor is not None and self._monitor.is_worn()
 
-    def reload(self, down: ModelsDownError, stop_asked: threading.Event | None = None) -> None:
-        """Has Triton load these models again; requests that wait for them go on then.
-
-        Raises:
-            ServingError: it does not load, or the requests are lost with it anyway; or
-                ``stop_asked`` was set meanwhile.
+    def require_reloadable(self, down: ModelsDownError) -> None:
         """
-        stop_asked = stop_asked or threading.Event()
-        reaper = self._require_running()
+        Raises:
+            ServingError: loading these models again is not enough.
+        """
         known, now = self._descriptors, descriptors(self.options.repositories)
         if down.models.isdisjoint(_READERS):  # further pipelines are nothing to the others
             now = {path: said for path, said in now.items() if path in known}
@@ -295,6 +291,17 @@ class EmbeddedServer:
             raise ServingError(f"{down}; pipelines were built anew, which belong together")
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
+
+    def reload(self, down: ModelsDownError, stop_asked: threading.Event | None = None) -> None:
+        """Has Triton load these models again; requests that wait for them go on then.
+
+        Raises:
+            ServingError: as :meth:`require_reloadable`; or a model does not load, or ``stop_asked``
+                was set meanwhile.
+        """
+        self.require_reloadable(down)
+        stop_asked = stop_asked or threading.Event()
+        reaper = self._require_running()
         before = [
             pid
             for instance, pid in model_processes(reaper.pid).items()

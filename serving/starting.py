@@ -56,8 +56,9 @@ def _repair(server: EmbeddedServer, stop_asked: threading.Event) -> bool:
     try:
         server.check()
     except ModelsDownError as down:
-        log.error("%s; loading the models again", down)
         try:
+            server.require_reloadable(down)
+            log.error("%s; loading the models again", down)
             server.reload(down, stop_asked)
         except ServingError as error:
             raise CrashError(str(error)) from error

@@ -177,6 +177,7 @@ class _Supervisor:
             raise ServingError("too many calls were lost with their models' processes")
 
     def _reload(self, server: EmbeddedServer, down: ModelsDownError) -> None:
+        server.require_reloadable(down)
         begun_s = time.monotonic()
         for model in down.models:
             times = self._reloaded_s.setdefault(model, deque(maxlen=RELOADS))
