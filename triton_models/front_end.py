@@ -272,6 +272,8 @@ class FrontEnd:
         deadline_s = time.time() + timeout_s if timeout_s < _ENDLESS_S else math.inf
         with self._interruptible(asked, timeout_s):
             cost = await asked.until(self._check(asked))
+            if self._drain is not None:  # ordered meanwhile
+                raise StoppingError
             with self.in_flight.accepted(cost, stub.size_bytes(asked.request)):
                 return await self._run(asked, cost, deadline_s)
 

@@ -119,8 +119,8 @@ class InFlight:
         """Of their tensors, as they came."""
         self.lost = 0
         """Calls that never end."""
-        # Measured while requests wait, as only then the stages are as fast as they can be, and
-        # none has a large picture.
+        # Measured while requests wait or are refused, as only then the stages are as fast as they
+        # can be, and none has a large picture.
         self._done_work = 0.0
         self._done_count = 0.0
         self._busy_s = 0.0
@@ -150,11 +150,13 @@ class InFlight:
                 room, by estimate.
         """
         self._check(cost, message_bytes)
+        self._measure()
         self.requests += 1
         self.message_bytes += message_bytes
         try:
             yield
         finally:
+            self._measure()
             self.requests -= 1
             self.message_bytes -= message_bytes
 
@@ -242,7 +244,8 @@ class InFlight:
         """Counts the time since it was called last, if it shows how fast the networks are; whether
         it does."""
         now_s = self._clock()
-        is_measured = bool(self._waiting) and not any(each.cost.is_large for each in self._held)
+        is_full = bool(self._waiting) or self.requests >= self._limits.max_requests
+        is_measured = is_full and not any(each.cost.is_large for each in self._held)
         if is_measured:
             self._busy_s += now_s - self._seen_s
         self._seen_s = now_s

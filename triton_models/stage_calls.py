@@ -103,14 +103,15 @@ class StageCalls:
         Raises:
             ContractError: the stages' own refusal.
             ProcessDiedError: the request may be sent again.
-        StoppingError: the server is being stopped.
+            StoppingError: the server is being stopped.
             RuntimeError: another error of Triton's.
         """
         call = self._begin(request, request_id, place, deadline_s, parameters)
         try:
             await asyncio.wait({call.answer, call.lost}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._registry.cancel(call.token)
+            if call.token in self._calls:  # else it has ended, and its file would stay for good
+                self._registry.cancel(call.token)
             raise
         if not call.answer.done():
             raise ProcessDiedError(has_begun=True)

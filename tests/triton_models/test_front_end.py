@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.triton_models.pb_utils import Request, Sender, Tensor
 from tests.triton_models.virtual_time import now_s
 from triton_models import environment, front_end, stub
 from triton_models.api_keys import ApiKeys
-from triton_models.front_end import FrontEnd
+from triton_models.front_end import ClientRequest, FrontEnd
 from triton_models.in_flight import EXPRESS_CALLS, MOST_CALLS
 from triton_models.request_cost import RequestCost
 
@@ -123,6 +124,27 @@ def test_a_deadline_ends_a_request_in_flight_and_has_the_stages_drop_it(bench: B
     run(bench, test)
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_an_interruption_as_triton_answers_leaves_no_file(
+    bench: Bench, state_folder: Path, turns: int
+) -> None:
+    """So many turns of the event loop lie between the two."""
+
+    async def test() -> None:
+        task = bench.send(Request())
+        call = await bench.call(0)
+        call.succeed()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for asked in bench.front_end._live:
+            asked.interrupt(StoppingError())
+        await task
+        assert bench.in_flight.calls == 0
+        assert list((state_folder / "cancelled").iterdir()) == []
+
+    run(bench, test)
+
+
 def test_a_deadline_ends_a_waiting_request(bench: Bench) -> None:
     async def test() -> None:
         await fill(bench)
@@ -213,6 +235,26 @@ def test_a_drain_refuses_new_and_waiting_requests_and_lets_those_in_flight_end(
             assert bench.registry.is_cancelled(call.token)
         assert bench.front_end.pending == 0
 
+    run(bench, test)
+
+
+def test_a_drain_that_is_ordered_during_the_check_refuses_the_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(front_end: FrontEnd, asked: ClientRequest) -> RequestCost:
+        await asyncio.sleep(1)
+        return RequestCost(1.0)
+
+    async def test() -> None:
+        task = bench.send(Request())
+        await asyncio.sleep(0.5)
+        bench.front_end.drain("refuse")
+        detail = await task
+        assert detail is not None
+        assert "the server is stopping" in detail.message
+        assert bench.calls == []
+
+    monkeypatch.setattr(FrontEnd, "_check", check)
     run(bench, test)
 
 

@@ -184,6 +184,23 @@ def test_idle_time_is_not_measured() -> None:
     run(test)
 
 
+def test_a_server_that_refuses_by_number_is_measured_though_none_waits() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(3):
+            bench.now_s += 1000.0  # idle
+            with bench.in_flight.accepted(ONE, 1):
+                assert await bench.ask(f"a {number}")
+                bench.now_s += 7.0  # there is room for another one
+                with bench.in_flight.accepted(ONE, 1):
+                    assert await bench.ask(f"b {number}")
+                    bench.now_s += 0.2
+                    await bench.release(f"a {number}")
+            await bench.release(f"b {number}")
+        assert bench.in_flight.interval_s == pytest.approx(0.2)
+
+    run(test, Limits(max_requests=2))
+
+
 def test_large_pictures_are_bounded_in_bytes_and_one_always_goes() -> None:
     async def test(bench: Bench) -> None:
         assert await bench.ask("alone", RequestCost(1.0, 4 * LARGE_BYTES))
