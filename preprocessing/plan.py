@@ -35,13 +35,13 @@ class UnavailableError(Exception):
 
 
 class OverloadedError(UnavailableError):
-    """There is too much work already; the request was not begun."""
+    """There is too much work already, by the limit of this name; the request was not begun."""
 
     WHY = "overloaded"
     """How the message begins."""
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(self.WHY, retry_after_s)
+    def __init__(self, retry_after_s: float, limit: str) -> None:
+        super().__init__(f"{self.WHY} ({limit})", retry_after_s)
 
 
 class StoppingError(UnavailableError):

@@ -1,4 +1,4 @@
-"""Who is let in: a bounded queue, by estimated work, memory, and how long everybody would take."""
+"""Which requests the step engine admits: bounded by estimated work, memory, and slowdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Admission:
     """The requests under way.
 
     Args:
-        limits: ``max_requests``, ``max_queue_s``, ``max_slowdown`` and ``max_memory_bytes`` of it;
+        limits: ``max_queue_s``, ``max_slowdown`` and ``max_memory_bytes`` of it;
             a request that finds nothing else under way is let in whatever it needs.
     """
 
@@ -53,10 +53,10 @@ class Admission:
             self.refused += 1
             raise StoppingError
         asked = _Admitted(requester, work or Work(0.0, 0.0), memory_bytes, now_s)
-        wait_s = self._wait_s(asked, now_s)
-        if wait_s is not None:
+        refusal = self._refusal(asked, now_s)
+        if refusal is not None:
             self.refused += 1
-            raise OverloadedError(wait_s)
+            raise refusal
         self._admitted[requester] = asked
 
     def standing(self, requester: Requester) -> tuple[int, float | None]:
@@ -80,26 +80,24 @@ class Admission:
         """Estimated device seconds until all requests under way are done."""
         return sum(each.left_s for each in self._admitted.values())
 
-    def _wait_s(self, asked: _Admitted, now_s: float) -> float | None:
-        """None if there is room; else for how long, by estimate, there will be none."""
+    def _refusal(self, asked: _Admitted, now_s: float) -> OverloadedError | None:
+        """None if there is room; else the limit, and for how long, by estimate, there is none."""
         if not self._admitted:
             return None
         shortest_s = min(each.left_s for each in self._admitted.values())
         held_bytes = sum(each.memory_bytes for each in self._admitted.values())
         if held_bytes + asked.memory_bytes > self.limits.max_memory_bytes:
-            return shortest_s
-        if len(self._admitted) >= self.limits.max_requests:
-            return shortest_s
+            return OverloadedError(shortest_s, "max_memory_bytes")
         over_s = self.queued_s + asked.work.shared_s - self.limits.max_queue_s
         if over_s > 0:
-            return min(over_s, self.queued_s)
+            return OverloadedError(min(over_s, self.queued_s), "max_queue_s")
         slowdown = self.limits.max_slowdown
         if slowdown is not None and self._is_too_slow(asked, now_s, slowdown):
-            return shortest_s
+            return OverloadedError(shortest_s, "max_slowdown")
         return None
 
     def _is_too_slow(self, asked: _Admitted, now_s: float, max_slowdown: float) -> bool:
-        """Whether anybody, the newcomer included, would take more than his due."""
+        """Whether anybody, the newcomer included, would take longer than allowed."""
         everyone = [*self._admitted.values(), asked]
         for one in everyone:
             if one.work.alone_s == 0:

@@ -18,8 +18,9 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from pipelines import PipelineDescriptor
+from preprocessing.plan import OverloadedError
 from segs_client import access
-from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME
+from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ErrorDetail
 from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from serving.connection import Connection
 from serving.errors import CanaryError
@@ -88,6 +89,9 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
             else:
                 stub.ModelInfer(message, **given)
     except grpc.RpcError as error:
+        detail = ErrorDetail.from_status_message(error.details() or "")
+        if detail is not None:
+            raise _failure(canary, detail) from error
         raise CanaryError(f"{canary}: [{error.code()}] {error.details()}") from error
     return time.monotonic() - begun_s
 
@@ -118,4 +122,9 @@ def _check_event(canary: Canary, response: Any) -> None:
     )
     event = parse_event(outputs[EVENT_OUTPUT])
     if isinstance(event, ErrorEvent):
-        raise CanaryError(f"{canary}: {event.error.message}")
+        raise _failure(canary, event.error)
+
+
+def _failure(canary: Canary, detail: ErrorDetail) -> CanaryError:
+    is_overload = detail.message.startswith(OverloadedError.WHY)
+    return CanaryError(f"{canary}: {detail.code}: {detail.message}", is_overload=is_overload)

@@ -47,7 +47,15 @@ class LimitsError(ServingError):
 
 
 class CanaryError(ServingError):
-    """The server is ready by Triton's account, but a small request fails."""
+    """The server is ready by Triton's account, but a small request fails.
+
+    Args:
+        is_overload: whether it was refused as there is too much work, so that the server works.
+    """
+
+    def __init__(self, message: str, *, is_overload: bool = False) -> None:
+        super().__init__(message)
+        self.is_overload = is_overload
 
 
 class ModelsDownError(ServingError):

@@ -97,8 +97,8 @@ class Readiness:
     def _fail(self, error: CanaryError, before: tuple[int, int], *, was_idle: bool) -> bool:
         """Judges a canary that failed; whether the server is ready nevertheless."""
         arrived, answered = self._server.activity()
-        if answered > before[1]:
-            log.info("%s; other requests are answered", error)
+        if error.is_overload or answered > before[1]:
+            log.info("%s; the server works on other requests", error)
             self._health.ready(self._server.pipelines)
             return True
         log.warning("%s", error)

@@ -59,6 +59,8 @@ _ENDLESS_S = 1e9
 """A time-out beyond this is none: microseconds up to 2⁶⁴ − 1 may be asked for."""
 _TRIES = 2
 """A request whose process dies is sent once more."""
+_MOST_LOGGED = 200
+"""Characters of an error in the log."""
 _REPORT_S = 5.0
 """Between two reports of a request that waits."""
 _READERS = 2
@@ -81,6 +83,8 @@ class ClientRequest:
     span: Span = field(default_factory=Span, kw_only=True)
     code: ErrorCode | None = field(default=None, kw_only=True)
     """Of the error that it has ended with."""
+    cause: str = field(default="", kw_only=True)
+    """Message of that error."""
     cancelled: bool = field(default=False, kw_only=True)
     """By a call."""
     is_waiting: bool = field(default=False, kw_only=True)
@@ -225,9 +229,17 @@ class FrontEnd:
             self.stats.ended(taken_s, code, asked=asked.cancelled)
             level = logging.DEBUG if asked.is_canary else logging.INFO
             fields = {"model": self.stats.model, "code": code or "OK", "seconds": round(taken_s, 6)}
-            what = code or "answered"
+            what, cause = code or "answered", f": {asked.cause}" if code else ""
             extra = {FIELDS: fields}
-            log.log(level, "request %r: %s after %.3f s", request_id, what, taken_s, extra=extra)
+            log.log(
+                level,
+                "request %r: %s after %.3f s%s",
+                request_id,
+                what,
+                taken_s,
+                cause,
+                extra=extra,
+            )
 
     def authenticate(self, asked: ClientRequest) -> str | None:
         """Whose key came with a request; None where no key is required.
@@ -257,6 +269,8 @@ class FrontEnd:
                 "retry_after_s": round(after_s, 2),
             }
             detail = detail.model_copy(update=changed)
+        text = f"{detail.field}: {detail.message}" if detail.field else detail.message
+        asked.cause = " ".join(text.split())[:_MOST_LOGGED]
         return detail
 
     async def run(self, asked: ClientRequest) -> list[Any]:
@@ -274,6 +288,8 @@ class FrontEnd:
             cost = await asked.until(self._check(asked))
             if self._drain is not None:  # ordered meanwhile
                 raise StoppingError
+            if asked.is_canary:  # a full server is ready
+                return await self._run(asked, cost, deadline_s)
             with self.in_flight.accepted(cost, stub.size_bytes(asked.request)):
                 return await self._run(asked, cost, deadline_s)
 

@@ -67,6 +67,7 @@ class FrontEndModel(ABC):
             "segs_request_seconds": stats.seconds,
             "segs_requests_in_flight": lambda: {(self._name,): front_end.in_flight.calls},
             "segs_requests_waiting": lambda: {(self._name,): front_end.in_flight.waiting},
+            "segs_waiting_seconds": lambda: {(self._name,): front_end.in_flight.waiting_s},
             "segs_calls_lost_total": lambda: {(self._name,): front_end.in_flight.lost},
         }
 

@@ -35,6 +35,9 @@ _SMALL = 0.25
 """A request of at most so much of the mean work in flight is small."""
 _OVERTAKEN = 8.0
 """Others overtake a waiting request for at most so many times what it takes."""
+_LEAST_COUNT = 10
+"""Of requests that have ended, before anything is estimated by them: the first to end are the
+smallest, and those in flight are half done."""
 _DECAY = 0.95
 """Of what was measured, for each request that ends."""
 
@@ -165,29 +168,38 @@ class InFlight:
             return
         limits = self._limits
         if self.requests >= limits.max_requests:
-            raise OverloadedError(self.interval_s)
+            raise OverloadedError(self.interval_s, "max_requests")
         if self.message_bytes + message_bytes > limits.max_message_bytes:
-            raise OverloadedError(self.interval_s)
+            raise OverloadedError(self.interval_s, "max_message_bytes")
         queue_s = self._wait_s([cost, *(each.cost for each in self._waiting)])
         if queue_s is not None and queue_s > limits.max_queue_s:
-            raise OverloadedError(queue_s - limits.max_queue_s)
+            raise OverloadedError(queue_s - limits.max_queue_s, "max_queue_s")
 
     def _wait_s(self, costs: Iterable[RequestCost]) -> float | None:
         """Seconds until these and half of what is in flight are done, as measured; None if nothing
         was measured yet."""
         own_s = [self._own_s(each) for each in costs]
         held_s = [self._own_s(place.cost) for place in self._held]
-        return sum(own_s) + sum(held_s) / 2 if self._done_work > 0 else None
+        return sum(own_s) + sum(held_s) / 2 if self._is_measured else None
+
+    @property
+    def _is_measured(self) -> bool:
+        return self._done_count >= _LEAST_COUNT and self._done_work > 0
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that the waiting requests take, by estimate."""
+        return sum(self._own_s(waiter.cost) for waiter in self._waiting)
 
     def _own_s(self, cost: RequestCost) -> float:
         """Seconds that a request takes of the stages' time."""
-        rate = self._busy_s / self._done_work if self._done_work > 0 else 0.0
+        rate = self._busy_s / self._done_work if self._is_measured else 0.0
         return cost.work * rate + cost.picture_s
 
     @property
     def interval_s(self) -> float:
         """Mean seconds between two requests that end, while there is work."""
-        return self._busy_s / self._done_count if self._done_count > 0 else 1.0
+        return self._busy_s / self._done_count if self._is_measured else 1.0
 
     def standing(self, cost: RequestCost, arrived_s: float) -> tuple[int, float | None]:
         """How many requests go before a waiting one, and how long it takes to its end."""

@@ -72,6 +72,9 @@ METRICS: Mapping[str, Metric] = {
     "segs_requests_waiting": Metric(
         "gauge", "Requests that wait in a front end for a place in flight.", ("model",)
     ),
+    "segs_waiting_seconds": Metric(
+        "gauge", "Seconds that the waiting requests of a front end take, by estimate.", ("model",)
+    ),
     "segs_streams_followed": Metric(
         "gauge", "Streams that are subscribed to the step engine's events."
     ),

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 FLOOR_S = 0.5
-MOST_S = 600.0
+MOST_S = 60.0
+"""Less than many an estimate: others may leave, and estimates err."""
 _SPREAD = 0.25
 """Of the time, at random on top of it, so that a crowd does not come back together."""
 _MOST_TOLD = 10_000

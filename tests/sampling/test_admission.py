@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Which requests are admitted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from sampling.policy import Requester
 from sampling.work import Work
 
 
-def admission(
-    queue_s: float = 1e9, slowdown: float | None = None, requests: int = 1000
-) -> Admission:
-    return Admission(Limits(max_queue_s=queue_s, max_slowdown=slowdown, max_requests=requests))
+def admission(queue_s: float = 1e9, slowdown: float | None = None) -> Admission:
+    return Admission(Limits(max_queue_s=queue_s, max_slowdown=slowdown))
 
 
 def cpu_work(seconds: float) -> Work:
@@ -50,13 +48,13 @@ def test_work_that_is_done_makes_room() -> None:
 
 
 def test_who_leaves_makes_room() -> None:
-    queue = admission(requests=1)
+    queue = admission(queue_s=10)
     first = Requester()
-    queue.admit(first, None, 1, 0)
+    queue.admit(first, cpu_work(9), 1, 0)
     with pytest.raises(OverloadedError):
-        queue.admit(Requester(), None, 1, 0)
+        queue.admit(Requester(), cpu_work(9), 1, 0)
     queue.leave(first)
-    queue.admit(Requester(), None, 1, 0)
+    queue.admit(Requester(), cpu_work(9), 1, 0)
 
 
 def test_memory_of_all_is_bounded() -> None:
