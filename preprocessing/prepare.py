@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,8 +59,8 @@ class Checked:
 
     @property
     def picture_bytes(self) -> int:
-        """Of the picture's pixels, uint8 RGB."""
-        return 3 * math.prod(self.picture.size)
+        """Of the picture, of control images and of given masks and crops, decoded to uint8."""
+        return self.survey.picture_bytes
 
     def decode(self) -> Prepared:
         """Decodes the pictures and brings every crop to its sampled size.

@@ -67,7 +67,8 @@ class Survey:
         masks, images, controls: the request's flat tensors.
 
     Once :meth:`segs` has returned, ``memory_bytes`` is that of all arrays that it would take,
-    ``work`` its megapixel-steps, and ``sampled_pixels`` those of all SEGs and passes.
+    ``work`` its megapixel-steps, ``sampled_pixels`` those of all SEGs and passes, and
+    ``picture_bytes`` those of all pictures and masks that it has, as uint8.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Survey:
         self.work = 0.0
         self._answer_bytes = 0
         self.memory_bytes = math.prod(size) * _PICTURE_BYTES
+        self.picture_bytes = math.prod(size) * _PIXEL_BYTES
 
     def segs(self) -> tuple[SurveyedSeg, ...]:
         """Every SEG.
@@ -153,9 +155,11 @@ class Survey:
         if item.mask is not None:
             _check_shape(item.mask, (height, width), f"{field}.mask.shape")
             checked_place(item.mask, self._masks, f"{field}.mask")
+            self.picture_bytes += height * width
         if item.image is not None:
             _check_shape(item.image, (height, width, 3), f"{field}.image.shape")
             checked_place(item.image, self._images, f"{field}.image")
+            self.picture_bytes += height * width * _PIXEL_BYTES
 
     def _common(self, item: SegItem, region: Box, size: Size) -> tuple[Box, Size]:
         """The region and size of throughput mode; a given crop cannot grow, so its region stays."""
@@ -175,6 +179,7 @@ class Survey:
                 allowed = str(list(self._size))
                 raise invalid(f"{name}.shape", "not the picture's", value=shape, allowed=allowed)
             checked_place(prompt.mask, self._masks, name)
+            self.picture_bytes += math.prod(prompt.mask.shape)
             self._take((math.prod(self._size) + math.prod(prompt.mask.shape)) * _MASK_BYTES)
 
     def _check_chain(self, chain: Sequence[ControlNet], field: str) -> None:
@@ -187,6 +192,7 @@ class Survey:
             check_size(height, width, f"{name}.image.shape", self._limits)
             checked_place(control.image, self._controls, f"{name}.image")
             self._control_pictures.add(control.image)
+            self.picture_bytes += height * width * _PIXEL_BYTES
             self._take(height * width * _VALUE_BYTES + math.prod(self._size) * _PIXEL_BYTES)
 
     def _count(self, item: SegItem, size: Size, controls: int, field: str) -> None:

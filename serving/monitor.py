@@ -60,8 +60,11 @@ class ProcessMonitor:
 
         Raises:
             ModelsDownError: models to be loaded again: their process is gone, stopped or stalls.
-            ServingError: tritonserver's own process is stopped, or a network stalls inside it.
+            ServingError: tritonserver's own process is stopped, a network stalls inside it, or the
+                folder of heartbeats is gone.
         """
+        if not self._state.is_dir():  # stalls, lost calls and cancellations would go unnoticed
+            raise ServingError("the folder of heartbeats is gone")
         if is_stopped(self._pid):
             raise ServingError("tritonserver's process is stopped")
         processes = model_processes(self._root)

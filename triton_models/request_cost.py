@@ -10,7 +10,7 @@ from sampling.priority import PRIORITY_WEIGHTS
 PICTURE_BYTES_PER_S = 50e6
 """Of pixels, decoded or encoded."""
 LARGE_BYTES = 16 << 20
-"""A picture with more bytes of pixels is large."""
+"""Pictures with more bytes of pixels are large."""
 _NETWORK_STEPS = 4.0
 """What encoding and decoding a SEG take, in steps of the UNet."""
 
@@ -21,7 +21,7 @@ class RequestCost:
 
     Args:
         work: of the networks: megapixel-steps, and a share for encoding and decoding SEGs.
-        picture_bytes: of the decoded picture, uint8 RGB.
+        picture_bytes: of all its pictures, decoded to uint8.
         weight: of its priority.
     """
 
@@ -38,10 +38,10 @@ class RequestCost:
 
     @property
     def picture_s(self) -> float:
-        """Seconds that decoding and encoding the picture take, roughly."""
+        """Seconds that decoding and encoding the pictures take, roughly."""
         return self.picture_bytes / PICTURE_BYTES_PER_S
 
     @property
     def is_large(self) -> bool:
-        """Whether the picture is large."""
+        """Whether its pictures are large together."""
         return self.picture_bytes > LARGE_BYTES

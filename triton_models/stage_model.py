@@ -38,8 +38,8 @@ _SMALL_THREADS = 2
 
 
 class Work(NamedTuple):
-    """The rest of a request's work: what returns its output tensors by name, and the bytes of its
-    picture's pixels."""
+    """The rest of a request's work: what returns its output tensors by name, and the bytes of the
+    pixels that it is about."""
 
     run: Callable[[], dict[str, stub.Tensor]]
     picture_bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -55,6 +56,15 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.wait()
+
+
+def test_a_server_whose_folder_is_gone_is_started_again(server: Server) -> None:
+    """As by a system that removes a user's shared memory at the end of a session."""
+    monitored = server.monitor()
+    monitored.check()
+    shutil.rmtree(server.folder)
+    with pytest.raises(ServingError, match="the folder of heartbeats is gone"):
+        monitored.check()
 
 
 def test_a_process_that_ends_is_missed(server: Server) -> None:

@@ -40,6 +40,25 @@ def test_a_request_without_segs_has_no_work_but_its_picture() -> None:
     assert cost.picture_s == cost.picture_bytes / PICTURE_BYTES_PER_S
 
 
+def test_control_images_and_masks_count_as_pictures() -> None:
+    """They are decoded, too: a tiny picture may come with a large control image."""
+    control = {"encoding": "uint8", "length": 256 * 256 * 3, "shape": [256, 256, 3]}
+    mask = {"encoding": "uint8", "length": 64 * 64, "shape": [64, 64]}
+    seg = {"bbox": [0, 0, 64, 64], "crop_region": [0, 0, 64, 64], "mask": mask}
+    chain = [{"name": "tile", "image": control}]
+    fields = {"segs": {"items": [seg]}, "controlnets": chain}
+    base = BASE.model_copy(update={"controlnets": {"tile": None}})
+    image = np.zeros(128 * 128 * 3, np.uint8)
+    inputs = Inputs(
+        request(image={"encoding": "raw", "shape": [128, 128, 3]}, **fields),
+        image,
+        masks=np.zeros(64 * 64, np.uint8),
+        control_images=np.zeros(256 * 256 * 3, np.uint8),
+    )
+    cost = RequestCost.of(check(inputs, pipelines={"base": base}))
+    assert cost.picture_bytes == 128 * 128 * 3 + 256 * 256 * 3 + 64 * 64
+
+
 @pytest.mark.parametrize(("priority", "weight"), [("low", 0.25), ("normal", 1.0), ("high", 4.0)])
 def test_the_priority_is_a_weight(priority: str, weight: float) -> None:
     assert cost_of(priority=priority).weight == weight

@@ -26,7 +26,8 @@ class TritonPythonModel(StageModel):
     def begin(self, request: Any, deadline_s: float | None) -> Work:
         plan = Plan.model_validate_json(stub.text(request, "plan"))
         canvas = stub.required(request, "canvas")
-        return Work(lambda: self._compose(request, plan, canvas), canvas.size)
+        size_bytes = canvas.size + stub.required(request, "sampled").size
+        return Work(lambda: self._compose(request, plan, canvas), size_bytes)
 
     def _compose(self, request: Any, plan: Plan, canvas: Any) -> dict[str, stub.Tensor]:
         composed = composite(

@@ -25,7 +25,8 @@ class TritonPythonModel(StageModel):
             request_id=request.request_id(),
             deadline_s=deadline_s,
         )
-        return Work(lambda: self._decode(checked), checked.picture_bytes)
+        crop_bytes = 3 * checked.survey.sampled_pixels
+        return Work(lambda: self._decode(checked), checked.picture_bytes + crop_bytes)
 
     def _decode(self, checked: Checked) -> dict[str, stub.Tensor]:
         prepared = checked.decode()
