@@ -107,7 +107,7 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: faults
-faults: $(STAMP) ## make 94 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
+faults: $(STAMP) ## make 96 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
 	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
 
 .PHONY: fuzz
