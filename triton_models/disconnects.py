@@ -31,8 +31,7 @@ class DisconnectPoller:
         Args:
             on_cancelled: is called at most once, from the poller's thread.
         """
-        with self._lock:
-            self._watched[id(request)] = request, on_cancelled
+        self._watched[id(request)] = request, on_cancelled  # no lock: an event loop calls this
 
     def remove(self, request: Any) -> None:
         """Never asks about it again: it must not be after the last response. May wait for the
