@@ -150,9 +150,11 @@ class StageCalls:
     def _end(self, call: _Call) -> None:
         """Triton has answered."""
         self._registry.forget(call.token)
+        answer = call.answer
+        # (An error that no caller is left to read is read here.)
+        failed = answer.cancelled() or answer.exception() is not None or answer.result().has_error()
         if self._calls.pop(call.token, None) is not None:
-            self._in_flight.release(call.place, done=True)
-        call.answer.exception()  # nobody may be left to read it
+            self._in_flight.release(call.place, done=not failed)
 
     async def watch(self) -> None:
         """Looks at the stages' processes, for good."""
