@@ -167,3 +167,24 @@ def test_a_call_that_cannot_be_made_frees_its_place(
         assert (bench.in_flight.calls, bench.in_flight.requests) == (0, 0)
 
     run(bench, test)
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_only_requests_that_succeed_count_as_work_that_was_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    """A refusal comes at once: the queue would look shorter than it is."""
+    dones: list[bool] = []
+
+    async def test() -> None:
+        monkeypatch.setattr(bench.in_flight, "release", lambda _, done: dones.append(done))
+        task = bench.send(Request())
+        call = await bench.call(0)
+        if succeeds:
+            call.succeed()
+        else:
+            call.fail("overloaded")
+        await task
+
+    run(bench, test)
+    assert dones == [succeeds]
