@@ -19,7 +19,6 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from pipelines import PipelineDescriptor
 from preprocessing.plan import OverloadedError
-from segs_client import access
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ErrorDetail
 from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from serving.connection import Connection
@@ -81,7 +80,7 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
         "metadata": (*server.headers.items(), untraced),
     }
     try:
-        with access.open_channel(server.url, server.options, grpc) as channel:
+        with server.open_channel() as channel:
             stub = GRPCInferenceServiceStub(channel)
             if canary.streamed:
                 for response in stub.ModelStreamInfer(iter([message]), **given):

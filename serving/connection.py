@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import tritonclient.grpc as grpc
+import grpc
+from tritonclient.grpc import InferenceServerClient
+
+from segs_client import access
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,13 @@ class Connection:
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def open(self) -> grpc.InferenceServerClient:
+    def open_channel(self) -> Any:
+        """A gRPC channel, to be closed."""
+        if (credentials := self.options.get("creds")) is not None:
+            arguments = self.options.get("channel_args")
+            return grpc.secure_channel(self.url, credentials, arguments)
+        return access.open_channel(self.url, self.options, grpc)
+
+    def open(self) -> InferenceServerClient:
         """A client, to be closed."""
-        return grpc.InferenceServerClient(self.url, **self.options)
+        return InferenceServerClient(self.url, **self.options)
