@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,8 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
-
-import triton_python_backend_utils as pb_utils
 
 from preprocessing.plan import CancelledByClientError, DeadlineExceededError
 from runners.cores import PICTURE_NICENESS, lower_priority
@@ -31,8 +28,6 @@ from triton_models.stage_calls import TOKEN
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging
 from triton_models.tracing import Span, Tracing
-
-log = logging.getLogger(__name__)
 
 _SMALL_THREADS = 2
 
@@ -120,7 +115,7 @@ class StageModel(ABC):
     def _refuse(self, asked: _Asked, error: Exception) -> None:
         with self._span(asked) as span:
             span.fail(error)
-            self._send(asked, stub.refusal(error, asked.request.request_id()))
+            stub.send_last(asked.sender, stub.refusal(error, asked.request.request_id()))
 
     def _finish(self, asked: _Asked, work: Work) -> None:
         with self._span(asked) as span:
@@ -130,7 +125,7 @@ class StageModel(ABC):
             except Exception as error:
                 span.fail(error)
                 response = stub.refusal(error, asked.request.request_id())
-            self._send(asked, response)
+            stub.send_last(asked.sender, response)
 
     def _check(self, asked: _Asked) -> None:
         """
@@ -150,10 +145,3 @@ class StageModel(ABC):
             about(asked.request.request_id(), span.trace_id),
         ):
             yield span
-
-    @staticmethod
-    def _send(asked: _Asked, response: Any) -> None:
-        try:
-            asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception:
-            log.exception("a response cannot be sent")

@@ -5,6 +5,7 @@ Importable in a stub only.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -23,6 +24,8 @@ from sampling.faults import IncidentError, open_incident, told
 from segs_client.contract import ContractError, ErrorDetail
 from triton_models import environment
 from triton_models.internal_token import read_parameters
+
+log = logging.getLogger(__name__)
 
 Tensor = NDArray[Any] | bytes
 
@@ -167,6 +170,14 @@ def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
     else:
         incident = open_incident(error, request_id)
     return _detail("INTERNAL", told(incident), request_id)
+
+
+def send_last(sender: Any, response: Any) -> None:
+    """Sends a request's only response; may block, and raises nothing."""
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception:
+        log.exception("a response cannot be sent")
 
 
 def refusal(error: BaseException, request_id: str) -> Any:

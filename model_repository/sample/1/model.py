@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-import triton_python_backend_utils as pb_utils
 
 from preprocessing.images import Pixels
 from preprocessing.plan import CancelledByClientError, Plan
@@ -92,7 +91,9 @@ class TritonPythonModel:
             try:
                 check_internal(request.parameters())
             except ContractError as error:
-                self._senders.submit(_send, sender, stub.refusal(error, request.request_id()))
+                self._senders.submit(
+                    stub.send_last, sender, stub.refusal(error, request.request_id())
+                )
             else:
                 self._take(request, sender)
 
@@ -179,7 +180,7 @@ class TritonPythonModel:
                 response = await self._answer(asked, span)
         finally:
             self._calls.pop(asked.token, None)
-        self._senders.submit(_send, asked.sender, response)
+        self._senders.submit(stub.send_last, asked.sender, response)
 
     async def _answer(self, asked: _Asked, span: Span) -> Any:
         """The response; never raises."""
@@ -201,10 +202,3 @@ class TritonPythonModel:
             error = raised
         span.fail(error)
         return stub.refusal(error, asked.request_id)
-
-
-def _send(sender: Any, response: Any) -> None:
-    try:
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except Exception:
-        log.exception("a response cannot be sent")
