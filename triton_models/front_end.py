@@ -78,7 +78,8 @@ class ClientRequest:
 
     request: Any
     request_id: str
-    is_canary: bool = False
+    is_canary: bool = field(init=False)
+    """Whether the supervisor has sent it."""
     arrived_s: float = field(default_factory=time.monotonic)
     span: Span = field(default_factory=Span, kw_only=True)
     code: ErrorCode | None = field(default=None, kw_only=True)
@@ -92,6 +93,7 @@ class ClientRequest:
     interrupted: asyncio.Future[None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.is_canary = is_internal(self.request.parameters())
         self.interrupted = asyncio.get_running_loop().create_future()
 
     def interrupt(self, error: Exception) -> None:
@@ -179,7 +181,7 @@ class FrontEnd:
 
     async def answer(self, request: Any, sender: Any) -> None:
         """Answers a request that takes one response; never raises."""
-        asked = self.receive(request)
+        asked = ClientRequest(request, stub.id_of(request))
         with self.attending(asked):
             try:
                 self.authenticate(asked)
@@ -187,10 +189,6 @@ class FrontEnd:
             except Exception as error:
                 response = stub.refused(self.fail(asked, error))
             await self.send_last(request, sender, response)
-
-    def receive(self, request: Any) -> ClientRequest:
-        """A request that has just arrived."""
-        return ClientRequest(request, stub.id_of(request), is_internal(request.parameters()))
 
     async def send(self, sender: Any, response: Any, flags: int = 0) -> None:
         """Sends a response; never raises."""

@@ -65,11 +65,9 @@ class StreamFrontEnd:
     async def answer(self, request: Any, sender: Any) -> None:
         """Sends all responses to a request; never raises."""
         front_end = self._front_end
-        plain = front_end.receive(request)
-        writer = EventWriter(front_end, request, sender, plain.request_id)
-        asked = _StreamRequest(
-            request, plain.request_id, plain.is_canary, writer=writer, subscriber=self._subscriber
-        )
+        request_id = stub.id_of(request)
+        writer = EventWriter(front_end, request, sender, request_id)
+        asked = _StreamRequest(request, request_id, writer=writer, subscriber=self._subscriber)
         cancelled_id = stub.parameter(request, CANCEL_PARAMETER)
         with front_end.attending(asked, is_order=cancelled_id is not None):
             try:
