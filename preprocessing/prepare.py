@@ -44,8 +44,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request of which all is checked that can be told from its JSON and from headers; nothing
-    is decoded yet."""
+    """A request that is checked as far as its JSON and headers allow; nothing is decoded yet."""
 
     request: DetailRequest
     request_id: str
@@ -135,21 +134,10 @@ def check(
 
 
 def prepare(
-    inputs: Inputs,
-    *,
-    pipelines: Mapping[str, PipelineDescriptor],
-    limits: Limits = DEFAULT,
-    request_id: str = "",
-    deadline_s: float | None = None,
+    inputs: Inputs, *, pipelines: Mapping[str, PipelineDescriptor], limits: Limits = DEFAULT
 ) -> Prepared:
     """:func:`check`, then :meth:`Checked.decode`."""
-    return check(
-        inputs,
-        pipelines=pipelines,
-        limits=limits,
-        request_id=request_id,
-        deadline_s=deadline_s,
-    ).decode()
+    return check(inputs, pipelines=pipelines, limits=limits).decode()
 
 
 def _arrays(inputs: Inputs) -> dict[str, Pixels | None]:
