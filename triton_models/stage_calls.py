@@ -82,9 +82,6 @@ class StageCalls:
         """
         await asyncio.wait_for(self._are_alive.wait(), limit_s)
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     async def run(
         self,
         request: Any,
