@@ -24,7 +24,8 @@ from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from serving.connection import Connection
 from serving.errors import CanaryError
 
-_SIDE_PX = 64
+SIDE_PX = 64
+"""Of a canary's picture and SEG."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def canary_request(canary: Canary) -> dict[str, Any]:
         "pipeline": canary.pipeline,
         "controlnets": [] if canary.controlnet is None else [{"name": canary.controlnet}],
         "steps": 1,
-        "guide_size": _SIDE_PX,
-        "max_size": _SIDE_PX,
-        "image": {"encoding": "raw", "shape": [_SIDE_PX, _SIDE_PX, 3]},
+        "guide_size": SIDE_PX,
+        "max_size": SIDE_PX,
+        "image": {"encoding": "raw", "shape": [SIDE_PX, SIDE_PX, 3]},
         "segs": {"items": [{"bbox": [16, 16, 48, 48]}]},
         "output": {"image": "none"},
     }
@@ -72,7 +73,11 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
         CanaryError: it failed, or took longer than ``timeout_s``.
     """
     begun_s = time.monotonic()
-    message = _message(canary, server.parameters)
+    model = STREAM_MODEL_NAME if canary.streamed else MODEL_NAME
+    pixels = bytes(SIDE_PX * SIDE_PX * 3)
+    message = infer_message(model, f"canary-{canary.pipeline}", canary_request(canary), pixels)
+    for name, value in server.parameters.items():
+        message.parameters[name].string_param = value
     # Not sampled: it is of no use among the traces.
     untraced = ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00")
     given: dict[str, Any] = {
@@ -95,16 +100,21 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
     return time.monotonic() - begun_s
 
 
-def _message(canary: Canary, parameters: Mapping[str, str]) -> ModelInferRequest:
-    model = STREAM_MODEL_NAME if canary.streamed else MODEL_NAME
-    message = ModelInferRequest(model_name=model, id=f"canary-{canary.pipeline}")
-    for name, value in parameters.items():
-        message.parameters[name].string_param = value
-    text, pixels = json.dumps(canary_request(canary)).encode(), bytes(_SIDE_PX * _SIDE_PX * 3)
+def infer_message(
+    model: str, request_id: str, body: Mapping[str, Any], picture: bytes
+) -> ModelInferRequest:
+    """A request as gRPC carries it.
+
+    Args:
+        body: its JSON.
+        picture: a file, or raw pixels.
+    """
+    message = ModelInferRequest(model_name=model, id=request_id)
+    text = json.dumps(body).encode()
     message.inputs.add(name="request", datatype="BYTES", shape=[1])
     message.raw_input_contents.append(struct.pack("<I", len(text)) + text)
-    message.inputs.add(name="image", datatype="UINT8", shape=[len(pixels)])
-    message.raw_input_contents.append(pixels)
+    message.inputs.add(name="image", datatype="UINT8", shape=[len(picture)])
+    message.raw_input_contents.append(picture)
     return message
 
 

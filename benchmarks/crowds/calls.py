@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,13 +18,13 @@ from benchmarks.crowds.ends import NO_ANSWER, REFUSED, UNREADABLE, end_of, end_o
 from benchmarks.crowds.pictures import grey
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ErrorDetail
 from segs_client.events import EVENT_OUTPUT
+from serving.canary import SIDE_PX, Canary, canary_request, infer_message
 
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one server share a connection
 ]
-SIDE_PX = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +37,7 @@ class Ask:
 
     def message(self, model: str = MODEL_NAME) -> ModelInferRequest:
         """What is sent."""
-        text = json.dumps(self.body).encode()
-        message = ModelInferRequest(model_name=model, id=self.request_id)
-        message.inputs.add(name="request", datatype="BYTES", shape=[1])
-        message.raw_input_contents.append(struct.pack("<I", len(text)) + text)
-        message.inputs.add(name="image", datatype="UINT8", shape=[len(self.picture)])
-        message.raw_input_contents.append(self.picture)
-        return message
+        return infer_message(model, self.request_id, self.body, self.picture)
 
     def shown(self) -> Ask:
         """The same, with the pixels to come back."""
@@ -53,17 +46,7 @@ class Ask:
 
 def small_ask(pipeline: str, request_id: str, **changes: Any) -> Ask:
     """One step on one small SEG, and no picture back, but for what is changed."""
-    body = {
-        "pipeline": pipeline,
-        "steps": 1,
-        "guide_size": SIDE_PX,
-        "max_size": SIDE_PX,
-        "image": {"encoding": "raw", "shape": [SIDE_PX, SIDE_PX, 3]},
-        "segs": {"items": [{"bbox": [16, 16, 48, 48]}]},
-        "output": {"image": "none"},
-        **changes,
-    }
-    return Ask(request_id, body)
+    return Ask(request_id, {**canary_request(Canary(pipeline)), **changes})
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +109,7 @@ def ask_once(url: str, ask: Ask, timeout_s: float, *, keep: bool = False) -> Ans
 
 
 def ask_patiently(url: str, ask: Ask, limit_s: float, *, keep: bool = False) -> Answer:
-    """Comes again when the server says so, until it is let in or the time is over."""
+    """Sends the request again after each refusal, as asked, until it is accepted or late."""
     until_s = time.monotonic() + limit_s
     while True:
         answer = ask_once(url, ask, max(until_s - time.monotonic(), 1.0), keep=keep)

@@ -60,7 +60,7 @@ class Leaver(Crowd):
 
 @dataclass(frozen=True)
 class Refused(Crowd):
-    """Meanwhile another caller sends what is wrong, and is told so at once."""
+    """Meanwhile another caller sends a wrong request, which is refused at once."""
 
     mode: ClassVar[str] = "refused"
 

@@ -73,7 +73,7 @@ class Result:
         seen, aside, same = self.seen, self.aside, self.comparison
         rss_mib = None if seen.peak_rss_bytes is None else round(seen.peak_rss_bytes / 2**20)
         midst = "" if aside is None else f"{aside.seconds:.2f} {aside.end}"
-        told = [midst, *(f"{name} {value:g}" for name, value in self.notes.items())]
+        notes = [midst, *(f"{name} {value:g}" for name, value in self.notes.items())]
         return [
             self.mode,
             str(self.callers),
@@ -81,7 +81,7 @@ class Result:
             _counts(self.ends),
             str(self.lost),
             f"{self.stranger_slowest_s:.1f}" if self.stranger else _shown(None),
-            "; ".join(filter(None, told)),
+            "; ".join(filter(None, notes)),
             f"{same.compared} ({same.most}, {same.mean:.3f})" if same.compared else "",
             f"{_shown(seen.restarts)} / {_shown(seen.reloads)}",
             _shown(seen.not_ready_s),

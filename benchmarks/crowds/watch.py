@@ -84,8 +84,8 @@ class Watch:
         while not over:  # the last look comes after the crowd
             over = self._over.is_set()
             begun_s = time.monotonic()
-            status, told = read_health(self._target.health_url)
-            self._last = told or self._last
+            status, content = read_health(self._target.health_url)
+            self._last = content or self._last
             self._over.wait(HEALTH_S)
             if status != 200:
                 self._not_ready_s += time.monotonic() - begun_s
