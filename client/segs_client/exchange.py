@@ -141,7 +141,7 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
             if len(refusals) == len(servers):
                 failed_rounds += any(not each.is_refusal for each in refusals.values())
                 pause_s = retries.pause_s(failed_rounds, list(refusals.values()), left_s)
-            if pause_s is None:  # a refusal tells the caller when to try again
+            if pause_s is None:  # a refusal has the time to try again
                 raise min(refusals.values(), key=lambda each: not each.is_refusal)
             _tell(retries, Retry(asked.request_id, tries, server.url, outcome, pause_s))
             if pause_s:

@@ -1,4 +1,4 @@
-"""Servers that answer as they are told, and a clock that goes on while somebody waits; what the
+"""Servers with scripted answers, and a clock that goes on while a call waits; what the
 clients do for a request is run against them without a network and in no time."""
 
 from __future__ import annotations
