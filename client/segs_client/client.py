@@ -18,9 +18,9 @@ from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
     Asked,
+    ClientProgram,
+    ClientStep,
     Pause,
-    Program,
-    Step,
     inference,
     traced,
 )
@@ -218,7 +218,7 @@ class Client(BaseClient):
         """
         self._run(self._readiness(timeout_s))
 
-    def _run(self, program: Program[T]) -> T:
+    def _run(self, program: ClientProgram[T]) -> T:
         try:
             step = next(program)
             while True:
@@ -232,7 +232,7 @@ class Client(BaseClient):
             result: T = end.value
             return result
 
-    def _take(self, step: Step) -> Any:
+    def _take(self, step: ClientStep) -> Any:
         if isinstance(step, Pause):
             with self._waits.begun(threading.Event(), step.request_id) as end:
                 end.wait(step.seconds)

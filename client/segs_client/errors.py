@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import ContractError, ErrorCode, ErrorDetail
+from segs_client.triton_messages import PROCESS_DEAD, process_ended
 
 LEAST_WAIT_S = 0.5
 """Least seconds until a server that was unavailable is tried again, and least ``retry_after_s``: a
@@ -143,13 +144,10 @@ _REREAD: tuple[tuple[ErrorCode, str, ErrorCode], ...] = (
     ("UNAVAILABLE", "timeout expired", "DEADLINE_EXCEEDED"),  # it waited too long in a queue
     ("UNAVAILABLE", "protocol is restricted", "UNAUTHENTICATED"),
     ("UNAVAILABLE", "larger than max", "INVALID_ARGUMENT"),  # gRPC's own limit, RESOURCE_EXHAUSTED
-    ("INTERNAL", "is not healthy", "UNAVAILABLE"),  # the model's process is dead
-    ("INTERNAL", "has no available versions", "UNAVAILABLE"),  # the server ends, or begins
-    ("INTERNAL", "is not at ready state", "UNAVAILABLE"),
 )
 """Where a status of Triton's or gRPC's own does not tell what happened: the code by the status, a
 part of the message (in lower case), and the code that is meant."""
-_LOSSES = ("is not healthy", "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
+_LOSSES = (PROCESS_DEAD, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
            "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
 """Of messages of Triton, this service and gRPC: there was a connection, and it ended."""
 
@@ -177,6 +175,8 @@ def from_transport(
             if code == told and part in text.lower():
                 code = meant
                 break
+        if code == "INTERNAL" and process_ended(text):
+            code = "UNAVAILABLE"
         message = text.strip() or f"the server answered {status or 'an unknown error'}"
         detail = ErrorDetail(code=code, message=message)
     return from_detail(detail, request_id=request_id)
