@@ -52,12 +52,12 @@ SSIM_SHARE, ADHERENCE_SHARE = 0.8, 0.85
 _HEAD = """# Quality
 
 How good the demo checkpoint's pictures are, by
-`python -m benchmarks.quality --scenes {scenes} --write docs/lab/quality.md`: scenes that no training
-saw, with 3 to 8 cartoon faces each, are drawn; every head is blurred, shrunk to a third, compressed
-as JPEG of quality 25 and enlarged again; a real server redraws them; the pictures are compared with
-the drawings. *Repair* is what the demo does first, with each person's own prompt; *prompts* ask for
-other colours of eyes, hair and hats than are there; the *ControlNet* is shown the drawing's edges.
-`make test-all` keeps the bars on a few of the scenes.
+`python -m benchmarks.quality --scenes {scenes} --write docs/lab/quality.md`: scenes that no
+training saw, with 3 to 8 cartoon faces each, are drawn; every head is blurred, shrunk to a third,
+compressed as JPEG of quality 25 and enlarged again; a real server redraws them; the pictures are
+compared with the drawings. *Repair* is what the demo does first, with each person's own prompt;
+*prompts* ask for other colours of eyes, hair and hats than are there; the *ControlNet* is shown the
+drawing's edges. `make test-all` keeps the bars on a few of the scenes.
 
 {machine}.
 
