@@ -130,9 +130,10 @@ fuzz-coverage: $(STAMP) ## coverage-guided fuzzing of what reads strangers' byte
 	done
 
 .PHONY: lint
-lint: $(STAMP) ## ruff: rules and formatting
+lint: $(STAMP) ## ruff: rules and formatting; import-linter: imports run one way
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: types
 types: $(STAMP) ## mypy, strict

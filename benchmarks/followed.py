@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from preprocessing.plan import Piece, Plan, PlannedSeg
+from request_plan.plan import Piece, Plan, PlannedSeg
 from sampling.progress import BatchSeen, Step
 from segs_client.contract import DetailRequest, StreamOptions
 from triton_models.event_channel import EventPublisher

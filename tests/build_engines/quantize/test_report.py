@@ -15,7 +15,6 @@ import pytest
 
 from build_engines import TargetOptions, build
 from build_engines.errors import BuildError, QualityError
-from build_engines.networks import Unet
 from build_engines.options import QualityLimits, QuantizeOptions
 from build_engines.quantize import open_quantizer, quantizer, toolkit
 from build_engines.quantize.compare import difference, judge
@@ -31,6 +30,7 @@ from build_engines.quantize.runs import Redrawn
 from build_engines.quantize.structure import Structure, check_structure
 from build_engines.quantize.workload import Request
 from build_engines.targets.onnx import OnnxTarget
+from networks import Unet
 from pipelines.descriptor import EngineSpec, Quality, load_all
 from tests.build_engines.conftest import snapshot
 from tests.conftest import CHECKPOINTS
