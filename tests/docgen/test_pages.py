@@ -17,7 +17,7 @@ _FOLDERS = {
 } | {"backends", "client", "deploy", "docs", "model_repository"}
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
-by_name = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 
 
 def _words(text: str) -> list[str]:
@@ -41,13 +41,13 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@by_name
+@each_page
 def test_files_that_it_names_exist(page: Path) -> None:
     words = [word for word in _words(page.read_text("utf-8")) if re.fullmatch(r"[\w./-]+", word)]
     assert [word for word in words if "NAME" not in word and not _exists(word)] == []
 
 
-@by_name
+@each_page
 def test_commands_that_it_names_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     modules = [name.replace(".", "/") for name in re.findall(r"python3? -m ([a-z_.]+\w)", text)]
@@ -55,6 +55,16 @@ def test_commands_that_it_names_exist(page: Path) -> None:
     missing = [path for path in own if not (path.is_dir() or path.with_suffix(".py").exists())]
     assert missing == []
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= _TARGETS
+
+
+def test_names_of_the_code_in_the_architecture_exist() -> None:
+    files = (file for folder in _FOLDERS for file in (ROOT / folder).rglob("*.py"))
+    sources = "".join(file.read_text("utf-8") for file in files)
+    words = _words((DOCS / "architecture.md").read_text("utf-8"))
+    names = [word for word in words if re.fullmatch(r"[A-Z][a-z]+[A-Z]\w+(\.\w+)?", word)]
+    parts = {part for name in names for part in name.split(".")}
+    assert len(names) > 10
+    assert [each for each in parts if not re.search(rf"(class|def) {each}\b", sources)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
