@@ -15,7 +15,8 @@ CURRENT = [page for page in PAGES if page.parent.name != "lab"]
 _FOLDERS = {
     path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()
 } | {"backends", "client", "deploy", "docs", "model_repository"}
-_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+_MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+_TARGETS = set(re.findall(r"^([a-z-]+):", _MAKEFILE, re.MULTILINE))
 
 each_page = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 
@@ -55,6 +56,12 @@ def test_commands_that_it_names_exist(page: Path) -> None:
     missing = [path for path in own if not (path.is_dir() or path.with_suffix(".py").exists())]
     assert missing == []
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= _TARGETS
+
+
+def test_pages_that_the_makefile_names_exist() -> None:
+    assert [
+        each for each in re.findall(r"docs/[\w/]+\.md", _MAKEFILE) if not (ROOT / each).exists()
+    ] == []
 
 
 def test_names_of_the_code_in_the_architecture_exist() -> None:
