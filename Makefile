@@ -80,6 +80,9 @@ quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/lab/q
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
 	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
 
+.PHONY: test-all
+test-all: test ## both tiers of the tests
+
 .PHONY: test-failed
 test-failed: $(STAMP) ## what failed in the last `make test`, once more
 	$(PY) -m pytest -m "not slow and not quantize" --last-failed --last-failed-no-failures none
