@@ -108,19 +108,24 @@ def _class(found: Class, name: str) -> Iterator[str]:
         and (real := _real(each)).has_docstring
         and (isinstance(real, Function) or "property" in real.labels)
     }
-    yield from ["Methods and properties:"] * any(map(_is_text_alone, members.values()))
+    long = {
+        member: each
+        for member, each in members.items()
+        if isinstance(each, Function) and not _is_text_alone(each)
+    }
+    if len(members) > len(long):
+        yield "Methods and properties:"
     for member, each in members.items():
-        if _is_text_alone(each):
+        if member not in long:
             shown = _signature(member, each) if isinstance(each, Function) else member
             if "\n" in shown:
                 shown = re.sub(r"\(.*\)", "(…)", shown, flags=re.DOTALL)
             yield f"- `{shown}`: {_sentence(each)}"
     yield ""
-    for member, each in members.items():
-        if isinstance(each, Function) and not _is_text_alone(each):
-            yield f"#### `{name}.{member}`\n"
-            yield _code(_signature(member, each))
-            yield from _docstring(each)
+    for member, each in long.items():
+        yield f"#### `{name}.{member}`\n"
+        yield _code(_signature(member, each))
+        yield from _docstring(each)
 
 
 def _lineage(found: Class) -> list[Any]:
