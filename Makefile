@@ -73,12 +73,15 @@ gallery: $(STAMP) ## a page of what the options do, out/gallery/index.html (GALL
 	$(PY) -m examples.gallery $(GALLERY_ARGS)
 
 .PHONY: quality
-quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/quality.md (QUALITY_ARGS=...)
-	$(PY) -m benchmarks.quality --write docs/quality.md $(QUALITY_ARGS)
+quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/lab/quality.md (QUALITY_ARGS=...)
+	$(PY) -m benchmarks.quality --write docs/lab/quality.md $(QUALITY_ARGS)
 
 .PHONY: test
 test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
 	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: test ## both tiers of the tests
 
 .PHONY: test-failed
 test-failed: $(STAMP) ## what failed in the last `make test`, once more
@@ -108,7 +111,7 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 
 .PHONY: faults
 faults: $(STAMP) ## make 96 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
-	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
+	$(PY) -m tests.faults --report docs/lab/faults.md $(FAULT_ARGS)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)

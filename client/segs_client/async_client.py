@@ -100,7 +100,7 @@ class AsyncClient(BaseClient):
         timeout_s: float | None = None,
         **options: Any,
     ) -> AsyncGenerator[StreamUpdate, None]:
-        """Redraws the segments of a picture and tells how it goes, until the result; arguments,
+        """Redraws the segments of a picture and yields its events, until the result; arguments,
         updates and errors are those of :meth:`Client.stream`.
 
         Example:
@@ -175,7 +175,7 @@ class AsyncClient(BaseClient):
         """Waits until a server and its detailer's model accept requests.
 
         Raises:
-            ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+            ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
         """
         await self._run(self._readiness(timeout_s))
 

@@ -33,7 +33,7 @@ class BaseClient:
         pipeline: the compiled checkpoint used where a call names none.
         timeout_s: seconds after which a call is given up, where it names no other; so long it is
             tried again where all servers are overloaded.
-        api_key: sent with every call, for a server that wants one.
+        api_key: sent with every call, for a server that requires one.
         tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
             given are looked for in the environment, see :mod:`segs_client.access`.
         retries: what is done where no server is available.

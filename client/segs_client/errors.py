@@ -4,7 +4,7 @@
 
     SegsError
     ├── InvalidRequest      the request breaks the contract; also a ValueError
-    ├── Unauthenticated     the server wants an API key, and another one
+    ├── Unauthenticated     the server requires an API key, or another one
     ├── NotFound            there is no such request to be cancelled
     ├── ServerUnavailable   not reachable, not ready or overloaded: try again
     ├── DeadlineExceeded    the time-out passed before the answer
@@ -71,7 +71,7 @@ class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happ
 
 
 class Unauthenticated(SegsError):  # noqa: N818
-    """The server wants an API key and was given none, or one that it does not know."""
+    """The server requires an API key and was given none, or an unknown one."""
 
     code: ErrorCode = "UNAUTHENTICATED"
 
@@ -90,7 +90,7 @@ class ServerUnavailable(SegsError):  # noqa: N818
             none.
         is_loss: whether the server, or a part of it, went away while it had the request; which may
             be the cause.
-        is_refusal: whether the server refused the request and said when to try again.
+        is_refusal: whether the server refused the request and gave a time to try again.
     """
 
     code: ErrorCode = "UNAVAILABLE"

@@ -158,7 +158,7 @@ def readiness(servers: Servers, timeout_s: float) -> ClientProgram[None]:
     """Waits until one of the servers and its detailer's model accept requests.
 
     Raises:
-        ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+        ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
     """
     end = time.monotonic() + timeout_s
     while True:
