@@ -166,7 +166,7 @@ class SegSpans(RequestListener):
                     "batch_rows": batch.batch_rows,
                     "batch_calls": batch.batch_calls,
                     "batch_requests": batch.batch_requests,
-                    "waited_ms": round((batch.begun_ns - batch.asked_ns) / _NS_PER_MS, 3),
+                    "waited_ms": round((batch.begun_ns - batch.queued_ns) / _NS_PER_MS, 3),
                 }
                 failed = None if batch.answered else "failed"
                 add(span, "batch", batch.begun_ns, batch.ended_ns, values, failed=failed)

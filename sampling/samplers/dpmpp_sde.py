@@ -96,5 +96,5 @@ def dpmpp_3m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 
 def _deviation(sigma_next: float, h: float) -> float:
-    """Of the noise that a step of the SDE adds: σ′√(1 − e^(−2h))."""
+    """Standard deviation of the noise that a step adds: σ′√(1 − e^(−2h))."""
     return sigma_next * math.sqrt(-math.expm1(-2 * h))

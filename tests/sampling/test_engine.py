@@ -313,7 +313,7 @@ def test_a_witness_sees_each_batch_of_its_program() -> None:
     ]
     assert [each.batch_requests for each in seen] == [2, 2, 1]
     assert all(each.answered for each in seen)
-    times = [t for each in seen for t in (each.asked_ns, each.begun_ns, each.ended_ns)]
+    times = [t for each in seen for t in (each.queued_ns, each.begun_ns, each.ended_ns)]
     assert begun_ns <= times[0]
     assert times == sorted(times)
 
