@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 DESCRIPTOR_SUFFIX = ".pipeline.json"
-DESCRIPTOR_VERSION = 1
 
 log = logging.getLogger(__name__)
 

@@ -70,7 +70,7 @@ def test_a_pipeline_for_onnxruntime(
         "model.onnx",
         "model.onnx.data",
     ]
-    linear = check_structure(model, mode).linear
+    linear = check_structure(model, mode)
     assert linear["Conv"][0] >= 20
     assert linear["MatMul"][0] == 40  # all but the two products of each of 8 attentions
     assert linear["Gemm"][0] == 0  # what the timestep goes through

@@ -28,7 +28,7 @@ from build_engines.quantize.report import (
     violations,
 )
 from build_engines.quantize.runs import Redrawn
-from build_engines.quantize.structure import Structure, check_structure
+from build_engines.quantize.structure import check_structure
 from build_engines.quantize.workload import Request
 from build_engines.targets.onnx import OnnxTarget
 from pipelines.descriptor import EngineSpec, Quality, load_all
@@ -208,9 +208,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Change:
         monkeypatch.setattr(quantizer, "quantize_graph", quantize_graph)
 
     monkeypatch.setattr(quantizer, "modelopt_version", lambda python: "0.0")
-    monkeypatch.setattr(
-        quantizer, "check_structure", lambda model, mode: Structure({"Conv": (1, 2)}, 19)
-    )
+    monkeypatch.setattr(quantizer, "check_structure", lambda model, mode: {"Conv": (1, 2)})
     return replace
 
 
