@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 QUANTIZE_VENV := .venv-quantize
 QUANTIZE_STAMP := $(QUANTIZE_VENV)/.installed
-REQUIREMENTS := requirements.txt requirements-dev.txt requirements-nodeps.txt \
+REQUIREMENTS := requirements.txt requirements-dev.txt \
 	requirements-tensorrt-11.txt pyproject.toml client/pyproject.toml
 FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -59,7 +59,7 @@ $(STAMP): $(REQUIREMENTS)
 	fi
 	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) -r requirements-dev.txt
-	$(PIP_INSTALL) --no-deps -r requirements-nodeps.txt -r requirements-tensorrt-11.txt
+	$(PIP_INSTALL) --no-deps -r requirements-tensorrt-11.txt
 	$(PIP_INSTALL) --no-deps -e client -e .
 	@touch $@
 

@@ -7,11 +7,10 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /opt/segs-detailer
 
-COPY requirements.txt requirements-nodeps.txt ./
+COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" \
-        --requirement requirements.txt \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements-nodeps.txt
+        --requirement requirements.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY backends backends

@@ -13,11 +13,11 @@ RUN apt-get update \
 WORKDIR /opt/segs-detailer
 
 # The image has a tritonserver of its own; the one of nvidia-pytriton is left out.
-COPY requirements.txt requirements-nodeps.txt ./
+COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
     && grep -v '^nvidia-pytriton==' requirements.txt > /tmp/requirements.txt \
     && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements-nodeps.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps \
         "${TENSORRT}==${TENSORRT_VERSION}" "${TENSORRT}-bindings==${TENSORRT_VERSION}" \
     && rm /tmp/requirements.txt
 
