@@ -36,7 +36,7 @@ def python() -> Path:
     """The interpreter that has ModelOpt."""
     named = os.environ.get("SEGS_QUANTIZER_PYTHON")
     if not named:
-        pytest.skip("SEGS_QUANTIZER_PYTHON is not set: `make test-quantize` sets it")
+        pytest.skip("SEGS_QUANTIZER_PYTHON names no interpreter; see docs/quantization.md")
     try:
         toolkit.modelopt_version(Path(named))
     except BuildError as error:
