@@ -98,9 +98,10 @@ test-all: $(TOOLS) ## run the slow ones too: minutes and gigabytes each (PYTEST_
 	$(PY) -m pytest -m "not quantize" $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(TOOLS) ## ruff: rules and formatting
+lint: $(TOOLS) ## ruff: rules and formatting; import-linter: imports run one way
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: types
 types: $(TOOLS) ## mypy, strict

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from benchmarks.machine import describe
 from benchmarks.picture_quality import (
     Mask,
-    Pixels,
     colour_distance,
     colour_name,
     edge_f_score,
@@ -44,6 +43,7 @@ from examples.demo_service import (
     through,
 )
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
+from segs_client.arrays import ByteArray
 
 FIRST_SEED = 10_000
 STEPS, CFGS = (1, 2, 4, 8), (1.0, 2.0, 5.0, 8.0)
@@ -111,7 +111,7 @@ class Bar:
     kept: bool
 
 
-def faces(scene: SpoiltScene, pixels: Pixels) -> list[Face]:
+def faces(scene: SpoiltScene, pixels: ByteArray) -> list[Face]:
     """The figures of every head of the scene."""
     wanted = scene.drawing.pixels
     return [
@@ -125,7 +125,7 @@ def faces(scene: SpoiltScene, pixels: Pixels) -> list[Face]:
     ]
 
 
-def most_changed_outside(scene: SpoiltScene, pixels: Pixels, feather_px: int = 5) -> int:
+def most_changed_outside(scene: SpoiltScene, pixels: ByteArray, feather_px: int = 5) -> int:
     """The greatest difference, in grey levels, beyond the masks and their feather.
 
     Pasting blurs a mask by a Gaussian that ends at three times its radius.

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from build_engines.networks import Case, NetworkExport
-from build_engines.precision import lowered
 from examples.random_checkpoint import SIZES, meta_networks, scaled
+from networks import Case, NetworkExport
+from networks.precision import lowered
 from pipelines.descriptor import Precision
 from runners.torch_session import TorchSession, TorchSettings
 

@@ -25,6 +25,8 @@ from runners.in_process import LocalDetailer, LocalNetworks, NetworkCall
 from sampling.program import Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
+CHECKPOINTS = PROJECT / "tests" / "data" / "checkpoints"
+"""Tiny ones, with random weights."""
 NAME = "standin"
 _MODEL = "from benchmarks.standin_model import StandInModel as TritonPythonModel  # noqa: F401\n"
 
@@ -32,7 +34,7 @@ _MODEL = "from benchmarks.standin_model import StandInModel as TritonPythonModel
 def tiny_repository() -> Path:
     """A folder with the pipeline ``tiny`` of the tests' checkpoint, built where needed."""
     repository = PROJECT / "build" / "benchmarks"
-    build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", "tiny", repository)
+    build(CHECKPOINTS / "sd15", "tiny", repository)
     return repository
 
 

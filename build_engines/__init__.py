@@ -2,7 +2,7 @@
 
 ``python -m build_engines CHECKPOINT --name NAME --target onnx --repository DIR``, or
 :func:`build`. A further family of checkpoints is a :class:`~build_engines.families.Family` and,
-where its networks differ, a class in :mod:`build_engines.networks`.
+where its networks differ, a class in :mod:`networks`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,17 +10,11 @@ from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.controlnets import controlnet_files, open_controlnets
 from build_engines.errors import CheckpointError
 from build_engines.families import Family, detect
-from build_engines.networks import (
-    ClipTextEncoder,
-    ControlNet,
-    NetworkExport,
-    SdxlTextEncoder2,
-    Unet,
-)
-from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from build_engines.options import Prediction
 from build_engines.schedule import read_prediction, read_schedule
 from build_engines.triton_config import ensemble_name
+from networks import ClipTextEncoder, ControlNet, NetworkExport, SdxlTextEncoder2, Unet
+from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from pipelines.descriptor import Schedule
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.networks import ControlNet, NetworkExport, Tensor, Unet
 from build_engines.targets import Target
+from networks import ControlNet, NetworkExport, Tensor, Unet
 
 CONTROL_SAMPLE = "control_sample"
 """The ensemble's latent for the ControlNet where the UNet takes more than a latent."""

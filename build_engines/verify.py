@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from build_engines.errors import VerificationError
-from build_engines.networks import Case, NetworkExport
 from build_engines.widen import widen
+from networks import Case, NetworkExport
 from pipelines.descriptor import Precision
 
 SEED = 0

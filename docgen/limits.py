@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from docgen.tables import DOCS, filled, table
-from preprocessing.limits import LATER, REFUSED, WAITS, Limits
+from request_plan.limits import LATER, REFUSED, WAITS, Limits
 from segs_client.contract import request_schema
 from segs_client.json_text import MAX_DEPTH
 from segs_client.picture_files import MAX_PARTS, MAX_SCANS

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
-from preprocessing.images import Picture, Pixels, open_picture
-from preprocessing.limits import DEFAULT, Limits
-from preprocessing.plan import Plan
+from preprocessing.images import Picture, open_picture
 from preprocessing.prompts import PromptBook
 from preprocessing.seg_reader import SegReader
 from preprocessing.survey import Survey, SurveyedSeg
+from request_plan.limits import DEFAULT, Limits
+from request_plan.plan import Plan
+from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest, invalid, parse_request
 
 
@@ -21,10 +22,10 @@ class Inputs:
     """The request's tensors: its JSON, and flat uint8 arrays or None."""
 
     request: bytes
-    image: Pixels
-    masks: Pixels | None = None
-    seg_images: Pixels | None = None
-    control_images: Pixels | None = None
+    image: ByteArray
+    masks: ByteArray | None = None
+    seg_images: ByteArray | None = None
+    control_images: ByteArray | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Prepared:
     """The plan and the flat uint8 tensors it points into."""
 
     plan: Plan
-    canvas: Pixels
+    canvas: ByteArray
     """The picture's pixels, ``[H·W·3]``."""
-    crops: Pixels
+    crops: ByteArray
     """Crops at the size they are sampled at, and ControlNets' hints."""
-    masks: Pixels
+    masks: ByteArray
     """Masks of the crop regions and of prompts, float32."""
-    given: Pixels
+    given: ByteArray
     """The SEGS' own crops, float32."""
 
 
@@ -140,7 +141,7 @@ def prepare(
     return check(inputs, pipelines=pipelines, limits=limits).decode()
 
 
-def _arrays(inputs: Inputs) -> dict[str, Pixels | None]:
+def _arrays(inputs: Inputs) -> dict[str, ByteArray | None]:
     return {
         "masks": inputs.masks,
         "images": inputs.seg_images,

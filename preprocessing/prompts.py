@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
 from pipelines.descriptor import EMBEDDING
-from preprocessing.limits import DEFAULT, Limits
-from sampling.prompt import parse_weights
+from request_plan.limits import DEFAULT, Limits
+from request_plan.prompt_weights import parse_weights
 from segs_client.contract import Box, DetailRequest, SegItem, invalid
 from segs_client.wildcards import resolve
 

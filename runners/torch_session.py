@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.networks import NetworkExport
-from build_engines.stored import read_network
+from networks import NetworkExport
+from networks.stored import read_network
 from runners.cuda_graphs import CudaCapture, GraphCache, Network, Tensors
 
 
@@ -72,7 +72,7 @@ def instance_device(kind: str, device_id: str) -> torch.device:
 def open_torch_session(
     folder: Path, device: torch.device, settings: TorchSettings | None = None
 ) -> TorchSession:
-    """Loads what the torch target has written into ``folder``; see :mod:`build_engines.stored`."""
+    """Loads what the torch target has written into ``folder``; see :mod:`networks.stored`."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     stored = read_network(folder, device)

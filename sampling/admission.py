@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError, StoppingError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError, StoppingError
 from sampling.policy import Requester
 from sampling.work import Work
 

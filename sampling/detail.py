@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from preprocessing.plan import PlannedSeg
+from request_plan.plan import PlannedSeg
 from sampling import schedulers, vae
 from sampling.conditioning import Guidance
 from sampling.denoiser import Denoiser, Heard, Sampled, run_sampler
@@ -21,6 +21,7 @@ from sampling.program import Program
 from sampling.progress import Step, Watch
 from sampling.samplers import SAMPLERS, Run
 from sampling.unet import Control
+from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest
 
 
@@ -71,7 +72,7 @@ class Detailed:
 def encode(
     pipeline: Pipeline,
     request: DetailRequest,
-    pixels: vae.Pixels,
+    pixels: ByteArray,
     latent: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> Program[EncodedSeg]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError, UnavailableError
+from request_plan.refusals import DeadlineExceededError, StoppingError, UnavailableError
 from sampling.costs import CostModel
 from sampling.faults import AnswerError
 from sampling.flight import Flight

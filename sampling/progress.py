@@ -8,15 +8,31 @@ from __future__ import annotations
 import bisect
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
-from preprocessing.plan import FailedSeg
+from request_plan.plan import FailedSeg
 from sampling.pipeline import Pipeline
+from segs_client.arrays import ByteArray
 
-if TYPE_CHECKING:
-    from sampling.request_work import Done
+
+@dataclass(frozen=True)
+class Done:
+    """One pass of one SEG: pixels ``[H, W, 3]``."""
+
+    seg: int
+    batch_pass: int
+    pixels: ByteArray
+    seed: int
+    steps_run: int
+    sample_s: float
+
+    @property
+    def status(self) -> Literal["enhanced", "unsampled_schedule_too_short"]:
+        """Whether anything was redrawn."""
+        return "enhanced" if self.steps_run else "unsampled_schedule_too_short"
 
 
 class Step(NamedTuple):

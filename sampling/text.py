@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.descriptor import EMBEDDING, TextEncoderSpec
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from sampling.conditioning import Encoded
 from sampling.program import Call, Program, RowShape
 from sampling.prompt import CHUNK_TOKENS, Chunk, ChunkLayout, lay_out

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from preprocessing.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
+from request_plan.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
 from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.costs import CostModel

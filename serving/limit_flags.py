@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from serving.errors import LimitsError
 
 

@@ -24,8 +24,9 @@ from typing import Any, TypeVar
 import triton_python_backend_utils as pb_utils
 
 from pipelines import PipelineDescriptor
-from preprocessing.limits import Limits
-from preprocessing.plan import (
+from preprocessing.prepare import check
+from request_plan.limits import Limits
+from request_plan.refusals import (
     TRY_AGAIN,
     CancelledByClientError,
     DeadlineExceededError,
@@ -33,7 +34,6 @@ from preprocessing.plan import (
     OverloadedError,
     StoppingError,
 )
-from preprocessing.prepare import check
 from segs_client.contract import ErrorCode, ErrorDetail
 from triton_models import stub
 from triton_models.api_keys import CANARY, ApiKeys

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
-from preprocessing.plan import LostError, StoppingError
+from request_plan.refusals import LostError, StoppingError
 from sampling.program import Tensors
 from triton_models import stub
 from triton_models.internal_token import internal_parameters

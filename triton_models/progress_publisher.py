@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from preprocessing.plan import FailedSeg, Plan
+from request_plan.plan import FailedSeg, Plan
 from sampling.pipeline import Pipeline
-from sampling.progress import Follower, Step, Watch, preview_pixels
-from sampling.request_work import Done
-from triton_models.event_channel import END, EventPublisher, Pixels
+from sampling.progress import Done, Follower, Step, Watch, preview_pixels
+from segs_client.arrays import ByteArray
+from triton_models.event_channel import END, EventPublisher
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class ProgressPublisher(Follower):
         self._put(END)
 
     def _put(
-        self, event: str, pixels: Pixels | torch.Tensor | None = None, /, **fields: Any
+        self, event: str, pixels: ByteArray | torch.Tensor | None = None, /, **fields: Any
     ) -> None:
         """Of each kind of event the newest is kept, for each SEG's pass and for the request."""
         key = (self.token, event, fields.get("seg"), fields.get("batch_pass"))

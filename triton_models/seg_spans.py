@@ -27,9 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocessing.plan import FailedSeg, Plan
-from sampling.progress import BatchSeen, Follower, Part, Step, Watch, Witness
-from sampling.request_work import Done
+from request_plan.plan import FailedSeg, Plan
+from sampling.progress import BatchSeen, Done, Follower, Part, Step, Watch, Witness
 from triton_models.tracing import Attributes, Span, Tracing
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from preprocessing.plan import StoppingError
+from request_plan.refusals import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
 from triton_models import stub
 from triton_models.in_flight import InFlight, Place

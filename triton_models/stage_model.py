@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from preprocessing.plan import CancelledByClientError, DeadlineExceededError
+from request_plan.refusals import CancelledByClientError, DeadlineExceededError
 from runners.cores import PICTURE_NICENESS, lower_priority
 from sampling.statistics import Observations
 from segs_client.contract import ContractError

@@ -17,9 +17,9 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor, load_all
-from preprocessing.limits import Limits
-from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
 from preprocessing.prepare import Inputs
+from request_plan.limits import Limits
+from request_plan.refusals import CancelledByClientError, DeadlineExceededError, UnavailableError
 from sampling.faults import IncidentError, open_incident, told
 from segs_client.contract import ContractError, ErrorDetail
 from triton_models import environment

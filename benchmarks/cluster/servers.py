@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.cluster.load import PIPELINE
 from benchmarks.cluster.proxy import Backend
+from benchmarks.standin import CHECKPOINTS
+from benchmarks.supervised import Setup, Supervised
 from build_engines import build
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
-from tests.conftest import CHECKPOINTS
-from tests.faults.supervised import Setup, Supervised
 
 ENGINES = ("sd15", "sd15-v")
 """Checkpoints that are built under one pipeline's name: the engine that is served, and the next."""

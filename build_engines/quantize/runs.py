@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.errors import BuildError
-from build_engines.quantize.workload import Pixels, Request
+from build_engines.quantize.workload import Request
 from pipelines.descriptor import PipelineDescriptor
 from preprocessing.prepare import Inputs
 from runners.in_process import LocalDetailer, LocalNetworks, OnnxNetwork, Session
 from runners.onnx_session import OnnxSession
 from sampling.program import Tensors
+from segs_client.arrays import ByteArray
 from segs_client.messages import build
 
 Array = NDArray[Any]
@@ -31,7 +32,7 @@ class Redrawn:
     and the picture ``[H, W, 3]``."""
 
     latent: Array
-    picture: Pixels
+    picture: ByteArray
 
 
 class Runs:

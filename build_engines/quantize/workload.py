@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from build_engines.errors import BuildError
+from segs_client.arrays import ByteArray
 from segs_client.boxes import Box
-
-Pixels = NDArray[np.uint8]
 
 CALIBRATING = 8
 JUDGING = 4
@@ -53,7 +51,7 @@ class Request:
     """One box of one picture ``[H, W, 3]`` to be redrawn, and the options of it."""
 
     name: str
-    picture: Pixels = field(repr=False, compare=False)
+    picture: ByteArray = field(repr=False, compare=False)
     box: Box
     options: Mapping[str, Any]
 
@@ -65,7 +63,7 @@ class Workload:
     ``controlnets``: names of those that a third of the requests uses in turn.
     """
 
-    pictures: Sequence[tuple[str, Pixels]]
+    pictures: Sequence[tuple[str, ByteArray]]
     prompts: Sequence[str]
     side: int
     steps: int
@@ -93,7 +91,11 @@ class Workload:
         return digest.hexdigest()
 
     def _request(
-        self, index: int, seed: int, pictures: Sequence[tuple[str, Pixels]], prompts: Sequence[str]
+        self,
+        index: int,
+        seed: int,
+        pictures: Sequence[tuple[str, ByteArray]],
+        prompts: Sequence[str],
     ) -> Request:
         name, picture = pictures[index % len(pictures)]
         sampler, scheduler = _SAMPLERS[index % len(_SAMPLERS)]
@@ -118,7 +120,7 @@ class Workload:
         return Request(name, picture, _box(picture, seed, _ASPECTS[index % len(_ASPECTS)]), options)
 
 
-def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
+def read_pictures(folder: Path) -> list[tuple[str, ByteArray]]:
     """The folder's pictures by name, RGB; where it has none, a drawn scene.
 
     Raises:
@@ -148,7 +150,7 @@ def read_prompts(folder: Path) -> list[str]:
     return [prompt for prompt in prompts if prompt]
 
 
-def _scene(folder: Path) -> Pixels:
+def _scene(folder: Path) -> ByteArray:
     try:
         # The project's examples, which an installation need not have.
         image, _ = importlib.import_module("examples.scene").draw()
@@ -163,7 +165,7 @@ def _split(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     return items[:first], items[first:] or items
 
 
-def _box(picture: Pixels, seed: int, aspect: float) -> Box:
+def _box(picture: ByteArray, seed: int, aspect: float) -> Box:
     """A seeded box, a sixth to a third of the picture's shorter side large."""
     random = np.random.default_rng(seed)
     height, width = picture.shape[:2]

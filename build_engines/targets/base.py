@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks import NetworkExport
+from networks import NetworkExport
 from pipelines.descriptor import EngineSpec, Precision
 from pipelines.descriptor import Target as TargetName
 

@@ -11,8 +11,8 @@ from tritonclient.grpc import model_config_pb2
 from build_engines.attention import FUSED, PLAIN
 from build_engines.checkpoint import Checkpoint
 from build_engines.graph import STAGES, write_graph
-from build_engines.networks import NetworkExport
 from build_engines.targets.base import Report
+from networks import NetworkExport
 from pipelines.descriptor import EngineSpec, Precision, Quantization
 from pipelines.descriptor import Target as TargetName
 

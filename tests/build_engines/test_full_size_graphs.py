@@ -20,13 +20,15 @@ import pytest
 import torch
 
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
-from build_engines.networks import Adapter, Case, NetworkExport, VaeEncoder
+from build_engines.formats import open_checkpoint
 from build_engines.pipeline import Pipeline, open_pipeline
-from build_engines.precision import lower
 from build_engines.verify import cosine, run_in_torch
+from build_engines.weights import load_network
 from examples.random_checkpoint import write_checkpoint, write_controlnet
+from networks import Adapter, Case, NetworkExport, VaeEncoder
+from networks.precision import lower
 from pipelines.descriptor import Precision
 from tests.conftest import CHECKPOINTS
 
@@ -137,11 +139,11 @@ def test_a_network_alone(sd15: Pipeline, role: str, tmp_path: Path) -> None:
     else:
         cases = [Case(rows, {}) for rows in ROWS]
     inputs = examples(network, cases)
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     expected = [run_torch(network, module, each) for each in inputs]
     for precision in PRECISIONS:
         path = export(network, module, tmp_path / precision, precision, inputs[:1])
-        module = network.load(checkpoint)
+        module = load_network(network, checkpoint)
         for where, outputs, wanted in zip(cases, run(path, inputs), expected, strict=True):
             agreement = Agreement.of(outputs[0], wanted[0])
             log.info("%s %s %s: %s", role, precision, where, agreement)
@@ -181,7 +183,7 @@ def check_control(pipeline: Pipeline, folder: Path, shapes: Sequence[tuple[int, 
 def run_all_in_torch(
     network: NetworkExport, checkpoint: Checkpoint, inputs: Sequence[Arrays]
 ) -> list[list[Array]]:
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     return [run_torch(network, module, each) for each in inputs]
 
 
@@ -189,7 +191,7 @@ def exported(
     network: NetworkExport, checkpoint: Checkpoint, folder: Path, precision: Precision
 ) -> Path:
     gc.collect()  # of the modules before
-    return export(network, network.load(checkpoint), folder, precision, [])
+    return export(network, load_network(network, checkpoint), folder, precision, [])
 
 
 def told(

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import open_checkpoint
 from build_engines.errors import VerificationError
+from build_engines.formats import open_checkpoint
 from build_engines.graph import write_graph
-from build_engines.networks import Adapter, NetworkExport
 from build_engines.pipeline import Pipeline, open_pipeline
-from build_engines.precision import lower
 from build_engines.verify import TOLERANCES, cosine, references
+from build_engines.weights import load_network
+from networks import Adapter, NetworkExport
+from networks.precision import lower
 from pipelines.descriptor import Box, Network, Precision
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
@@ -89,7 +90,7 @@ def decoder(scale: float) -> tuple[NetworkExport, Adapter]:
     the scale out again."""
     opened = pipeline("sd15")
     ((network, checkpoint),) = [each for each in opened.exports if each[0].role == "vae_decoder"]
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     with torch.no_grad():
         resnet = cast(Any, module.model).decoder.mid_block.resnets[0]
         for parameter in (*resnet.conv2.parameters(),):

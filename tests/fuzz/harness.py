@@ -13,8 +13,8 @@ import numpy as np
 
 from pipelines.descriptor import ControlNetSpec, Network, PipelineDescriptor
 from preprocessing.images import open_picture
-from preprocessing.limits import DEFAULT
 from preprocessing.prepare import Inputs, prepare
+from request_plan.limits import DEFAULT
 from segs_client.contract import ContractError, ErrorDetail, ImageInput, parse_request
 from segs_client.wildcards import resolve
 from tests.fuzz import documents, pictures

@@ -13,9 +13,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pipelines import load_all
-from preprocessing.packing import Packer
-from preprocessing.plan import Outcome, SampledSeg
 from preprocessing.prepare import Inputs, prepare
+from request_plan.packing import Packer
+from request_plan.plan import Outcome, SampledSeg
 from tests.fuzz import documents, pictures
 
 SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "FP16": 2, "INT32": 4, "FP32": 4, "INT64": 8, "FP64": 8}

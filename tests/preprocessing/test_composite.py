@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from preprocessing.composite import Composed, composite
-from preprocessing.images import Pixels
-from preprocessing.packing import Packer
-from preprocessing.plan import FailedSeg, Outcome, SampledSeg
 from preprocessing.prepare import Prepared
+from request_plan.packing import Packer
+from request_plan.plan import FailedSeg, Outcome, SampledSeg
+from segs_client.arrays import ByteArray
 from segs_client.contract import SegError
 from tests.preprocessing.test_prepare import PIXELS, prepared
 
@@ -55,7 +55,7 @@ def composed(made: Prepared, failed: set[tuple[int, int]]) -> Composed:
     )  # fmt: skip
 
 
-def picture(made: Composed) -> Pixels:
+def picture(made: Composed) -> ByteArray:
     return made.image.reshape(PIXELS.shape)
 
 

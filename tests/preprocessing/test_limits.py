@@ -14,9 +14,10 @@ from PIL import Image
 
 from pipelines.descriptor import ControlNetSpec, Network
 from preprocessing import control, seg_reader
-from preprocessing.images import Pixels, encode
-from preprocessing.limits import DEFAULT, Limits
+from preprocessing.images import encode
 from preprocessing.prepare import Inputs, Prepared, prepare
+from request_plan.limits import DEFAULT, Limits
+from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
 from segs_client.picture_files import PictureFile
 from tests.preprocessing.test_images import flat, png_header
@@ -57,10 +58,10 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(
     limits: Limits = DEFAULT,
-    picture: Pixels = PICTURE,
-    masks: bytes | Pixels | None = None,
-    images: Pixels | None = None,
-    controls: Pixels | None = None,
+    picture: ByteArray = PICTURE,
+    masks: bytes | ByteArray | None = None,
+    images: ByteArray | None = None,
+    controls: ByteArray | None = None,
     **request: Any,
 ) -> Prepared:
     text = json.dumps({"pipeline": "base", "guide_size": 64, **request}).encode()

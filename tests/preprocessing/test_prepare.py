@@ -10,9 +10,9 @@ import pytest
 
 from pipelines import PipelineDescriptor
 from preprocessing.images import encode
-from preprocessing.packing import mask_at, pixels_at
 from preprocessing.prepare import Inputs, Prepared, prepare
 from preprocessing.sizes import sampled_size
+from request_plan.packing import mask_at, pixels_at
 from segs_client.contract import ContractError, DetailRequest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor
-from preprocessing.limits import DEFAULT
-from preprocessing.packing import mask_at
-from preprocessing.plan import PlannedSeg
 from preprocessing.prepare import Inputs, Prepared, prepare
 from preprocessing.shapes import MAX_GROWTH, SIDES_PX, TOLERANCE, Shape, common_shape
 from preprocessing.sizes import sampled_size
+from request_plan.limits import DEFAULT
+from request_plan.packing import mask_at
+from request_plan.plan import PlannedSeg
 from segs_client.boxes import Box, Size, crop_region
 from segs_client.contract import DetailRequest
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from build_engines import TargetOptions
-from build_engines.checkpoint import open_checkpoint
 from build_engines.families import detect
-from build_engines.networks import Case, NetworkExport
-from build_engines.stored import read_network
+from build_engines.formats import open_checkpoint
+from networks import Case, NetworkExport
+from networks.stored import read_network
 from runners.in_process import LocalNetworks
 from runners.torch_session import (
     TorchSession,

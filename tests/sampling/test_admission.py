@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError
 from sampling.admission import Admission
 from sampling.policy import Requester
 from sampling.work import Work

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from request_plan.refusals import DeadlineExceededError, StoppingError
 from sampling.engine import Networks, StepEngine
 from sampling.policy import Requester
 from sampling.program import Call, Program, Tensors

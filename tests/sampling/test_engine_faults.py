@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError, LostError, StoppingError
+from request_plan.refusals import DeadlineExceededError, LostError, StoppingError
 from sampling import engine as engine_module
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError

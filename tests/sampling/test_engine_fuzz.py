@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from request_plan.refusals import DeadlineExceededError, StoppingError
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError
 from sampling.policy import Requester

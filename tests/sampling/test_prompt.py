@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from pipelines.descriptor import TextEncoderSpec
-from preprocessing.limits import DEFAULT
+from request_plan.limits import DEFAULT
+from request_plan.prompt_weights import parse_weights
 from sampling.conditioning import to_common_length
 from sampling.program import Call, Tensors, run_alone
-from sampling.prompt import ChunkLayout, lay_out, parse_weights
+from sampling.prompt import ChunkLayout, lay_out
 from sampling.text import TextEncoder, check_prompt, encode_prompt
 from segs_client.contract import ContractError
 from tests.conftest import CHECKPOINTS, GOLDEN

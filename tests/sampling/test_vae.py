@@ -22,6 +22,7 @@ from runners.in_process import LocalNetworks
 from sampling import vae
 from sampling.program import Call, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
+from segs_client.arrays import ByteArray
 
 CELLS = (136, 152)
 """Of a latent that is tiled where 1024² px are the bound."""
@@ -198,13 +199,13 @@ def test_built_networks_are_bounded_by_their_pixels(
     assert networks["text_encoder"].max_batch_elements is None
 
 
-def gradient(side: int) -> vae.Pixels:
+def gradient(side: int) -> ByteArray:
     down, across = np.mgrid[:side, :side] / side
     values = np.stack([across, down, (across + down) / 2], axis=-1)
     return np.asarray(255 * values, np.uint8)
 
 
-def scene(side: int) -> vae.Pixels:
+def scene(side: int) -> ByteArray:
     return np.array(draw()[0].resize((side, side), Image.Resampling.LANCZOS))
 
 
@@ -223,7 +224,7 @@ def worst_seam(tiled: NDArray[Any], whole: NDArray[Any], grid: Grid, cell: int) 
 
 @pytest.mark.parametrize("picture", [gradient, scene])
 def test_seams_are_no_steeper_than_the_picture(
-    repository: Path, picture: Callable[[int], vae.Pixels]
+    repository: Path, picture: Callable[[int], ByteArray]
 ) -> None:
     networks = LocalNetworks([repository])
     whole, tiled = (

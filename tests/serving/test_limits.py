@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.limits import DEFAULT, Limits
+from request_plan.limits import DEFAULT, Limits
 from serving.__main__ import _parser, main
 from serving.installation import Installation
 from serving.limit_flags import chosen_limits

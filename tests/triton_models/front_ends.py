@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from segs_client.contract import ErrorDetail
 from tests.triton_models import pb_utils, virtual_time
 from tests.triton_models.pb_utils import InferenceRequest, InferenceResponse, Request, TritonError

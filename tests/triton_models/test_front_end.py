@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.limits import Limits
-from preprocessing.plan import StoppingError
+from request_plan.limits import Limits
+from request_plan.refusals import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
 from tests.triton_models.front_ends import Bench, StageCall, run
 from tests.triton_models.pb_utils import Request, Sender, Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from preprocessing.composite import composite
-from preprocessing.plan import Outcome, Plan
+from request_plan.plan import Outcome, Plan
 from sampling.statistics import Counter
 from segs_client.contract import SegStatus
 from triton_models import stub

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 import torch
 
-from preprocessing.images import Pixels
-from preprocessing.plan import CancelledByClientError, Plan
+from request_plan.plan import Plan
+from request_plan.refusals import CancelledByClientError
 from sampling.pipeline import load_pipelines, network_table
 from sampling.progress import Follower
 from sampling.service import DetailService
+from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
 from triton_models import state, stub
 from triton_models.engine_metrics import engine_sources
@@ -54,8 +55,8 @@ class _Asked:
     token: str
     is_followed: bool
     plan_json: bytes
-    crops: Pixels
-    masks: Pixels
+    crops: ByteArray
+    masks: ByteArray
     start_ns: int = field(default_factory=time.time_ns)
 
     @property

@@ -15,7 +15,6 @@ import pytest
 
 from build_engines import TargetOptions, build
 from build_engines.errors import BuildError, QualityError
-from build_engines.networks import Unet
 from build_engines.options import QualityLimits, QuantizeOptions
 from build_engines.quantize import open_quantizer, quantizer, toolkit
 from build_engines.quantize.compare import difference, judge
@@ -31,6 +30,7 @@ from build_engines.quantize.runs import Redrawn
 from build_engines.quantize.structure import check_structure
 from build_engines.quantize.workload import Request
 from build_engines.targets.onnx import OnnxTarget
+from networks import Unet
 from pipelines.descriptor import EngineSpec, Quality, load_all
 from tests.build_engines.conftest import snapshot
 from tests.conftest import CHECKPOINTS
@@ -171,7 +171,7 @@ def test_an_interpreter_without_modelopt_is_refused(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.write_text("#!/bin/sh\nexit 9\n")
     bare.chmod(0o755)
-    with pytest.raises(BuildError, match="docs/quantization.md"):
+    with pytest.raises(BuildError, match=r"docs/quantization\.md"):
         toolkit.modelopt_version(bare)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from build_engines.networks.base import Axis, Tensor
+from networks.base import Axis, Tensor
 
 MID = "mid_residual"
 

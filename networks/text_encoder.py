@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_engines.networks.base import Adapter, Attention, NetworkExport, Tensor
+from networks.base import Adapter, Attention, NetworkExport, Tensor
 from pipelines.descriptor import TextRole
 
 CHUNK_TOKENS = 77

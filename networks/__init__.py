@@ -1,6 +1,6 @@
 """The networks of a pipeline, each a class that owns all that its export needs."""
 
-from build_engines.networks.base import (
+from networks.base import (
     Adapter,
     Attention,
     Axis,
@@ -11,10 +11,10 @@ from build_engines.networks.base import (
     Space,
     Tensor,
 )
-from build_engines.networks.controlnet import ControlNet
-from build_engines.networks.text_encoder import ClipTextEncoder, SdxlTextEncoder, SdxlTextEncoder2
-from build_engines.networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
-from build_engines.networks.vae import VaeDecoder, VaeEncoder
+from networks.controlnet import ControlNet
+from networks.text_encoder import ClipTextEncoder, SdxlTextEncoder, SdxlTextEncoder2
+from networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
+from networks.vae import VaeDecoder, VaeEncoder
 
 __all__ = [
     "Adapter",

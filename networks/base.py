@@ -15,8 +15,6 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import nn
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.weights import load_weights
 from pipelines.descriptor import Box
 
 DType = Literal["FP32", "INT32"]
@@ -169,17 +167,6 @@ class NetworkExport(ABC):
         """The name that a tensor of a checkpoint has in the library's model; None for one that
         is not used."""
         return name
-
-    def load(self, checkpoint: Checkpoint) -> Adapter:
-        """The checkpoint's own network in float32.
-
-        Raises:
-            CheckpointError: the weights are missing or do not fit.
-        """
-        module = self.skeleton()
-        load_weights(module.model, checkpoint, self.part, self.current_name)
-        self.complete(module)
-        return module
 
     @abstractmethod
     def prepare(self, module: Adapter, attention: Attention) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from build_engines.networks.base import Axis, NetworkExport, Space, Tensor
+from networks.base import Axis, NetworkExport, Space, Tensor
 
 SIDES = (4, 64, 256)
 """Least, usual and greatest side of a latent."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.networks import Adapter, NetworkExport
+from networks import Adapter, NetworkExport
 from pipelines.descriptor import Precision
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from diffusers import UNet2DConditionModel
 
-from build_engines.networks.base import Adapter, Attention, Tensor
-from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
-from build_engines.networks.residuals import Residual, residuals
+from networks.base import Adapter, Attention, Tensor
+from networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from networks.residuals import Residual, residuals
 
 ALWAYS_PASS_SIZES = 40
 """As ``num_upsamplers``: diffusers passes the skip connections' sizes to the up-path where a

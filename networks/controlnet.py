@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from build_engines.networks.base import Adapter, Attention, Axis, Tensor
-from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
-from build_engines.networks.residuals import Residual, residuals
+from networks.base import Adapter, Attention, Axis, Tensor
+from networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from networks.residuals import Residual, residuals
 
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from build_engines.networks.base import Adapter, Attention, Axis, NetworkExport, Space, Tensor
+from networks.base import Adapter, Attention, Axis, NetworkExport, Space, Tensor
 
 DEFAULT_LATENT_SCALE = 0.18215
 """Of a VAE whose configuration names none."""
