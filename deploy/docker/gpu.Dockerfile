@@ -21,22 +21,12 @@ RUN python3 -m venv /opt/venv \
         "${TENSORRT}==${TENSORRT_VERSION}" "${TENSORRT}-bindings==${TENSORRT_VERSION}" \
     && rm /tmp/requirements.txt
 
-COPY networks networks
 COPY pipelines pipelines
 COPY deploy/docker/check_tensorrt.py deploy/docker/
 RUN PYTHONPATH=. /opt/venv/bin/python deploy/docker/check_tensorrt.py
 
-COPY pyproject.toml README.md LICENSE ./
-COPY backends backends
-COPY build_engines build_engines
-COPY client client
-COPY model_repository model_repository
-COPY preprocessing preprocessing
-COPY request_plan request_plan
-COPY runners runners
-COPY sampling sampling
-COPY serving serving
-COPY triton_models triton_models
+# All that .dockerignore leaves.
+COPY . .
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
     && groupadd --gid 10001 segs \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \
