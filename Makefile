@@ -82,8 +82,8 @@ gallery: $(RUNTIME) ## a page of what the options do, out/gallery/index.html (GA
 	$(PY) -m examples.gallery $(GALLERY_ARGS)
 
 .PHONY: quality
-quality: $(RUNTIME) ## measure the demo's pictures on 64 scenes; writes docs/quality.md (QUALITY_ARGS=...)
-	$(PY) -m benchmarks.quality --write docs/quality.md $(QUALITY_ARGS)
+quality: $(RUNTIME) ## measure the demo's pictures on 64 scenes; writes docs/lab/quality.md (QUALITY_ARGS=...)
+	$(PY) -m benchmarks.quality --write docs/lab/quality.md $(QUALITY_ARGS)
 
 .PHONY: bench
 bench: $(RUNTIME) ## measure what serving adds to one SEG, and what batching buys
@@ -114,7 +114,7 @@ docs: $(TOOLS) ## write what is generated from the code: API, contract, limits, 
 
 .PHONY: faults
 faults: $(TOOLS) ## make 96 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
-	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
+	$(PY) -m tests.faults --report docs/lab/faults.md $(FAULT_ARGS)
 
 .PHONY: fuzz
 fuzz: $(TOOLS) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)

@@ -21,7 +21,7 @@ from build_engines import build
 from pipelines import load_all
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network
 from pipelines.files import model_files, sha256
-from runners.in_process import LocalDetailer, LocalNetworks, NetworkCall
+from runners.in_process import LocalDetailer, LocalNetworks, TimedBatch
 from sampling.program import Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ class StandInNetworks(LocalNetworks):
         shape = tuple(inputs[_first(known)].shape)
         seconds = curve.seconds(shape)
         time.sleep(seconds)
-        self.calls.append(NetworkCall(network, shape[0], seconds))
+        self.calls.append(TimedBatch(network, shape[0], seconds))
         (output,) = known.outputs
         return {output: torch.zeros(curve.output_shape(shape))}
 

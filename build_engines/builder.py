@@ -15,7 +15,7 @@ from build_engines.fingerprint import build_versions, hash_files
 from build_engines.formats import open_checkpoint
 from build_engines.lora import WithLoras
 from build_engines.options import TargetOptions, check_options
-from build_engines.pipeline import Pipeline, open_pipeline
+from build_engines.pipeline import SourcePipeline, open_pipeline
 from build_engines.progress import progress
 from build_engines.publish import publish, staging
 from build_engines.quantize import open_quantizer
@@ -108,7 +108,7 @@ def build(
     return descriptor
 
 
-def _build_models(pipeline: Pipeline, target: Target, folder: Path) -> None:
+def _build_models(pipeline: SourcePipeline, target: Target, folder: Path) -> None:
     """All Triton models of the pipeline, one network after the other."""
     name, exports = pipeline.name, pipeline.exports
     with progress(f"Building {name}", len(exports) * target.stages, "step") as advance:

@@ -19,7 +19,7 @@ from networks import (
     VaeDecoder,
     VaeEncoder,
 )
-from pipelines.descriptor import Family as FamilyName
+from pipelines.descriptor import FamilyName
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from preprocessing.images import encode
 from request_plan.packing import Packer, mask_at, pixels_at, values_at
-from request_plan.plan import FailedSeg, Outcome, Plan, PlannedSeg, SampledSeg
+from request_plan.plan import FailedSeg, Plan, PlannedSeg, SampledSeg, SampleOutcome
 from segs_client.arrays import ByteArray, FloatArray, from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 from segs_client.pasting import paste_crop
@@ -30,7 +30,7 @@ class Composed:
 
 def composite(
     plan: Plan,
-    outcome: Outcome,
+    outcome: SampleOutcome,
     *,
     canvas: ByteArray,
     crops: ByteArray,

@@ -18,7 +18,7 @@ from segs_client.contract import DetailRequest, invalid, parse_request
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestTensors:
     """The request's tensors: its JSON, and flat uint8 arrays or None."""
 
     request: bytes
@@ -51,7 +51,7 @@ class Checked:
     request_id: str
     deadline_s: float | None
     picture: Picture
-    inputs: Inputs
+    inputs: RequestTensors
     book: PromptBook
     survey: Survey
     segs: tuple[SurveyedSeg, ...]
@@ -92,7 +92,7 @@ class Checked:
 
 
 def check(
-    inputs: Inputs,
+    inputs: RequestTensors,
     *,
     pipelines: Mapping[str, PipelineDescriptor],
     limits: Limits = DEFAULT,
@@ -135,13 +135,13 @@ def check(
 
 
 def prepare(
-    inputs: Inputs, *, pipelines: Mapping[str, PipelineDescriptor], limits: Limits = DEFAULT
+    inputs: RequestTensors, *, pipelines: Mapping[str, PipelineDescriptor], limits: Limits = DEFAULT
 ) -> Prepared:
     """:func:`check`, then :meth:`Checked.decode`."""
     return check(inputs, pipelines=pipelines, limits=limits).decode()
 
 
-def _arrays(inputs: Inputs) -> dict[str, ByteArray | None]:
+def _arrays(inputs: RequestTensors) -> dict[str, ByteArray | None]:
     return {
         "masks": inputs.masks,
         "images": inputs.seg_images,
@@ -149,7 +149,7 @@ def _arrays(inputs: Inputs) -> dict[str, ByteArray | None]:
     }
 
 
-def _check_tensors(inputs: Inputs, limits: Limits) -> None:
+def _check_tensors(inputs: RequestTensors, limits: Limits) -> None:
     for name in ("image", "masks", "seg_images", "control_images"):
         tensor = getattr(inputs, name)
         if tensor is not None and tensor.size > limits.max_tensor_bytes:

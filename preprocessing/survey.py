@@ -241,8 +241,8 @@ class Survey:
         sent = {"none": 0, "float32": _VALUE_BYTES}.get(
             self._request.output.seg_images, _PIXEL_BYTES
         )
-        sent_bytes = _area(crop_region) * sent * self._request.batch_size
-        self._take((_area(region) + _area(crop_region)) * each + sent_bytes)
+        sent_bytes = boxes.area(crop_region) * sent * self._request.batch_size
+        self._take((boxes.area(region) + boxes.area(crop_region)) * each + sent_bytes)
         self._send(sent_bytes)
 
     def _check_form(self) -> None:
@@ -275,10 +275,6 @@ class Survey:
                 value=f"{self.memory_bytes} bytes and more",
                 allowed=f"up to {most} bytes of a request",
             )
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _check_most(field: str, message: str, count: int, most: int) -> None:

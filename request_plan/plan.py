@@ -94,7 +94,7 @@ class FailedSeg(_Model):
     error: SegError
 
 
-class Outcome(_Model):
+class SampleOutcome(_Model):
     """What sample did: every SEG that was to be sampled, pass by pass."""
 
     segs: tuple[SampledSeg, ...]

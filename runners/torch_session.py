@@ -16,7 +16,7 @@ from torch import nn
 
 from networks import NetworkExport
 from networks.stored import read_network
-from runners.cuda_graphs import CudaCapture, GraphCache, Network, Tensors
+from runners.cuda_graphs import CudaCapture, GraphCache, NetworkFunction, TensorList
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ class TorchSession:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> Network:
+def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> NetworkFunction:
     """The module on contiguous tensors, with a sequence of them as its result."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(memory_format=layout)  # type: ignore[call-overload]
     network: Any = torch.compile(module) if settings.compile else module
 
-    def run(*inputs: torch.Tensor) -> Tensors:
+    def run(*inputs: torch.Tensor) -> TensorList:
         outputs = network(
             *(each.contiguous(memory_format=layout) if each.ndim == 4 else each for each in inputs)
         )

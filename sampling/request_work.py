@@ -19,13 +19,13 @@ from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
 from sampling.engine import StepEngine
-from sampling.faults import IncidentError, NotFiniteError, open_incident, told
+from sampling.faults import IncidentError, NotFiniteError, incident_message, open_incident
 from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
-from sampling.progress import Done, Follower, Part, Witness, all_of
+from sampling.progress import BatchListener, PassStage, RequestListener, SampledPass, all_of
 from sampling.slots import Slots
 from sampling.statistics import DetailStats
 from sampling.text import check_common_length, check_prompt
@@ -64,7 +64,7 @@ class RequestWork:
         plan: Plan,
         crops: ByteArray,
         masks: ByteArray,
-        followers: Sequence[Follower] = (),
+        listeners: Sequence[RequestListener] = (),
     ) -> None:
         self._shared = shared
         self._requester = requester
@@ -74,7 +74,7 @@ class RequestWork:
         self._plan = plan
         self._crops = crops
         self._masks = masks
-        self._followers = followers
+        self._listeners = listeners
         self._tasks: list[asyncio.Future[Any]] = []
         self._started: dict[Hashable, asyncio.Future[Any]] = {}
         self._last_error: Exception | None = None
@@ -84,7 +84,7 @@ class RequestWork:
         refiner = request.refiner
         self._refiner = None if refiner is None else shared.pipelines[refiner.pipeline]
 
-    async def run(self) -> tuple[list[Done], tuple[FailedSeg, ...]]:
+    async def run(self) -> tuple[list[SampledPass], tuple[FailedSeg, ...]]:
         """Every pass of every SEG: those that were made and those that failed, both in the plan's
         order. An error that is the request's ends them all.
 
@@ -108,7 +108,7 @@ class RequestWork:
         finally:
             for task in self._tasks:
                 task.cancel()
-        done = [one for one in ended if isinstance(one, Done)]
+        done = [one for one in ended if isinstance(one, SampledPass)]
         failed = [one for one in ended if isinstance(one, FailedSeg)]
         if failed and not done:
             raise IncidentError(failed[0].error.incident) from self._last_error
@@ -135,13 +135,13 @@ class RequestWork:
 
     async def _in_place(
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
-    ) -> Done | FailedSeg:
+    ) -> SampledPass | FailedSeg:
         async with self._shared.slots.place(self._requester):
-            for each in self._followers:
+            for each in self._listeners:
                 each.started(index, batch_pass)
             try:
                 done = await self._detail(index, seg, crop, batch_pass)
-                for each in self._followers:
+                for each in self._listeners:
                     each.done(done)
                 return done
             except _REQUEST_WIDE:
@@ -152,14 +152,14 @@ class RequestWork:
                     index=index,
                     batch_pass=batch_pass,
                     seed=_seed(seg, batch_pass),
-                    error=self._told(error, index, batch_pass),
+                    error=self._seg_error(error, index, batch_pass),
                 )
-                for each in self._followers:
+                for each in self._listeners:
                     each.failed(failed)
                 return failed
 
-    def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
-        """What the caller hears of a SEG's failure; the log has the story."""
+    def _seg_error(self, error: Exception, index: int, batch_pass: int) -> SegError:
+        """The error of a SEG in the report; the log has its trace."""
         kind = type(error), str(error)
         if kind not in self._incidents:  # many SEGs may fail for one reason
             where = f", segs.{index}, pass {batch_pass}"
@@ -167,14 +167,16 @@ class RequestWork:
         incident = self._incidents[kind]
         not_finite = isinstance(error, NotFiniteError)
         what = "its values became NaN or infinite" if not_finite else "internal error"
-        return SegError(code="INTERNAL", message=told(incident, what), incident=incident)
+        return SegError(
+            code="INTERNAL", message=incident_message(incident, what), incident=incident
+        )
 
-    async def _run(self, program: Program[T], witness: Witness | None) -> T:
-        return await self._shared.engine.run(program, self._requester, witness)
+    async def _run(self, program: Program[T], batch_listener: BatchListener | None) -> T:
+        return await self._shared.engine.run(program, self._requester, batch_listener)
 
     def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
-        """The result of work that is done once for all who name the same key; a failure is told to
-        those who wait for it, and not kept."""
+        """The result of work that is done once for all that name the same key; a failure is raised
+        in those that wait for it, and not kept."""
         if key not in self._started:
             task = asyncio.ensure_future(start())
             task.add_done_callback(partial(self._forget_failed, key))
@@ -187,7 +189,7 @@ class RequestWork:
             del self._started[key]
 
     async def _encode(
-        self, seg: PlannedSeg, crop: Piece, witness: Witness | None
+        self, seg: PlannedSeg, crop: Piece, batch_listener: BatchListener | None
     ) -> detail.EncodedSeg:
         """The crop's latent and the mask on it."""
         request = self._plan.request
@@ -197,16 +199,20 @@ class RequestWork:
             reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
         place = ("latent", crop)
         self._shared.stats.crops.add("crop", "hit" if place in self._started else "miss")
-        latent = await self._once(place, lambda: self._latent(pixels, witness))
+        latent = await self._once(place, lambda: self._latent(pixels, batch_listener))
         mask = None if reading is None else await reading
         return await self._once(
             ("both", crop, seg.mask),
-            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask), witness),
+            lambda: self._run(
+                detail.encode(self._base, request, pixels, latent, mask), batch_listener
+            ),
         )
 
-    async def _latent(self, pixels: ByteArray, witness: Witness | None) -> torch.Tensor:
+    async def _latent(
+        self, pixels: ByteArray, batch_listener: BatchListener | None
+    ) -> torch.Tensor:
         values = await self._shared.threads.arrays(lambda: vae.to_values(pixels))
-        return await self._run(vae.encode(self._base.descriptor, values), witness)
+        return await self._run(vae.encode(self._base.descriptor, values), batch_listener)
 
     async def _mask(self, place: Piece) -> torch.Tensor:
         """A SEG's mask, feathered, which takes up to a tenth of a second."""
@@ -214,17 +220,19 @@ class RequestWork:
         radius = self._plan.request.noise_mask_feather
         return await self._shared.threads.arrays(lambda: feather(mask, radius))
 
-    async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> Done:
+    async def _detail(
+        self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
+    ) -> SampledPass:
         start_s = time.perf_counter()
         seed = _seed(seg, batch_pass)
-        witness = all_of(each.witness(index, batch_pass) for each in self._followers)
+        batch_listener = all_of(each.batch_listener(index, batch_pass) for each in self._listeners)
         # Every prompt is asked for at once, so that they share a batch.
-        texts = self._sides(self._base, seg, (seg.positives, seg.negatives), witness)
+        texts = self._sides(self._base, seg, (seg.positives, seg.negatives), batch_listener)
         refiner_texts = None
         if self._refiner is not None:
             sides = seg.refiner_positives, seg.refiner_negatives
-            refiner_texts = self._sides(self._refiner, seg, sides, witness)
-        encoded = await self._encode(seg, crop, witness)
+            refiner_texts = self._sides(self._refiner, seg, sides, batch_listener)
+        encoded = await self._encode(seg, crop, batch_listener)
         base = await self._stage(self._base, seg, encoded, texts)
         refiner = None
         if self._refiner is not None and refiner_texts is not None:
@@ -236,25 +244,25 @@ class RequestWork:
             seg,
             encoded,
             seed,
-            all_of(each.watch(index, batch_pass) for each in self._followers),
+            all_of(each.step_listener(index, batch_pass) for each in self._listeners),
         )
         encoded_s = time.perf_counter()
         self._enter(index, batch_pass, "sample")
-        sampled = await self._run(program, witness)
+        sampled = await self._run(program, batch_listener)
         sampled_s = time.perf_counter()
         self._enter(index, batch_pass, "decode")
-        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), witness)
+        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), batch_listener)
         pixels = await self._shared.threads.arrays(lambda: vae.to_pixels(decoded))
         end_s = time.perf_counter()
-        told = self._shared.stats.stage_seconds
-        told.add(encoded_s - start_s, "encode")
-        told.add(sampled_s - encoded_s, "sample")
-        told.add(end_s - sampled_s, "decode")
+        incident_message = self._shared.stats.stage_seconds
+        incident_message.add(encoded_s - start_s, "encode")
+        incident_message.add(sampled_s - encoded_s, "sample")
+        incident_message.add(end_s - sampled_s, "decode")
         seconds = end_s - start_s
-        return Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
+        return SampledPass(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
-    def _enter(self, index: int, batch_pass: int, part: Part) -> None:
-        for each in self._followers:
+    def _enter(self, index: int, batch_pass: int, part: PassStage) -> None:
+        for each in self._listeners:
             each.entered(index, batch_pass, part)
 
     def _sides(
@@ -262,14 +270,14 @@ class RequestWork:
         pipeline: Pipeline,
         seg: PlannedSeg,
         sides: tuple[Sequence[PlannedPrompt], Sequence[PlannedPrompt]],
-        witness: Witness | None,
+        batch_listener: BatchListener | None,
     ) -> list[list[_Asked]]:
         """Both sides' prompts, each with its encoding under way."""
         positives, negatives = sides
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
         encode = self._shared.texts.encode
         return [
-            [(each, encode(pipeline, each.text, witness, self._reader)) for each in prompts]
+            [(each, encode(pipeline, each.text, batch_listener, self._reader)) for each in prompts]
             for prompts in (positives, needed)
         ]
 

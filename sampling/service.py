@@ -16,14 +16,14 @@ import torch
 
 from request_plan.limits import DEFAULT, Limits
 from request_plan.packing import Packer
-from request_plan.plan import Outcome, Plan, SampledSeg
+from request_plan.plan import Plan, SampledSeg, SampleOutcome
 from request_plan.priority import PRIORITY_WEIGHTS
 from request_plan.refusals import DeadlineExceededError
 from sampling.admission import Admission
 from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.pipeline import Pipeline, device_of, network_table
 from sampling.policy import Requester
-from sampling.progress import Follower
+from sampling.progress import RequestListener
 from sampling.request_work import RequestWork, Shared
 from sampling.slots import Slots
 from sampling.statistics import Counter, DetailStats, EngineStats
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class SampledRequest:
     """The outcome and the flat uint8 tensor of decoded crops that it points into."""
 
-    outcome: Outcome
+    outcome: SampleOutcome
     sampled: ByteArray
 
 
@@ -78,13 +78,17 @@ class DetailService:
         )
 
     async def sample(
-        self, plan: Plan, crops: ByteArray, masks: ByteArray, followers: Sequence[Follower] = ()
+        self,
+        plan: Plan,
+        crops: ByteArray,
+        masks: ByteArray,
+        listeners: Sequence[RequestListener] = (),
     ) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
 
         Args:
             crops, masks: the flat tensors that the plan points into.
-            followers: are told how it goes, from the event loop.
+            listeners: called from the event loop.
 
         Raises:
             OverloadedError: there is too much work already; nothing was begun.
@@ -98,15 +102,15 @@ class DetailService:
             await self.threads.checks(lambda: self._estimator.learn(plan))
         self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
-            if followers:
-                told = self.admission.standing(requester)
-                for each in followers:
-                    each.accepted(*told, self.pipelines[plan.request.pipeline])
-            work = RequestWork(self._shared, requester, plan, crops, masks, followers).run()
+            if listeners:
+                standing = self.admission.standing(requester)
+                for each in listeners:
+                    each.accepted(*standing, self.pipelines[plan.request.pipeline])
+            work = RequestWork(self._shared, requester, plan, crops, masks, listeners).run()
             done, failed = await _in_time(work, plan.deadline_s)
         finally:
             self.admission.leave(requester)
-            for each in followers:
+            for each in listeners:
                 each.ended()
         packer = Packer()
         segs = tuple(
@@ -121,7 +125,7 @@ class DetailService:
             )
             for one in done
         )
-        outcome = Outcome(segs=segs, failed=failed, sample_s=time.perf_counter() - start_s)
+        outcome = SampleOutcome(segs=segs, failed=failed, sample_s=time.perf_counter() - start_s)
         return SampledRequest(outcome, packer.tensor())
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import Network, PipelineDescriptor
-from sampling.program import Call, Program
+from sampling.program import NetworkCall, Program
 from sampling.tiles import Grid
 from segs_client.arrays import ByteArray
 
@@ -113,5 +113,5 @@ class Half:
     def _call(self, x: torch.Tensor) -> Program[torch.Tensor]:
         sides = (side // self.cell_in * self.cell_out for side in x.shape[-2:])
         wanted = {self.output: (self.channels_out, *sides)}
-        outputs = yield Call(self.network.model, {self.input: x}, wanted)
+        outputs = yield NetworkCall(self.network.model, {self.input: x}, wanted)
         return outputs[self.output]

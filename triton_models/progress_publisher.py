@@ -10,7 +10,7 @@ import torch
 
 from request_plan.plan import FailedSeg, Plan
 from sampling.pipeline import Pipeline
-from sampling.progress import Done, Follower, Step, Watch, preview_pixels
+from sampling.progress import RequestListener, SampledPass, Step, StepListener, preview_pixels
 from segs_client.arrays import ByteArray
 from triton_models.event_channel import END, EventPublisher
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class ProgressPublisher(Follower):
+class ProgressPublisher(RequestListener):
     """Publishes how one request goes; costs the engine's loop some microseconds an event, and a
     preview the product of its latent's cells with a 3 × c matrix.
 
@@ -67,18 +67,18 @@ class ProgressPublisher(Follower):
             steps=seg.steps,
         )
 
-    def watch(self, index: int, batch_pass: int) -> Watch:
+    def step_listener(self, index: int, batch_pass: int) -> StepListener:
         """The listener to the steps of a pass."""
         place = {"seg": index, "batch_pass": batch_pass}
         every = self.plan.request.stream.preview_every
 
-        def watch(step: Step) -> None:
+        def step_listener(step: Step) -> None:
             count = {"cycle": step.cycle, "step": step.step, "steps": step.steps}
             self._put("step", **place, **count)
             if self.colours is not None and step.step % every == 0:
                 self._preview(step.denoised, {**place, **count})
 
-        return watch
+        return step_listener
 
     def _preview(self, denoised: torch.Tensor, fields: dict[str, Any]) -> None:
         if self.colours is None or self._broken:
@@ -96,7 +96,7 @@ class ProgressPublisher(Follower):
             return
         self._put("preview", pixels, **fields)
 
-    def done(self, done: Done) -> None:
+    def done(self, done: SampledPass) -> None:
         """A pass of a SEG is done."""
         self._put(
             "segment",

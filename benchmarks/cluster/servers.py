@@ -99,7 +99,7 @@ class Sight:
     rows: tuple[int, ...]
 
 
-class Watch:
+class ServersWatch:
     """Looks at the servers twice a second; a context manager."""
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -110,7 +110,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sights: list[Sight] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ServersWatch:
         self._thread.start()
         return self
 

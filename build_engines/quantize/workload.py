@@ -47,7 +47,7 @@ _SAMPLERS = (("euler", "normal"), ("dpmpp_2m", "karras"), ("euler_ancestral", "n
 
 
 @dataclass(frozen=True)
-class Request:
+class CalibrationRequest:
     """One box of one picture ``[H, W, 3]`` to be redrawn, and the options of it."""
 
     name: str
@@ -69,13 +69,13 @@ class Workload:
     steps: int
     controlnets: Sequence[str] = ()
 
-    def calibrating(self) -> list[Request]:
+    def calibrating(self) -> list[CalibrationRequest]:
         """The requests whose inputs are recorded."""
         pictures, _ = _split(self.pictures)
         prompts, _ = _split(self.prompts)
         return [self._request(i, i, pictures, prompts) for i in range(CALIBRATING)]
 
-    def judging(self) -> list[Request]:
+    def judging(self) -> list[CalibrationRequest]:
         """Others: other seeds and boxes, and other pictures and prompts where there are several."""
         _, pictures = _split(self.pictures)
         _, prompts = _split(self.prompts)
@@ -96,7 +96,7 @@ class Workload:
         seed: int,
         pictures: Sequence[tuple[str, ByteArray]],
         prompts: Sequence[str],
-    ) -> Request:
+    ) -> CalibrationRequest:
         name, picture = pictures[index % len(pictures)]
         sampler, scheduler = _SAMPLERS[index % len(_SAMPLERS)]
         options: dict[str, Any] = {
@@ -117,7 +117,9 @@ class Workload:
         if self.controlnets and index % 3 == 2:
             control = self.controlnets[index // 3 % len(self.controlnets)]
             options["controlnets"] = [{"name": control, "preprocessor": "canny"}]
-        return Request(name, picture, _box(picture, seed, _ASPECTS[index % len(_ASPECTS)]), options)
+        return CalibrationRequest(
+            name, picture, _box(picture, seed, _ASPECTS[index % len(_ASPECTS)]), options
+        )
 
 
 def read_pictures(folder: Path) -> list[tuple[str, ByteArray]]:

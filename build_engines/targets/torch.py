@@ -13,14 +13,13 @@ from tritonclient.grpc import model_config_pb2
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import VerificationError
 from build_engines.options import TargetOptions
-from build_engines.targets.base import Report
-from build_engines.verify import Inputs, Outputs, Run, references, run_in_torch, verify
+from build_engines.targets.base import StageDone
+from build_engines.verify import InputArrays, OutputArrays, Run, references, run_in_torch, verify
 from build_engines.weights import load_network
 from networks import NetworkExport
 from networks.precision import lowered, overflowing
 from networks.stored import read_network, write_network
-from pipelines.descriptor import EngineSpec, Precision
-from pipelines.descriptor import Target as TargetName
+from pipelines.descriptor import EngineSpec, Precision, TargetName
 
 
 def open_torch(options: TargetOptions) -> TorchTarget:
@@ -52,7 +51,7 @@ class TorchTarget:
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
     def write(
-        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`."""
         module = load_network(network, checkpoint)
@@ -74,7 +73,7 @@ def _runner(network: NetworkExport, folder: Path) -> Run:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = read_network(folder, device).module
 
-    def run(inputs: Inputs) -> Outputs:
+    def run(inputs: InputArrays) -> OutputArrays:
         tensors = (torch.from_numpy(array).to(device) for array in inputs.values())
         try:
             return run_in_torch(module, tensors)

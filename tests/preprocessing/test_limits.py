@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.descriptor import ControlNetSpec, Network
 from preprocessing import control, seg_reader
 from preprocessing.images import encode
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from request_plan.limits import DEFAULT, Limits
 from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
@@ -66,7 +66,7 @@ def asked(
 ) -> Prepared:
     text = json.dumps({"pipeline": "base", "guide_size": 64, **request}).encode()
     tensor = flat(masks) if isinstance(masks, bytes) else masks
-    inputs = Inputs(text, picture, tensor, images, controls)
+    inputs = RequestTensors(text, picture, tensor, images, controls)
     return prepare(inputs, pipelines={"base": CONTROLLED}, limits=limits)
 
 
@@ -296,7 +296,7 @@ def test_the_largest_message_with_its_mistake_at_the_end_is_refused_at_once() ->
     for _ in range(3):
         start_s = time.process_time()
         with pytest.raises(ContractError) as refusal:
-            prepare(Inputs(text, picture, masks), pipelines={"base": BASE})
+            prepare(RequestTensors(text, picture, masks), pipelines={"base": BASE})
         taken_s.append(time.process_time() - start_s)
     assert refusal.value.detail.field == "segs.items.1023.crop_region"
     assert min(taken_s) < 2 * LIMIT_S

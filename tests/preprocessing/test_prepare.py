@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import PipelineDescriptor
 from preprocessing.images import encode
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.sizes import sampled_size
 from request_plan.packing import mask_at, pixels_at
 from segs_client.contract import ContractError, DetailRequest
@@ -36,7 +36,7 @@ def request(**fields: Any) -> bytes:
 
 
 def prepared(masks: bytes = b"", image: bytes | None = None, **fields: Any) -> Prepared:
-    inputs = Inputs(
+    inputs = RequestTensors(
         request(**fields),
         encode(PIXELS, "png", 95) if image is None else np.frombuffer(image, dtype=np.uint8),
         np.frombuffer(masks, dtype=np.uint8),

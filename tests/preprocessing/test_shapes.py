@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.shapes import MAX_GROWTH, SIDES_PX, TOLERANCE, Shape, common_shape
 from preprocessing.sizes import sampled_size
 from request_plan.limits import DEFAULT
@@ -149,7 +149,7 @@ def prepared(
         **mode,
         **fields,
     }
-    inputs = Inputs(
+    inputs = RequestTensors(
         json.dumps(request).encode(),
         PIXELS.reshape(-1),
         np.frombuffer(masks, np.uint8),
@@ -241,7 +241,7 @@ def test_control_images_follow_the_grown_region() -> None:
         "shapes": "throughput",
         "controlnets": [{"name": "edges", "image": picture}],
     }
-    inputs = Inputs(
+    inputs = RequestTensors(
         json.dumps(request).encode(), PIXELS.reshape(-1), control_images=PIXELS.reshape(-1)
     )
     (seg,) = prepare(inputs, pipelines={"base": base}).plan.segs

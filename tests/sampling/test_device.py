@@ -26,7 +26,7 @@ from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.engine import OnDevice
 from sampling.pipeline import Pipeline
-from sampling.program import Call, Program, Tensors, run_alone
+from sampling.program import NetworkCall, Program, Tensors, run_alone
 from sampling.samplers import SAMPLERS
 from sampling.schedule import DiscreteSchedule
 from sampling.service import DetailService
@@ -94,7 +94,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.now.uploads.append(tensor.shape)
         return func(tensor, **kwargs)
 
-    def answer(self, call: Call) -> Tensors:
+    def answer(self, call: NetworkCall) -> Tensors:
         """What a network would say, on the device; its inputs are there already."""
         for name, tensor in call.inputs.items():
             assert tensor.is_meta or ON_THE_HOST.get(call.network) == name, (call.network, name)

@@ -20,7 +20,7 @@ from pipelines import Network, PipelineDescriptor, load_all
 from pipelines.descriptor import NetworkRole
 from runners.in_process import LocalNetworks
 from sampling import vae
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
 from segs_client.arrays import ByteArray
 
@@ -76,9 +76,9 @@ class LocalVae:
     """A VAE in which every cell sees itself alone; its calls are kept."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[NetworkCall] = []
 
-    def __call__(self, call: Call) -> Tensors:
+    def __call__(self, call: NetworkCall) -> Tensors:
         self.calls.append(call)
         if call.network == "vae_encoder":
             means = F.avg_pool2d(call.inputs["sample"], 8)
@@ -231,7 +231,7 @@ def test_seams_are_no_steeper_than_the_picture(
         bounded(load_all([repository])["sd15"][0], pixels) for pixels in (None, 512 * 512)
     )
 
-    def run(call: Call) -> Tensors:
+    def run(call: NetworkCall) -> Tensors:
         return asyncio.run(networks.run(call.network, call.inputs))
 
     values = vae.to_values(picture(832))

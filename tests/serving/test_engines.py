@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.descriptor import EngineSpec, PipelineDescriptor, Target
+from pipelines.descriptor import EngineSpec, PipelineDescriptor, TargetName
 from pipelines.gpu import Gpu, GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version, version_text
 from serving.engines import check_engines
@@ -71,7 +71,7 @@ def pipelines(tmp_path: Path) -> Path:
     return write_descriptor(tmp_path / "pipelines", "tensorrt", engine)
 
 
-def write_descriptor(folder: Path, target: Target, engine: EngineSpec | None) -> Path:
+def write_descriptor(folder: Path, target: TargetName, engine: EngineSpec | None) -> Path:
     descriptor = PipelineDescriptor(
         name="base",
         family="sd1",

@@ -28,7 +28,7 @@ from build_engines.quantize.report import (
 )
 from build_engines.quantize.runs import Redrawn
 from build_engines.quantize.structure import check_structure
-from build_engines.quantize.workload import Request
+from build_engines.quantize.workload import CalibrationRequest
 from build_engines.targets.onnx import OnnxTarget
 from networks import Unet
 from pipelines.descriptor import EngineSpec, Quality, load_all
@@ -69,7 +69,7 @@ def test_a_difference_is_relative() -> None:
 
 def test_pictures_are_compared_within_the_box() -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
-    request = Request("x", picture, (2, 2, 6, 6), {"prompt": "", "denoise": 1.0})
+    request = CalibrationRequest("x", picture, (2, 2, 6, 6), {"prompt": "", "denoise": 1.0})
     latent = np.ones((1, 4, 1, 1), np.float32)
     other = picture.copy()
     other[0, 0] = 255  # outside
