@@ -64,10 +64,6 @@ class Observations:
 class EngineStats:
     """What the step engine has done since its start."""
 
-    batches: int = 0
-    rows: int = 0
-    rows_possible: int = 0
-    """Rows the batches could have had: what waited, up to the limit."""
     shared_batches: int = 0
     """Batches with calls of more than one request."""
     batch_rows: Counter = field(default_factory=Counter)
@@ -79,22 +75,11 @@ class EngineStats:
     step_seconds: Observations = field(default_factory=Observations)
     """What a batch took, by network."""
 
-    def began(
-        self, network: str, row_shape: tuple[int, ...], rows: int, waiting: int, limit: int
-    ) -> None:
-        """Takes in a batch.
-
-        Args:
-            waiting: rows that could have been in it too, but for the limit.
-            limit: rows that the network takes of that shape.
-        """
-        most = max(limit, rows)
-        self.batches += 1
-        self.rows += rows
-        self.rows_possible += min(most, rows + waiting)
+    def began(self, network: str, row_shape: tuple[int, ...], rows: int, limit: int) -> None:
+        """Takes in a batch; the network takes ``limit`` rows of that shape."""
         shape = shape_label(row_shape)
         self.batch_rows.add(network, shape, amount=rows)
-        self.batch_fill.add(rows / most, network, shape)
+        self.batch_fill.add(rows / max(limit, rows), network, shape)
 
 
 @dataclass
