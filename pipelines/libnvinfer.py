@@ -21,11 +21,11 @@ def linked_version(file: Path, environment: Mapping[str, str] | None = None) -> 
     """The version of libnvinfer that the dynamic loader finds for a program or library.
 
     Args:
-        file: linked with libnvinfer: Triton's TensorRT backend, or trtexec.
+        file: linked with libnvinfer, such as Triton's TensorRT backend.
         environment: of the program, with its LD_LIBRARY_PATH. None: this process's.
 
     Returns:
-        For example "10.13.3".
+        For example "11.2.1".
 
     Raises:
         LibraryError: the library is not found or cannot be loaded.
@@ -39,9 +39,8 @@ def linked_version(file: Path, environment: Mapping[str, str] | None = None) -> 
 
 
 def version_text(number: int) -> str:
-    """``getInferLibVersion``'s number as text: 101303 is 10.13.3; before TensorRT 10, 8601 was
-    8.6.1."""
-    major, rest = divmod(number, 10_000 if number >= 100_000 else 1000)
+    """``getInferLibVersion``'s number as text: 110201 is 11.2.1."""
+    major, rest = divmod(number, 10_000)
     return f"{major}.{rest // 100}.{rest % 100}"
 
 

@@ -220,7 +220,7 @@ class StepEngine:
         else:
             del self._groups[leader.group]
         self._turn_s = max(self._turn_s, leader.requester.turn_s)
-        self._count(batch, rest)
+        self._count(batch)
         return batch
 
     def _limit(self, call: NetworkCall) -> int:
@@ -241,9 +241,9 @@ class StepEngine:
             else:
                 del self._groups[key]
 
-    def _count(self, batch: list[WaitingCall], rest: list[WaitingCall]) -> None:
+    def _count(self, batch: list[WaitingCall]) -> None:
         call = batch[0].call
-        self.stats.began(call.network, call.row_shape, _rows(batch), _rows(rest), self._limit(call))
+        self.stats.began(call.network, call.row_shape, _rows(batch), self._limit(call))
         self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
 
     async def _run_batch(self, batch: list[WaitingCall]) -> None:

@@ -62,10 +62,6 @@ class Observations:
 class EngineStats:
     """Counters of the step engine since its start."""
 
-    batches: int = 0
-    rows: int = 0
-    rows_possible: int = 0
-    """Rows that the batches could have had: waiting rows, up to the limit."""
     shared_batches: int = 0
     """Batches with calls of more than one request."""
     batch_rows: Counter = field(default_factory=Counter)
@@ -77,22 +73,11 @@ class EngineStats:
     step_seconds: Observations = field(default_factory=Observations)
     """Seconds of a batch, by network."""
 
-    def began(
-        self, network: str, row_shape: tuple[int, ...], rows: int, waiting: int, limit: int
-    ) -> None:
-        """Counts a batch.
-
-        Args:
-            waiting: further rows of the group that wait.
-            limit: the network's limit of rows of this shape.
-        """
-        most = max(limit, rows)
-        self.batches += 1
-        self.rows += rows
-        self.rows_possible += min(most, rows + waiting)
+    def began(self, network: str, row_shape: tuple[int, ...], rows: int, limit: int) -> None:
+        """Counts a batch; ``limit``: the network's limit of rows of this shape."""
         shape = shape_label(row_shape)
         self.batch_rows.add(network, shape, amount=rows)
-        self.batch_fill.add(rows / most, network, shape)
+        self.batch_fill.add(rows / max(limit, rows), network, shape)
 
 
 @dataclass

@@ -230,8 +230,7 @@ def test_statistics_count_shared_batches() -> None:
         await asyncio.gather(*(engine.run(steps(2)) for _ in range(2)))
         return engine
 
-    stats = on_engine(work, CountingNetworks()).stats
-    assert (stats.batches, stats.rows, stats.rows_possible, stats.shared_batches) == (2, 4, 4, 2)
+    assert on_engine(work, CountingNetworks()).stats.shared_batches == 2
 
 
 def test_no_wake_up_is_lost_whenever_batches_end_and_calls_come() -> None:
