@@ -62,9 +62,9 @@ class Admission:
         """The number of requests admitted before this one, and the estimated seconds until this one
         ends; None if its work is not known."""
         admitted = self._admitted[requester]
-        everyone = list(self._admitted.values())
+        requests = list(self._admitted.values())
         known = admitted.work.alone_s > 0
-        return everyone.index(admitted), _left_s(admitted, everyone) if known else None
+        return requests.index(admitted), _left_s(admitted, requests) if known else None
 
     def leave(self, requester: Requester) -> None:
         """Removes a request that has ended."""
@@ -96,17 +96,17 @@ class Admission:
 
     def _is_too_slow(self, candidate: _Admitted, now_s: float, max_slowdown: float) -> bool:
         """Whether any request, the candidate included, would take longer than allowed."""
-        everyone = [*self._admitted.values(), candidate]
-        for one in everyone:
+        requests = [*self._admitted.values(), candidate]
+        for one in requests:
             if one.work.alone_s == 0:
                 continue
-            left_s = _left_s(one, everyone)
+            left_s = _left_s(one, requests)
             if now_s - one.since_s + left_s > max_slowdown * one.work.alone_s:
                 return True
         return False
 
 
-def _left_s(one: _Admitted, everyone: list[_Admitted]) -> float:
+def _left_s(one: _Admitted, requests: list[_Admitted]) -> float:
     """Estimated seconds until one of the requests ends.
 
     The device is shared in proportion to the weights, so another request of the same weight uses at
@@ -117,7 +117,7 @@ def _left_s(one: _Admitted, everyone: list[_Admitted]) -> float:
         return 0.0
     alone_s = one.work.alone_s * one.left_s / one.work.shared_s
     shared_s = one.left_s
-    for other in everyone:
+    for other in requests:
         if other is not one:
             part = one.left_s * other.requester.weight / one.requester.weight
             shared_s += min(other.left_s, part)

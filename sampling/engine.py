@@ -284,7 +284,7 @@ class StepEngine:
 
     def _queue_apart(self, batch: list[WaitingCall], error: Exception) -> None:
         """Queues each call of a failed batch in a group of its own, so that a fault ends only the
-        request that has it. A single call fails, and all calls fail if the network is gone."""
+        request that has it. A single call fails, and all calls fail on UnavailableError."""
         self.stats.batch_failures.add(batch[0].call.network)
         final = len(batch) == 1 or isinstance(error, UnavailableError)
         for waiting in batch:

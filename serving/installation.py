@@ -43,10 +43,10 @@ class Installation:
     backends: Path
     """Its own backends, a folder each, including ``python``."""
     stub: Path | None = None
-    """The Python backend's, for the running Python; None where it lies in ``backends/python``, as
+    """The Python backend's stub for the running Python; None if it is in ``backends/python``, as
     in NVIDIA's image."""
     version: str | None = None
-    """Of tritonserver, such as 2.51.0; None where it is unknown."""
+    """tritonserver's version, such as 2.51.0; None if it is unknown."""
 
 
 def find_installation(tritonserver: Path | None = None) -> Installation:

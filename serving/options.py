@@ -130,7 +130,7 @@ class ServerOptions:
         "--stop-timeout", type=float, metavar="SECONDS",
     )  # fmt: skip
     drain_timeout_s: float = _option(
-        30.0, "before that, for requests under way to end; new ones are refused as UNAVAILABLE "
+        30.0, "before that, for requests in flight to end; new ones are refused as UNAVAILABLE "
         "(default %(default)g)",
         "--drain-timeout", type=float, metavar="SECONDS",
     )  # fmt: skip

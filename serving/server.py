@@ -288,7 +288,7 @@ class EmbeddedServer:
         if down.models.isdisjoint(_READERS):  # other models do not depend on new pipelines
             now = {path: content for path, content in now.items() if path in known}
         if now != known:
-            raise ServingError(f"{down}; pipelines were built anew, which belong together")
+            raise ServingError(f"{down}; pipelines were built again, which belong together")
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
 

@@ -1,7 +1,7 @@
 """Stochastic DPM-Solver++ (arXiv 2211.01095, appendix), after k-diffusion (MIT), η = 1.
 
 h = ln(σ/σ′); D the denoised prediction. Noise comes from a Brownian path over σ. It spans the
-whole schedule, but for :func:`dpmpp_2m_sde_heun`, where it spans the run.
+whole schedule, but only the run for :func:`dpmpp_2m_sde_heun`.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=8,
         metavar="N",
-        help="pictures under way at once (default %(default)s)",
+        help="pictures processed at once (default %(default)s)",
     )
     add_server_flags(parser.add_argument_group("the server"), _RETRY_ROUNDS)
     add_flags(parser.add_argument_group("options of the detailer"))
