@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sampling.statistics import Labels, Observations
-from triton_models import environment
+from triton_models import environment, pb_utils
 
 log = logging.getLogger(__name__)
 
@@ -192,9 +192,6 @@ def start_publishing(sources: Mapping[str, Source]) -> None:
     """
     if environment.METRICS not in os.environ:
         return
-    # Imported here: the table and the publisher are used outside of stubs too.
-    import triton_python_backend_utils as pb_utils
-
     family: Any = getattr(pb_utils, "MetricFamily", None)
     # Older servers have no histograms, or no metrics of models at all.
     known = {name: getattr(family, METRICS[name].kind.upper(), None) for name in sources}

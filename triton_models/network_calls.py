@@ -8,12 +8,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 from preprocessing.plan import LostError, StoppingError
 from sampling.program import Tensors
-from triton_models import stub
+from triton_models import pb_utils, stub
 from triton_models.internal_token import internal_parameters
 
 log = logging.getLogger(__name__)
