@@ -218,7 +218,7 @@ class StepEngine:
         else:
             del self._groups[leader.group]
         self._turn_s = max(self._turn_s, leader.requester.turn_s)
-        self._count(batch, rest)
+        self._count(batch)
         return batch
 
     def _limit(self, call: Call) -> int:
@@ -239,10 +239,9 @@ class StepEngine:
             else:
                 del self._groups[key]
 
-    def _count(self, batch: list[WaitingCall], rest: list[WaitingCall]) -> None:
-        call = batch[0].call
-        self.stats.began(call.network, call.row_shape, _rows(batch), _rows(rest), self._limit(call))
-        self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
+    def _count(self, batch: list[WaitingCall]) -> None:
+        call, requests = batch[0].call, len({waiting.requester for waiting in batch})
+        self.stats.began(call.network, call.row_shape, _rows(batch), requests, self._limit(call))
 
     async def _run_batch(self, batch: list[WaitingCall]) -> None:
         try:
