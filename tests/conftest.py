@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,10 +31,25 @@ def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
     return folder
 
 
+def pick_pipeline(repository: Path, folder: Path, name: str = "sd15") -> Path:
+    """Makes the folder, with this pipeline of a repository alone: a server of it starts sooner."""
+    folder.mkdir()
+    for path in repository.glob(f"{name}_*"):
+        (folder / path.name).symlink_to(path.resolve())
+    shutil.copy(repository / f"{name}.pipeline.json", folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """A folder with all :data:`PIPELINES`."""
     return build_pipelines()
+
+
+@pytest.fixture(scope="session")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pipeline ``sd15`` alone."""
+    return pick_pipeline(build_pipelines(["sd15"]), tmp_path_factory.mktemp("sd15") / "pipelines")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +71,5 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
     """A real tritonserver with those pipelines, to be measured too."""
-    with EmbeddedServer(
-        [repository], log_level="DEBUG", open_protocols=ASKED_FOR, metrics_port=0
-    ) as running:
+    with EmbeddedServer([repository], open_protocols=ASKED_FOR, metrics_port=0) as running:
         yield running

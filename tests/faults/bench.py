@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving.errors import CanaryError
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, pick_pipeline
 from tests.faults.faulty import FaultyPipeline
 from tests.faults.row import PromiseBroken, require
-from tests.faults.supervised import Setup, Supervised, link_pipeline
+from tests.faults.supervised import Setup, Supervised
 from tests.faults.traffic import Ask, Pixels, Traffic
 from tests.golden.cases import read
 from tests.golden.runners import ServerRunner
@@ -34,8 +34,7 @@ class Bench:
 
     def __init__(self, repository: Path, folder: Path) -> None:
         self.folder = folder
-        self.repository = folder / "pipelines"
-        link_pipeline(repository, self.repository)
+        self.repository = pick_pipeline(repository, folder / "pipelines")
         self._case = read(GOLDEN / f"{GOLDEN_CASE}.npz")
         self._shared: tuple[str, Supervised] | None = None
         self._right: dict[Ask, Pixels] = {}

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
 from serving.process import model_processes
 from serving.times import HEALTHY_S
-from tests.conftest import CONTROLNET
+from tests.conftest import CONTROLNET, pick_pipeline
 from tests.faults.row import PromiseBroken
 from triton_models import environment
 from triton_models.state import EngineStatus, model_of, read_engine
@@ -310,14 +309,6 @@ class Supervised:
         return left
 
 
-def link_pipeline(repository: Path, folder: Path) -> None:
-    """Makes a folder with the pipeline ``sd15`` of a repository alone."""
-    folder.mkdir()
-    for path in repository.glob(f"{PIPELINE}_*"):
-        (folder / path.name).symlink_to(path.resolve())
-    shutil.copy(repository / f"{PIPELINE}.pipeline.json", folder)
-
-
 @contextlib.contextmanager
 def serve(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]:
     """Serves the pipeline ``sd15`` and its ControlNet until the end.
@@ -330,7 +321,7 @@ def serve(repository: Path, folder: Path, *options: str) -> Iterator[Supervised]
     Raises:
         PromiseBroken: it did not start, or did not stop as it should.
     """
-    link_pipeline(repository, folder / "pipelines")
+    pick_pipeline(repository, folder / "pipelines")
     server = Supervised(Setup(folder / "pipelines", options), folder)
     server.start()
     try:

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def bench(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with Bench(repository, tmp_path_factory.mktemp("faults")) as running:
+def bench(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with Bench(sd15, tmp_path_factory.mktemp("faults")) as running:
         yield running
 
 

@@ -17,13 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serving.options import MODEL_REPOSITORY
-from tests.conftest import build_pipelines
+from tests.conftest import build_pipelines, pick_pipeline
 from tests.fuzz.calls import Calls
 from tests.fuzz.models import Material, read_models
 from tests.fuzz.runner import Run
 from tests.fuzz.sending import Sender
 from tests.fuzz.table import as_json, as_markdown, is_clean
-from tests.fuzz.target import Target, pick_pipeline
+from tests.fuzz.target import Target
 from tests.fuzz.verdicts import judge
 
 PIPELINE = "sd15"
@@ -34,7 +34,7 @@ def main() -> int:
     options = _parser().parse_args()
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        return _run(options, pick_pipeline(build_pipelines([PIPELINE]), PIPELINE, Path(folder)))
+        return _run(options, pick_pipeline(build_pipelines([PIPELINE]), Path(folder) / "pipelines"))
 
 
 def _run(options: argparse.Namespace, pipelines: Path) -> int:

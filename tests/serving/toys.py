@@ -39,11 +39,13 @@ class TritonPythonModel:
 """
 
 _HANGING = """
+import pathlib
 import time
 
 
 class TritonPythonModel:
     def execute(self, requests):
+        pathlib.Path(__file__).with_name("called").touch()
         time.sleep(600)
 """
 
@@ -108,9 +110,11 @@ def add_echo(repository: Path, name: str = "echo") -> None:
     add_python(repository, name, _ECHO)
 
 
-def add_hanging(repository: Path, name: str = "hanging") -> None:
-    """A Python model that does not answer within ten minutes."""
+def add_hanging(repository: Path, name: str = "hanging") -> Path:
+    """A Python model that does not answer within ten minutes, and the file that it makes when it is
+    called."""
     add_python(repository, name, _HANGING)
+    return repository / name / "1" / "called"
 
 
 def add_scaling_backend(backends: Path, name: str, factor: int) -> None:
