@@ -18,6 +18,10 @@ FIND_PYTHON := for name in $(PYTHON) python3 python3.12 python3.11 python3.10; d
 
 REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
+# Of the tests. Those on real servers wait more than they compute.
+WORKERS ?= $(shell nproc)
+SERVER_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
+PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 PERF_ARGS ?=
@@ -77,12 +81,15 @@ quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/quali
 	$(PY) -m benchmarks.quality --write docs/quality.md $(QUALITY_ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run the tests but for the slow ones (PYTEST_ARGS=...)
-	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
+test: $(STAMP) ## units, properties, golden cases, one real server: some minutes (PYTEST_ARGS=...)
+	$(PYTEST) -n $(WORKERS) -m "not (server or slow or quantize)" $(PYTEST_ARGS)
 
-.PHONY: test-failed
-test-failed: $(STAMP) ## what failed in the last `make test`, once more
-	$(PY) -m pytest -m "not slow and not quantize" --last-failed --last-failed-no-failures none
+.PHONY: test-server
+test-server: $(STAMP) ## the tests on real servers: service, faults, fuzzing, quality (PYTEST_ARGS=...)
+	$(PYTEST) -n $(SERVER_WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: test test-server ## both: all but what needs gigabytes or another environment
 
 .PHONY: test-node
 test-node: $(STAMP) ## install the example for Node with npm and run its tests

@@ -56,7 +56,7 @@ scenes that no training saw, with 3 to 8 cartoon faces each, are drawn; every he
 shrunk to a third, compressed as JPEG of quality 25 and enlarged again; a real server redraws them;
 the pictures are compared with the drawings. *Repair* is what the demo does first, with each
 person's own prompt; *prompts* ask for other colours of eyes, hair and hats than are there; the
-*ControlNet* is shown the drawing's edges. `make test` keeps the bars on a few of the scenes.
+*ControlNet* is shown the drawing's edges. `make test-server` keeps the bars on a few of the scenes.
 
 {machine}.
 

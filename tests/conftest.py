@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,9 +23,32 @@ CONTROLNET = "controlnet"
 """The ControlNet of ``sd15``, and its folder."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker has made for a test is there for the others of its file, and all that use
+    the server of all pipelines share it. The servers' tests begin first: they take longest."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if "engine_runner" not in names and not item.get_closest_marker("xdist_group"):
+            group = "full_server" if "full_server" in names else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases were run."""
+    outcomes = ("passed", "failed", "skipped", "error")
+    cases = sum(len(terminalreporter.getreports(outcome)) for outcome in outcomes)
+    chosen = terminalreporter.config.getoption("markexpr") or "all"
+    terminalreporter.write_line(f"{cases} cases of: {chosen}")
+
+
 def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
     """A folder with these pipelines; kept between runs, built again when out of date."""
     folder = Path(__file__).parent.parent / "build" / "tests"
+    names = list(names)
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":  # each builds what the others have not
+        names.reverse()
     for name in names:
         controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET} if name == "sd15" else {}
         build(CHECKPOINTS / name, name, folder, controlnets=controlnets)
@@ -69,7 +93,14 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[EmbeddedServer]:
-    """A real tritonserver with those pipelines, to be measured too."""
-    with EmbeddedServer([repository], open_protocols=ASKED_FOR, metrics_port=0) as running:
+def full_server(repository: Path) -> Iterator[EmbeddedServer]:
+    """A real tritonserver with all :data:`PIPELINES`."""
+    with EmbeddedServer([repository], open_protocols=ASKED_FOR) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(sd15: Path) -> Iterator[EmbeddedServer]:
+    """A real tritonserver with one pipeline, to be measured too."""
+    with EmbeddedServer([sd15], open_protocols=ASKED_FOR, metrics_port=0) as running:
         yield running

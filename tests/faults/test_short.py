@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,14 @@ def bench(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
         yield running
 
 
-@pytest.mark.parametrize("row", find_rows((), short=True), ids=lambda row: row.name)
+def _case(row: Row) -> Any:
+    """Rows whose servers are their own can be run beside the others, subject by subject."""
+    subject = row.check.__module__.rpartition(".")[2]
+    group = subject if subject in ("starts", "stops", "resources") else "shared"
+    return pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(f"faults: {group}"))
+
+
+@pytest.mark.parametrize("row", map(_case, find_rows((), short=True)))
 def test_the_promise_is_kept(row: Row, bench: Bench) -> None:
     result = run_row(row, bench)
     if result.kept is None:

@@ -30,6 +30,20 @@ TWO = Segs.from_boxes([(16, 16, 48, 48), (40, 40, 72, 72)], size=(96, 96))
 SMALL = {"guide_size": 64, "max_size": 64, "crop_factor": 1.0}
 
 
+MANY = Segs.from_boxes(
+    [(8, 8, right, bottom) for right, bottom in ((40, 48), (42, 48), (44, 48), (48, 45), (48, 50))],
+    size=(96, 96),
+    crop_factor=1.0,
+)
+
+
+class Flat(CostModel):
+    """As if a batch cost the same whatever its rows, so that all calls share it that can."""
+
+    def batch_s(self, network: str, size: int) -> float:
+        return 1.0
+
+
 @pytest.fixture(scope="module")
 def pipelines(repository: Path) -> dict[str, Pipeline]:
     return load_pipelines([repository])
@@ -73,6 +87,21 @@ def serve(service: DetailService, *rounds: Sequence[Prepared]) -> None:
         serving.cancel()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_segs_of_many_sizes_share_batches_at_common_ones(
+    repository: Path, pipelines: dict[str, Pipeline]
+) -> None:
+    steps, batches = 3, {}
+    for shapes in ("exact", "throughput"):
+        networks = Counted(repository)
+        service = DetailService(networks, pipelines)
+        service.engine.costs = Flat()
+        sizes = {"guide_size": 96, "max_size": 128}
+        serve(service, [prepared(pipelines, MANY, shapes=shapes, steps=steps, **sizes)])
+        batches[shapes] = [rows for network, rows in networks.asked if network == "sd15_unet"]
+    assert sum(batches["throughput"]) == sum(batches["exact"]) == 2 * steps * len(MANY)
+    assert len(batches["throughput"]) < len(batches["exact"])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,6 @@ from segs_client import Client, Segs, paste, tools
 from segs_client.boxes import window
 from segs_client.messages import DetailResult
 from serving.server import EmbeddedServer
-from tests.service.observed import executions
-from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -39,16 +35,6 @@ OPTIONS: dict[str, Any] = {
     "paste": {"feather": FEATHER},
     "output": {"image": "raw", "seg_images": "float32"},
 }
-CALLS = len(SEGS) * OPTIONS["steps"]
-"""Of the UNet, two rows each."""
-
-
-@pytest.fixture(scope="module")
-def server(sd15: Path) -> Iterator[EmbeddedServer]:
-    """One that has not learned what batches cost here: where rows cost their time, as on a CPU,
-    it sends them one by one."""
-    with EmbeddedServer([sd15], canary=False) as running:
-        yield running
 
 
 def detail(server: EmbeddedServer, **options: Any) -> DetailResult:
@@ -56,21 +42,10 @@ def detail(server: EmbeddedServer, **options: Any) -> DetailResult:
         return client.detail(PICTURE, SEGS, **OPTIONS, **options)
 
 
-def measured(server: EmbeddedServer, **options: Any) -> tuple[DetailResult, int]:
-    """The result, and how many batches of the UNet it took."""
-    before = executions(server)
-    result = detail(server, **options)
-    # Triton counts a batch a moment after it has answered.
-    wait_until(lambda: executions(server).rows == before.rows + 2 * CALLS)
-    return result, executions(server).batches - before.batches
-
-
 def test_segs_of_many_sizes_share_one_or_two(server: EmbeddedServer) -> None:
-    exact, apart = measured(server)
-    common, together = measured(server, shapes="throughput")
+    exact, common = detail(server), detail(server, shapes="throughput")
     assert len({seg.sampled_size for seg in exact.report.segs}) >= 6
     assert len({seg.sampled_size for seg in common.report.segs}) <= 2
-    assert together < apart <= CALLS
 
     for sent, before, after in zip(SEGS, exact.report.segs, common.report.segs, strict=True):
         assert after.status == before.status == "enhanced"
