@@ -22,6 +22,7 @@ from runners.in_process import LocalNetworks
 from sampling import vae
 from sampling.program import Call, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
+from tests.descriptors import bare_pipeline
 
 CELLS = (136, 152)
 """Of a latent that is tiled where 1024² px are the bound."""
@@ -56,19 +57,8 @@ def network(model: str, bound: int | None = None) -> Network:
 @pytest.fixture(scope="module")
 def descriptor() -> PipelineDescriptor:
     """Of a pipeline that is nothing but a VAE."""
-    bare = PipelineDescriptor(
-        name="p",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.2,
-        context_dim=1,
-        text_encoders=(),
-        networks={"vae_encoder": network("vae_encoder"), "vae_decoder": network("vae_decoder")},
-        source={},
-        built_with={},
-    )
-    return bounded(bare, BOUND_PX)
+    networks = {role: network(role) for role in ("vae_encoder", "vae_decoder")}
+    return bounded(bare_pipeline(latent_scale=0.2, networks=networks), BOUND_PX)
 
 
 class LocalVae:

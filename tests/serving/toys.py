@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from pipelines.descriptor import PipelineDescriptor
+from tests.descriptors import bare_pipeline
 
 _PYTHON_CONFIG = """
 backend: "python"
@@ -135,18 +135,5 @@ def add_python(repository: Path, name: str, source: str) -> None:
 def add_pipeline(folder: Path) -> Path:
     """A pipeline without networks: enough for the start-up checks."""
     folder.mkdir()
-    descriptor = PipelineDescriptor.model_construct(
-        version=1,
-        name="toy",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.18215,
-        context_dim=8,
-        text_encoders=(),
-        networks={},
-        source={},
-        built_with={},
-    )
-    (folder / "toy.pipeline.json").write_text(descriptor.model_dump_json())
+    (folder / "toy.pipeline.json").write_text(bare_pipeline(name="toy").model_dump_json())
     return folder
