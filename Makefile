@@ -77,8 +77,8 @@ gallery: $(STAMP) ## a page of what the options do, out/gallery/index.html (GALL
 	$(PY) -m examples.gallery $(GALLERY_ARGS)
 
 .PHONY: quality
-quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/quality.md (QUALITY_ARGS=...)
-	$(PY) -m benchmarks.quality --write docs/quality.md $(QUALITY_ARGS)
+quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/lab/quality.md (QUALITY_ARGS=...)
+	$(PY) -m benchmarks.quality --write docs/lab/quality.md $(QUALITY_ARGS)
 
 .PHONY: test
 test: $(STAMP) ## units, properties, golden cases, one real server: some minutes (PYTEST_ARGS=...)
@@ -115,7 +115,7 @@ test-slow: $(STAMP) ## run the tests that take minutes or gigabytes
 
 .PHONY: faults
 faults: $(STAMP) ## make 96 faults on a real server, look whether each promise is kept (FAULT_ARGS=...)
-	$(PY) -m tests.faults --report docs/reliability.md $(FAULT_ARGS)
+	$(PY) -m tests.faults --report docs/lab/faults.md $(FAULT_ARGS)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## send 100,000 hostile requests to a real server (half an hour; FUZZ_ARGS=...)
@@ -137,9 +137,10 @@ fuzz-coverage: $(STAMP) ## coverage-guided fuzzing of what reads strangers' byte
 	done
 
 .PHONY: lint
-lint: $(STAMP) ## ruff: rules and formatting
+lint: $(STAMP) ## ruff: rules and formatting; import-linter: imports run one way
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: types
 types: $(STAMP) ## mypy, strict

@@ -17,7 +17,7 @@ from benchmarks.gpu_curve import FLAT_ROWS, curves
 from benchmarks.watch import Watched, watch
 from benchmarks.workload import Kind, Request, request
 from pipelines import load_all
-from preprocessing.limits import DEFAULT, Limits
+from request_plan.limits import DEFAULT, Limits
 from runners.in_process import LocalDetailer
 from serving.server import EmbeddedServer
 

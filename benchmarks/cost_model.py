@@ -72,7 +72,7 @@ class HostTime:
 
 
 @dataclass(frozen=True)
-class CostModel:
+class FittedCosts:
     """The networks by role, how many rows each takes at once, and the rest."""
 
     networks: Mapping[str, NetworkTime]
@@ -146,7 +146,7 @@ def _least_squares(
     return [float(each) for each in found / scale]
 
 
-def fit(observed: Sequence[Observed], limits: Mapping[str, int]) -> CostModel:
+def fit(observed: Sequence[Observed], limits: Mapping[str, int]) -> FittedCosts:
     """The model of what was observed: the medians of all batches of one size count as one."""
     points: dict[str, dict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in observed:
@@ -158,7 +158,7 @@ def fit(observed: Sequence[Observed], limits: Mapping[str, int]) -> CostModel:
         role: fit_network([(*size, median(times)) for size, times in found.items()])
         for role, found in points.items()
     }
-    return CostModel(networks, limits, fit_host(observed))
+    return FittedCosts(networks, limits, fit_host(observed))
 
 
 def observe(bench: Bench, kind: Kind, requests: int, rounds: int) -> Observed:
@@ -178,7 +178,7 @@ def limits_of(bench: Bench, kind: Kind) -> dict[str, int]:
     return {**limits, "unet": bench.unet_limit(kind)}
 
 
-def fitted_table(model: CostModel) -> str:
+def fitted_table(model: FittedCosts) -> str:
     """The constants."""
     rows = [
         [
@@ -197,12 +197,12 @@ def fitted_table(model: CostModel) -> str:
     )
 
 
-def error_of(model: CostModel, one: Observed) -> float:
+def error_of(model: FittedCosts, one: Observed) -> float:
     """Of the prediction, in parts of what was measured."""
     return model.seconds(one.kind, one.segs) / one.seconds - 1
 
 
-def predictions_table(model: CostModel, tried: Sequence[tuple[str, Observed]]) -> str:
+def predictions_table(model: FittedCosts, tried: Sequence[tuple[str, Observed]]) -> str:
     """Predicted against measured."""
     rows = []
     for name, one in tried:

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
+from benchmarks.chart import Chart, draw
 from benchmarks.cluster.load import REQUESTS, Ask, open_client
 from benchmarks.cluster.proxy import Proxy
 from benchmarks.cluster.servers import Member, build_engines
@@ -37,7 +38,6 @@ from benchmarks.machine import describe
 from segs_client import Client, SegsError, StepEvent
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
-from tests.faults.chart import Chart, draw
 
 MONITORING = REPOSITORY_ROOT / "deploy" / "monitoring"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "segs-detailer.json"

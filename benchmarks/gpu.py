@@ -27,20 +27,13 @@ import torch
 from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from benchmarks.random_networks import Chain, configs, random_module
-from benchmarks.standin import PROJECT
+from benchmarks.standin import CHECKPOINTS, PROJECT
 from benchmarks.workload import Kind, request
 from build_engines import TargetOptions, build
-from build_engines.networks import (
-    ClipTextEncoder,
-    ControlNet,
-    SdxlUnet,
-    Unet,
-    VaeDecoder,
-    VaeEncoder,
-)
 from build_engines.options import PRECISIONS
-from build_engines.precision import DTYPES
 from examples.random_checkpoint import SIZES
+from networks import ClipTextEncoder, ControlNet, SdxlUnet, Unet, VaeDecoder, VaeEncoder
+from networks.precision import DTYPES
 from pipelines.descriptor import Precision
 from runners.in_process import LocalDetailer, LocalNetworks
 from runners.torch_session import TorchSession, TorchSettings
@@ -56,7 +49,6 @@ COMPILED = {"compiled, graphs": TorchSettings(compile=True)}
 SIDES_PX = {"sd15": 512, "sdxl": 1024, "tiny": 64}
 _FACTOR = 8
 _MOST_RUNS = 50
-_CHECKPOINTS = PROJECT / "tests" / "data" / "checkpoints"
 _CASES = PROJECT / "tests" / "data" / "golden"
 
 
@@ -173,7 +165,7 @@ def engine(options: Options) -> Iterator[Row]:
     size = "tiny" if "tiny" in options.sizes else "sd15"
     made = configs(size)
     repository = PROJECT / "build" / "gpu"
-    build(_CHECKPOINTS / "sd15", "tiny", repository, TargetOptions("torch"))
+    build(CHECKPOINTS / "sd15", "tiny", repository, TargetOptions("torch"))
     networks = (
         ClipTextEncoder(made["text_encoder"]),
         Unet(made["unet"]),
@@ -215,7 +207,7 @@ def golden(options: Options) -> Iterator[Row]:
     cases = [read(path) for path in find(_CASES, ())[:: options.every]]
     repository = PROJECT / "build" / f"gpu-{options.precision}"
     target = TargetOptions("torch", precision=options.precision)
-    build_pipelines(cases, _CHECKPOINTS, repository, target)
+    build_pipelines(cases, CHECKPOINTS, repository, target)
     runner = EngineRunner(repository)
     verdicts = {
         case.name: judge(case, runner.run(case), TOLERANCES[options.precision]) for case in cases

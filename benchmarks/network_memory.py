@@ -25,7 +25,7 @@ from benchmarks.machine import describe
 from pipelines import PipelineDescriptor, load_all
 from runners.in_process import LocalNetworks
 from sampling import vae
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 
 CASES = ("512x1", "512x2", "512x4", "768x1", "768x2", "1024x1", "1408x1t")
 ROLES = ("vae_encoder", "vae_decoder", "unet")
@@ -60,7 +60,7 @@ class Case:
         latent = torch.randn(self.rows, descriptor.latent_channels, cells, cells)
         values = torch.rand(self.rows, 3, self.side, self.side)
 
-        def run(call: Call) -> Tensors:
+        def run(call: NetworkCall) -> Tensors:
             return asyncio.run(networks.run(call.network, call.inputs))
 
         if self.tiled and role == "vae_encoder":
@@ -76,7 +76,7 @@ class Case:
                 "encoder_hidden_states": torch.randn(self.rows, 77, descriptor.context_dim),
             },
         }[role]
-        return lambda: run(Call(descriptor.networks[role].model, inputs))  # type: ignore[index]
+        return lambda: run(NetworkCall(descriptor.networks[role].model, inputs))  # type: ignore[index]
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

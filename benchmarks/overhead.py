@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.machine import describe
 from examples import scene
-from preprocessing.prepare import Inputs
+from preprocessing.prepare import RequestTensors
 from runners.in_process import LocalDetailer
 from segs_client import Client
 from segs_client.messages import build
@@ -81,7 +81,7 @@ def measure(
             client.detail(PICTURE, [BOX], **setting.options())
             request_s = time.perf_counter() - start_s
             local.networks.calls.clear()
-            local.detail(Inputs(request_json, built.image, built.masks, built.seg_images))
+            local.detail(RequestTensors(request_json, built.image, built.masks, built.seg_images))
             if turn > 0:
                 requests_s.append(request_s)
                 networks_s.append(sum(call.seconds for call in local.networks.calls))

@@ -22,7 +22,7 @@ from benchmarks.bench import Bench, chosen, markdown, median, parser_of
 from benchmarks.clients import Answer, Crowd, closed_loop, open_loop
 from benchmarks.machine import describe
 from benchmarks.workload import Kind, Request
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from serving.server import EmbeddedServer
 
 KINDS = (

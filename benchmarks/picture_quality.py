@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from segs_client.arrays import ByteArray
+
 Mask = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
@@ -22,14 +23,14 @@ _INSIDE = 0.95
 """A pixel belongs to a part that covers at least so much of it."""
 
 
-def psnr_db(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
+def psnr_db(pixels: ByteArray, wanted: ByteArray, mask: Mask) -> float:
     """Peak signal to noise ratio where the mask ``[H, W]`` is; infinite for equal pictures."""
     error = np.square(pixels.astype(np.float64) - wanted).mean(axis=2)
     mean = float((error * mask).sum() / mask.sum())
     return float(10 * np.log10(255**2 / mean)) if mean > 0 else float("inf")
 
 
-def ssim(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
+def ssim(pixels: ByteArray, wanted: ByteArray, mask: Mask) -> float:
     """Structural similarity of the grey pictures where the mask is (Wang et al. 2004: Gaussian
     window of σ 1.5, 11 pixels wide)."""
     x, y = _grey(pixels), _grey(wanted)
@@ -42,7 +43,7 @@ def ssim(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
     return float((tone * structure * mask).sum() / mask.sum())
 
 
-def sharpness(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
+def sharpness(pixels: ByteArray, wanted: ByteArray, mask: Mask) -> float:
     """Energy of the picture's Laplacian where the mask is, as a share of the wanted picture's."""
     energies = [
         float((np.square(cv2.Laplacian(_grey(each), cv2.CV_64F)) * mask).sum())
@@ -51,7 +52,7 @@ def sharpness(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
     return energies[0] / energies[1]
 
 
-def edge_f_score(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
+def edge_f_score(pixels: ByteArray, wanted: ByteArray, mask: Mask) -> float:
     """Harmonic mean of precision and recall of Canny's edges where the mask is, one pixel
     forgiven; 1 where neither picture has any."""
     inside = mask >= _INSIDE
@@ -68,7 +69,7 @@ def edge_f_score(pixels: Pixels, wanted: Pixels, mask: Mask) -> float:
 
 
 def colour_name(
-    pixels: Pixels, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
+    pixels: ByteArray, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
 ) -> str | None:
     """Which of the colours most of the part under the mask has, each pixel the nearest to it in
     CIELAB; None where the mask covers no pixel whole."""
@@ -79,7 +80,7 @@ def colour_name(
     return tuple(colours)[int(counts.argmax())]
 
 
-def colour_distance(pixels: Pixels, mask: Mask, colour: tuple[int, int, int]) -> float | None:
+def colour_distance(pixels: ByteArray, mask: Mask, colour: tuple[int, int, int]) -> float | None:
     """How far the part under the mask is from a colour: the median of its pixels' ΔE*ab
     (CIE 1976); None where the mask covers no pixel whole."""
     distances = _colour_distances(pixels, mask, {"": colour})
@@ -87,7 +88,7 @@ def colour_distance(pixels: Pixels, mask: Mask, colour: tuple[int, int, int]) ->
 
 
 def _colour_distances(
-    pixels: Pixels, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
+    pixels: ByteArray, mask: Mask, colours: Mapping[str, tuple[int, int, int]]
 ) -> Floats:
     """``[colours, pixels inside the mask]``."""
     inside = _lab(pixels[mask >= _INSIDE])
@@ -95,7 +96,7 @@ def _colour_distances(
     return np.asarray(np.linalg.norm(wanted[:, None] - inside[None], axis=2))
 
 
-def _grey(pixels: Pixels) -> Floats:
+def _grey(pixels: ByteArray) -> Floats:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.float64)
 
 

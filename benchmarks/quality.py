@@ -1,6 +1,6 @@
 """How good the pictures of a checkpoint of cartoon faces are: tables, and bars that must be kept.
 
-    python -m benchmarks.quality [--scenes 64] [--write docs/quality.md] [--checkpoint FOLDER]
+    python -m benchmarks.quality [--scenes 64] [--write docs/lab/quality.md] [--checkpoint FOLDER]
 
 Scenes that no training saw are spoilt, sent to a real server, and compared with the drawings that
 they were.
@@ -22,7 +22,6 @@ from tqdm import tqdm
 from benchmarks.machine import describe
 from benchmarks.picture_quality import (
     Mask,
-    Pixels,
     colour_distance,
     colour_name,
     edge_f_score,
@@ -44,6 +43,7 @@ from examples.demo_service import (
     through,
 )
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
+from segs_client.arrays import ByteArray
 
 FIRST_SEED = 10_000
 STEPS, CFGS = (1, 2, 4, 8), (1.0, 2.0, 5.0, 8.0)
@@ -51,12 +51,13 @@ SWEPT_SCENES = 16
 SSIM_SHARE, ADHERENCE_SHARE = 0.8, 0.85
 _HEAD = """# Quality
 
-How good the demo checkpoint's pictures are, by `make quality QUALITY_ARGS="--scenes {scenes}"`:
-scenes that no training saw, with 3 to 8 cartoon faces each, are drawn; every head is blurred,
-shrunk to a third, compressed as JPEG of quality 25 and enlarged again; a real server redraws them;
-the pictures are compared with the drawings. *Repair* is what the demo does first, with each
-person's own prompt; *prompts* ask for other colours of eyes, hair and hats than are there; the
-*ControlNet* is shown the drawing's edges. `make test-server` keeps the bars on a few of the scenes.
+How good the demo checkpoint's pictures are, by
+`python -m benchmarks.quality --scenes {scenes} --write docs/lab/quality.md`: scenes that no
+training saw, with 3 to 8 cartoon faces each, are drawn; every head is blurred, shrunk to a third,
+compressed as JPEG of quality 25 and enlarged again; a real server redraws them; the pictures are
+compared with the drawings. *Repair* is what the demo does first, with each person's own prompt;
+*prompts* ask for other colours of eyes, hair and hats than are there; the *ControlNet* is shown the
+drawing's edges. `make test-all` keeps the bars on a few of the scenes.
 
 {machine}.
 
@@ -111,7 +112,7 @@ class Bar:
     kept: bool
 
 
-def faces(scene: SpoiltScene, pixels: Pixels) -> list[Face]:
+def faces(scene: SpoiltScene, pixels: ByteArray) -> list[Face]:
     """The figures of every head of the scene."""
     wanted = scene.drawing.pixels
     return [
@@ -125,7 +126,7 @@ def faces(scene: SpoiltScene, pixels: Pixels) -> list[Face]:
     ]
 
 
-def most_changed_outside(scene: SpoiltScene, pixels: Pixels, feather_px: int = 5) -> int:
+def most_changed_outside(scene: SpoiltScene, pixels: ByteArray, feather_px: int = 5) -> int:
     """The greatest difference, in grey levels, beyond the masks and their feather.
 
     Pasting blurs a mask by a Gaussian that ends at three times its radius.

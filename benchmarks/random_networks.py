@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from build_engines.networks import Case, NetworkExport
-from build_engines.precision import lowered
 from examples.random_checkpoint import SIZES, meta_networks, scaled
+from networks import NetworkExport, ShapeCase
+from networks.precision import lowered
 from pipelines.descriptor import Precision
 from runners.torch_session import TorchSession, TorchSettings
 
@@ -52,10 +52,10 @@ def row_flops(network: NetworkExport, side: int) -> int:
     return int(counter.get_total_flops())
 
 
-def case_of(network: NetworkExport, rows: int, side: int) -> Case:
+def case_of(network: NetworkExport, rows: int, side: int) -> ShapeCase:
     """Square pictures, ``side`` latent cells (the encoder's pixels) wide, and one chunk of text."""
     usual = {axis.name: axis.opt for axis in network.axes}
-    return Case(rows, usual | network.sizes_at(side))
+    return ShapeCase(rows, usual | network.sizes_at(side))
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ import onnxruntime as ort
 
 from benchmarks.machine import describe
 from pipelines import load_all
-from runners.onnx_session import SessionSettings, Tensors, open_session, session_options
+from runners.onnx_session import NamedArrays, SessionSettings, open_session, session_options
 
-Run = Callable[[Tensors], Any]
+Run = Callable[[NamedArrays], Any]
 Opener = Callable[[Path], Run]
 
 CORES = len(os.sched_getaffinity(0))
@@ -61,7 +61,7 @@ def _bound(settings: SessionSettings, path: Path) -> Run:
         str(path), session_options(settings), providers=["CPUExecutionProvider"]
     )
 
-    def run(inputs: Tensors) -> Any:
+    def run(inputs: NamedArrays) -> Any:
         binding = session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
@@ -88,7 +88,7 @@ def _openvino(hint: str, streams: int, path: Path) -> Run:
     def request_of(thread: int) -> Any:
         return compiled.create_infer_request()
 
-    def run(inputs: Tensors) -> Any:
+    def run(inputs: NamedArrays) -> Any:
         request = request_of(threading.get_ident())
         return request.infer(dict(enumerate(inputs.values())), share_inputs=True)
 
@@ -100,7 +100,7 @@ def _in_parts(opener: Opener, rows: int, threads: int, path: Path) -> Run:
     run_part = opener(path)
     pool = ThreadPoolExecutor(threads)
 
-    def run(inputs: Tensors) -> Any:
+    def run(inputs: NamedArrays) -> Any:
         count = next(iter(inputs.values())).shape[0]
         starts = range(0, count, rows)
         parts = [{k: v[at : at + rows] for k, v in inputs.items()} for at in starts]
@@ -168,15 +168,15 @@ def _start(name: str, opener: Opener, path: Path) -> Way:
     return Way(name, process, ours, ours.recv())
 
 
-def _ask(way: Way, message: Tensors | None) -> Any:
+def _ask(way: Way, message: NamedArrays | None) -> Any:
     way.connection.send(message)
     return way.connection.recv()
 
 
-def batch(path: Path, rows: int, sizes: dict[str, int]) -> Tensors:
+def batch(path: Path, rows: int, sizes: dict[str, int]) -> NamedArrays:
     """Plausible inputs for a network: [rows, …], its free axes of ``sizes``."""
     random = np.random.default_rng(0)
-    inputs: Tensors = {}
+    inputs: NamedArrays = {}
     for node in onnx.load(str(path), load_external_data=False).graph.input:
         dims = node.type.tensor_type.shape.dim[1:]
         shape = [rows, *(sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in dims)]
@@ -188,7 +188,7 @@ def batch(path: Path, rows: int, sizes: dict[str, int]) -> Tensors:
 
 
 def measure(
-    path: Path, openers: dict[str, Opener], batches: Sequence[Tensors], rounds: int
+    path: Path, openers: dict[str, Opener], batches: Sequence[NamedArrays], rounds: int
 ) -> list[Way]:
     """All ways at once in memory, each batch in turns after a round that is not counted."""
     ways = [_start(name, opener, path) for name, opener in openers.items()]
@@ -223,7 +223,11 @@ def lines(ways: Sequence[Way]) -> list[str]:
 
 
 def table(
-    path: Path, openers: dict[str, Opener], at_once: int, batches: Sequence[Tensors], rounds: int
+    path: Path,
+    openers: dict[str, Opener],
+    at_once: int,
+    batches: Sequence[NamedArrays],
+    rounds: int,
 ) -> str:
     """One network's results in Markdown; the first way takes part in every group."""
     first, *others = openers

@@ -26,14 +26,13 @@ from benchmarks.machine import describe
 from build_engines import build as build_pipeline
 from examples import scene
 from pipelines import PipelineDescriptor, load_all
-from preprocessing.images import Pixels
-from preprocessing.plan import PlannedSeg
-from preprocessing.prepare import Inputs, prepare
+from preprocessing.prepare import RequestTensors, prepare
+from request_plan.plan import PlannedSeg
 from runners.in_process import LocalDetailer
 from sampling.vae import cut
 from segs_client import Segs, tools
-from segs_client.arrays import resize_lanczos
-from segs_client.boxes import Box, Size, window
+from segs_client.arrays import ByteArray, resize_lanczos
+from segs_client.boxes import Box, Size, area, window
 from segs_client.contract import SegReport
 from segs_client.messages import BuiltRequest, build
 
@@ -152,7 +151,7 @@ def _shared(segs: Sequence[PlannedSeg]) -> str:
 
 def _cost(before: Sequence[PlannedSeg], after: Sequence[PlannedSeg]) -> str:
     pixels = [[math.prod(_size(seg)) for seg in segs] for segs in (before, after)]
-    areas = [[_area(seg.crop_region) for seg in segs] for segs in (before, after)]
+    areas = [[area(seg.crop_region) for seg in segs] for segs in (before, after)]
     sampled, region = (
         [new / old for old, new in zip(*pair, strict=True)] for pair in (pixels, areas)
     )
@@ -167,10 +166,6 @@ def _size(seg: PlannedSeg) -> Size:
     if seg.crop is None:
         raise ValueError(f"{seg.bbox} was skipped: {seg.skip}")
     return seg.crop.height, seg.crop.width
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def cases() -> list[Case]:
@@ -197,7 +192,7 @@ def cases() -> list[Case]:
 class Redrawn:
     """A picture ``[H, W, 3]``, what became of its SEGS, and the calls of the UNet for it."""
 
-    pixels: Pixels
+    pixels: ByteArray
     segs: tuple[SegReport, ...]
     unet_calls: int
 
@@ -207,7 +202,7 @@ class Compared:
     """One case in both modes, and in the exact mode with another seed."""
 
     case: Case
-    original: Pixels
+    original: ByteArray
     exact: Redrawn
     throughput: Redrawn
     reseeded: Redrawn
@@ -268,7 +263,7 @@ def pictures_table(rows: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
-def _resized(picture: Pixels, segs: Sequence[SegReport]) -> Pixels:
+def _resized(picture: ByteArray, segs: Sequence[SegReport]) -> ByteArray:
     """The picture with every box as its crop is after the way to its sampled size and back."""
     out = picture.copy()
     for seg in segs:
@@ -281,14 +276,14 @@ def _resized(picture: Pixels, segs: Sequence[SegReport]) -> Pixels:
     return out
 
 
-def _difference(one: Pixels, other: Pixels, where: NDArray[np.bool_]) -> tuple[float, int]:
+def _difference(one: ByteArray, other: ByteArray, where: NDArray[np.bool_]) -> tuple[float, int]:
     """Mean and greatest difference in grey levels."""
     apart = np.abs(one.astype(int) - other)[where]
     return float(apart.mean()), int(apart.max())
 
 
-def _inputs(built: BuiltRequest) -> Inputs:
-    return Inputs(
+def _inputs(built: BuiltRequest) -> RequestTensors:
+    return RequestTensors(
         built.request.model_dump_json().encode(),
         built.image,
         built.masks,

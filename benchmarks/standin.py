@@ -21,10 +21,12 @@ from build_engines import build
 from pipelines import load_all
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network
 from pipelines.files import model_files, sha256
-from runners.in_process import LocalDetailer, LocalNetworks, NetworkCall
+from runners.in_process import LocalDetailer, LocalNetworks, TimedBatch
 from sampling.program import Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
+CHECKPOINTS = PROJECT / "tests" / "data" / "checkpoints"
+"""Tiny ones, with random weights."""
 NAME = "standin"
 _MODEL = "from benchmarks.standin_model import StandInModel as TritonPythonModel  # noqa: F401\n"
 
@@ -32,7 +34,7 @@ _MODEL = "from benchmarks.standin_model import StandInModel as TritonPythonModel
 def tiny_repository() -> Path:
     """A folder with the pipeline ``tiny`` of the tests' checkpoint, built where needed."""
     repository = PROJECT / "build" / "benchmarks"
-    build(PROJECT / "tests" / "data" / "checkpoints" / "sd15", "tiny", repository)
+    build(CHECKPOINTS / "sd15", "tiny", repository)
     return repository
 
 
@@ -105,7 +107,7 @@ class StandInNetworks(LocalNetworks):
         shape = tuple(inputs[_first(known)].shape)
         seconds = curve.seconds(shape)
         time.sleep(seconds)
-        self.calls.append(NetworkCall(network, shape[0], seconds))
+        self.calls.append(TimedBatch(network, shape[0], seconds))
         (output,) = known.outputs
         return {output: torch.zeros(curve.output_shape(shape))}
 

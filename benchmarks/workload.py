@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples import scene
-from preprocessing.prepare import Inputs
+from preprocessing.prepare import RequestTensors
 from segs_client.boxes import Box
 from segs_client.messages import build
 
@@ -58,11 +58,11 @@ class Request:
     boxes: tuple[Box, ...]
     options: dict[str, Any]
 
-    def inputs(self, pipeline: str) -> Inputs:
+    def inputs(self, pipeline: str) -> RequestTensors:
         """As preparation gets it."""
         built = build(picture(), self.boxes, pipeline=pipeline, **self.options)
         text = built.request.model_dump_json().encode()
-        return Inputs(text, built.image, built.masks, built.seg_images)
+        return RequestTensors(text, built.image, built.masks, built.seg_images)
 
 
 @cache

@@ -2,38 +2,26 @@
 
 ``python -m build_engines CHECKPOINT --name NAME --target onnx --repository DIR``, or
 :func:`build`. A further family of checkpoints is a :class:`~build_engines.families.Family` and,
-where its networks differ, a class in :mod:`build_engines.networks`.
+where its networks differ, a class in :mod:`networks`.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
 from build_engines.options import TargetOptions
-from pipelines.descriptor import PipelineDescriptor
+
+if TYPE_CHECKING:
+    from build_engines.builder import build
 
 __all__ = ["BuildError", "CheckpointError", "TargetOptions", "VerificationError", "build"]
 
 
-def build(
-    checkpoint: Path,
-    name: str,
-    repository: Path,
-    target: TargetOptions | None = None,
-    controlnets: Mapping[str, Path] | None = None,
-    *,
-    prediction: str | None = None,
-    loras: Sequence[tuple[Path, float]] = (),
-    embeddings: Mapping[str, Path] | None = None,
-) -> PipelineDescriptor:
-    """Builds a pipeline, unless an unchanged build of it is there; see
-    :func:`build_engines.builder.build` for arguments and errors."""
-    # Imported here: torch and its libraries take seconds, which --help has no use for.
-    from build_engines.builder import build as run
+def __getattr__(name: str) -> Any:
+    # Torch and its libraries, which build imports, take seconds; --help does not need them.
+    if name == "build":
+        from build_engines.builder import build
 
-    return run(
-        *(checkpoint, name, repository, target, controlnets),
-        prediction=prediction,
-        loras=loras,
-        embeddings=embeddings,
-    )
+        return build
+    raise AttributeError(name)

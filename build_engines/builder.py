@@ -7,22 +7,23 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from build_engines.checkpoint import open_checkpoint
 from build_engines.describe import describe
 from build_engines.embeddings import WithEmbeddings
 from build_engines.errors import malformed
 from build_engines.existing import check_free, find_unchanged, read_descriptor
 from build_engines.fingerprint import build_versions, hash_files
+from build_engines.formats import open_checkpoint
 from build_engines.lora import WithLoras
 from build_engines.options import TargetOptions, check_options
-from build_engines.pipeline import Pipeline, open_pipeline
+from build_engines.pipeline import SourcePipeline, open_pipeline
 from build_engines.progress import progress
-from build_engines.publish import publish, staging, write_flushed
+from build_engines.publish import publish, staging
 from build_engines.quantize import open_quantizer
 from build_engines.targets import Target, open_target
 from build_engines.tokenizer import write_tokenizer
 from build_engines.triton_config import ensemble_config, model_config
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
+from pipelines.files import write_flushed
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def build(
     return descriptor
 
 
-def _build_models(pipeline: Pipeline, target: Target, folder: Path) -> None:
+def _build_models(pipeline: SourcePipeline, target: Target, folder: Path) -> None:
     """All Triton models of the pipeline, one network after the other."""
     name, exports = pipeline.name, pipeline.exports
     with progress(f"Building {name}", len(exports) * target.stages, "step") as advance:

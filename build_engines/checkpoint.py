@@ -211,19 +211,3 @@ class DiffusersFolder(Checkpoint):
         raise CheckpointError(
             f"{self.root}: {part} has no weights; one of {', '.join(names)} is expected"
         )
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a diffusers folder, or a single safetensors file in a published layout.
-
-    Raises:
-        CheckpointError: nothing is there, it is a pickle, or a file of no known family.
-    """
-    if path.is_file():
-        refuse_pickle(path)
-        from build_engines.single_file import open_single_file  # it builds on this module
-
-        return open_single_file(path)
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint, neither a folder nor a file")
-    return DiffusersFolder(path)

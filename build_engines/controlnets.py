@@ -7,10 +7,10 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.errors import CheckpointError
-from build_engines.networks import ControlNet, Unet
-from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
-from build_engines.networks.residuals import residuals
 from build_engines.requirements import Field
+from networks import ControlNet, Unet
+from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
+from networks.residuals import residuals
 
 _CONFIG = "config.json"
 _PICTURE_SCALES = 4

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import cast
 
 from build_engines.fingerprint import hash_files
-from build_engines.networks import NetworkExport, VaeDecoder
-from build_engines.pipeline import Pipeline
+from build_engines.pipeline import SourcePipeline
 from build_engines.preview import fit_preview
 from build_engines.quantize.report import QualityReport
 from build_engines.targets import Target
 from build_engines.tokenizer import TOKENIZER_FILE, text_encoder_spec
+from networks import NetworkExport, VaeDecoder
 from pipelines.descriptor import ControlNetSpec, Network, NetworkRole, PipelineDescriptor
 
 
 def describe(
-    pipeline: Pipeline,
+    pipeline: SourcePipeline,
     folder: Path,
     target: Target,
     source: dict[str, str],

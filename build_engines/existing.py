@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from build_engines.errors import BuildError
 from build_engines.fingerprint import hash_files
-from build_engines.options import Prediction
+from build_engines.options import PredictionType
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
 from pipelines.files import model_files
 
@@ -34,7 +34,7 @@ def find_unchanged(
     name: str,
     source: Mapping[str, str],
     built_with: Mapping[str, str],
-    prediction: Prediction,
+    prediction: PredictionType,
 ) -> PipelineDescriptor | None:
     """The build that is there, if it is whole and building it again would give the same."""
     found = read_descriptor(repository, name)

@@ -28,7 +28,7 @@ import onnx
 import torch
 from torch import nn
 
-from build_engines.networks import NetworkExport
+from networks import NetworkExport
 
 Array = npt.NDArray[Any]
 

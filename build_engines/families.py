@@ -7,7 +7,8 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
-from build_engines.networks import (
+from build_engines.requirements import Field, NoPart, Requirement
+from networks import (
     ClipTextEncoder,
     NetworkExport,
     SdxlRefinerUnet,
@@ -18,8 +19,7 @@ from build_engines.networks import (
     VaeDecoder,
     VaeEncoder,
 )
-from build_engines.requirements import Field, NoPart, Requirement
-from pipelines.descriptor import Family as FamilyName
+from pipelines.descriptor import FamilyName
 
 
 @dataclass(frozen=True)

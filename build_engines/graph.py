@@ -8,9 +8,10 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
-from build_engines.networks import Attention, NetworkExport
-from build_engines.precision import lower
 from build_engines.verify import onnxruntime_runner, references, verify
+from build_engines.weights import load_network
+from networks import Attention, NetworkExport
+from networks.precision import lower
 from pipelines.descriptor import Precision
 
 STAGES = 4
@@ -34,7 +35,7 @@ def write_graph(
         BuildError: the weights do not fit, the export differs from torch, or its quantised form
             is not good enough.
     """
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     report("loaded")
     expected = references(network, module)
     report("run in torch")

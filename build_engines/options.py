@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from build_engines.errors import BuildError
-from pipelines.descriptor import Precision, Quantization, Target
+from pipelines.descriptor import Precision, Quantization, TargetName
 
-Prediction = Literal["epsilon", "v_prediction"]
-PREDICTIONS: tuple[str, ...] = get_args(Prediction)
-TARGETS: tuple[str, ...] = get_args(Target)
+PredictionType = Literal["epsilon", "v_prediction"]
+PREDICTIONS: tuple[str, ...] = get_args(PredictionType)
+TARGETS: tuple[str, ...] = get_args(TargetName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -76,7 +76,7 @@ class QuantizeOptions:
 class TargetOptions:
     """What runs the networks, and how they are made for it."""
 
-    name: Target = "onnx"
+    name: TargetName = "onnx"
     precision: Precision | None = None
     """None: fp16 for TensorRT, fp32 otherwise."""
     memory_gb: float | None = None
@@ -132,7 +132,7 @@ def check_options(
     controlnets: Iterable[str] = (),
     prediction: str | None = None,
     embeddings: Iterable[str] = (),
-) -> Prediction | None:
+) -> PredictionType | None:
     """Refuses a prediction or a name, the pipeline's, a ControlNet's or a textual inversion's,
     that cannot be; returns the prediction.
 
@@ -150,4 +150,4 @@ def check_options(
                 f"{option}: {value!r}; allowed: 1 to 64 of A-Z a-z 0-9 _ . -, "
                 "the first a letter or digit"
             )
-    return cast(Prediction | None, prediction)
+    return cast(PredictionType | None, prediction)

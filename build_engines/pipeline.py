@@ -10,29 +10,23 @@ from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.controlnets import controlnet_files, open_controlnets
 from build_engines.errors import CheckpointError
 from build_engines.families import Family, detect
-from build_engines.networks import (
-    ClipTextEncoder,
-    ControlNet,
-    NetworkExport,
-    SdxlTextEncoder2,
-    Unet,
-)
-from build_engines.networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
-from build_engines.options import Prediction
+from build_engines.options import PredictionType
 from build_engines.schedule import read_prediction, read_schedule
 from build_engines.triton_config import ensemble_name
+from networks import ClipTextEncoder, ControlNet, NetworkExport, SdxlTextEncoder2, Unet
+from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from pipelines.descriptor import Schedule
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class SourcePipeline:
     """A checkpoint that can be built, under the name it gets."""
 
     name: str
     checkpoint: Checkpoint
     family: Family
     schedule: Schedule
-    prediction: Prediction
+    prediction: PredictionType
     networks: Sequence[NetworkExport]
     unet: Unet
     """The one among the networks."""
@@ -63,8 +57,8 @@ def open_pipeline(
     name: str,
     checkpoint: Checkpoint,
     controlnets: Mapping[str, Path],
-    prediction: Prediction | None = None,
-) -> Pipeline:
+    prediction: PredictionType | None = None,
+) -> SourcePipeline:
     """Reads the configurations; no weights yet.
 
     Args:
@@ -79,7 +73,7 @@ def open_pipeline(
     unet = next(each for each in networks if isinstance(each, Unet))
     text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
     _check_widths(checkpoint, unet, text_encoders)
-    return Pipeline(
+    return SourcePipeline(
         name=name,
         checkpoint=checkpoint,
         family=family,

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks import NetworkExport, VaeDecoder, VaeEncoder
+from build_engines.weights import load_network
+from networks import NetworkExport, VaeDecoder, VaeEncoder
 from pipelines.descriptor import Preview
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,10 @@ def fit_preview(checkpoint: Checkpoint, networks: Sequence[NetworkExport]) -> Pr
     """
     encoder = next(each for each in networks if isinstance(each, VaeEncoder))
     decoder = next(each for each in networks if isinstance(each, VaeDecoder))
-    encode, decode = encoder.load(checkpoint).eval(), decoder.load(checkpoint).eval()
+    encode, decode = (
+        load_network(encoder, checkpoint).eval(),
+        load_network(decoder, checkpoint).eval(),
+    )
     latents, colours = [], []
     with torch.inference_mode():
         pictures = drawn_pictures()

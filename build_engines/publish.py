@@ -77,14 +77,6 @@ def publish(staged: Path, repository: Path, models: Sequence[str], descriptor: s
         raise
 
 
-def write_flushed(path: Path, text: str) -> None:
-    """Writes a text file and waits until it is on the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _flush(folder: Path) -> None:
     """Waits until the folder's renames are on the disk, so that they keep their order."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint
 from build_engines.errors import CheckpointError
-from build_engines.options import PREDICTIONS, Prediction
+from build_engines.options import PREDICTIONS, PredictionType
 from pipelines.descriptor import Schedule
 
 
@@ -37,7 +37,7 @@ def read_schedule(checkpoint: Checkpoint) -> Schedule:
     )
 
 
-def read_prediction(checkpoint: Checkpoint) -> Prediction:
+def read_prediction(checkpoint: Checkpoint) -> PredictionType:
     """What the UNet's output means.
 
     Raises:
@@ -49,4 +49,4 @@ def read_prediction(checkpoint: Checkpoint) -> Prediction:
             f"{SCHEDULER_CONFIG}: prediction_type {found!r} is not supported; "
             f"allowed: {', '.join(PREDICTIONS)}"
         )
-    return cast(Prediction, found)
+    return cast(PredictionType, found)

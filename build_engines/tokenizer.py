@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
-from build_engines.networks import ClipTextEncoder
+from networks import ClipTextEncoder
 from pipelines.descriptor import TextEncoderSpec
 
 TOKENIZER_FILE = "tokenizer.json"

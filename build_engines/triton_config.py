@@ -7,8 +7,8 @@ from dataclasses import replace
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.networks import ControlNet, NetworkExport, Tensor, Unet
 from build_engines.targets import Target
+from networks import ControlNet, NetworkExport, TensorSpec, Unet
 
 CONTROL_SAMPLE = "control_sample"
 """The ensemble's latent for the ControlNet where the UNet takes more than a latent."""
@@ -80,9 +80,9 @@ def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str, target: T
     return str(text_format.MessageToString(config))
 
 
-def _dims(tensor: Tensor) -> list[int]:
+def _dims(tensor: TensorSpec) -> list[int]:
     return [-1 if isinstance(dim, str) else dim for dim in tensor.dims]
 
 
-def _data_type(tensor: Tensor) -> int:
+def _data_type(tensor: TensorSpec) -> int:
     return int(model_config_pb2.DataType.Value(f"TYPE_{tensor.dtype}"))

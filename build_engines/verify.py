@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from build_engines.errors import VerificationError
-from build_engines.networks import Case, NetworkExport
 from build_engines.widen import widen
+from networks import NetworkExport, ShapeCase
 from pipelines.descriptor import Precision
 
 SEED = 0
 
-Inputs = Mapping[str, npt.NDArray[np.generic]]
-Outputs = Sequence[npt.NDArray[np.float32]]
-Run = Callable[[Inputs], Outputs]
+InputArrays = Mapping[str, npt.NDArray[np.generic]]
+OutputArrays = Sequence[npt.NDArray[np.float32]]
+Run = Callable[[InputArrays], OutputArrays]
 """Runs one batch; the outputs are in the order of the network's."""
 
 
@@ -50,9 +50,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
 class Reference:
     """Inputs of one shape and torch's results, in the order of the network's outputs."""
 
-    case: Case
-    inputs: Inputs
-    outputs: Outputs
+    case: ShapeCase
+    inputs: InputArrays
+    outputs: OutputArrays
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -61,7 +61,7 @@ class Reference:
 
 
 def references(
-    network: NetworkExport, module: nn.Module, cases: Iterable[Case] | None = None
+    network: NetworkExport, module: nn.Module, cases: Iterable[ShapeCase] | None = None
 ) -> list[Reference]:
     """Runs the loaded, unchanged module on the given cases, or every one of the network."""
     generator = torch.Generator().manual_seed(SEED)
@@ -73,7 +73,7 @@ def references(
     return results
 
 
-def run_in_torch(module: nn.Module, inputs: Iterable[torch.Tensor]) -> Outputs:
+def run_in_torch(module: nn.Module, inputs: Iterable[torch.Tensor]) -> OutputArrays:
     """A module's results on its arguments, in their order, as arrays."""
     with torch.inference_mode():
         outputs = module(*inputs)

@@ -13,11 +13,24 @@ from torch import nn
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import CheckpointError
+from networks import Adapter, NetworkExport
 
 Rename = Callable[[str], str | None]
 
 
-def load_weights(module: nn.Module, checkpoint: Checkpoint, part: str, rename: Rename) -> None:
+def load_network(network: NetworkExport, checkpoint: Checkpoint) -> Adapter:
+    """The checkpoint's own network in float32.
+
+    Raises:
+        CheckpointError: the weights are missing or do not fit.
+    """
+    module = network.skeleton()
+    _load_weights(module.model, checkpoint, network.part, network.current_name)
+    network.complete(module)
+    return module
+
+
+def _load_weights(module: nn.Module, checkpoint: Checkpoint, part: str, rename: Rename) -> None:
     """Replaces every parameter of a meta-device module by the checkpoint's tensors, as float32.
 
     Args:

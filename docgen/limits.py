@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from docgen.tables import DOCS, filled, table
-from preprocessing.limits import LATER, REFUSED, WAITS, Limits
-from segs_client.contract import request_schema
+from request_plan.limits import LATER, REFUSED, WAITS, Limits
 from segs_client.json_text import MAX_DEPTH
 from segs_client.picture_files import MAX_PARTS, MAX_SCANS
-from segs_client.ranges import allowed_values
 from segs_client.wildcards import MAX_LEVELS
 
 PAGE = DOCS / "limits.md"
 
 _BEYOND = {REFUSED: "`INVALID_ARGUMENT`", LATER: "`UNAVAILABLE`", WAITS: "it waits"}
-_BOUNDED = ("maximum", "maxLength", "maxItems", "maxProperties", "pattern")
 
 
 def limits_table() -> str:
@@ -41,33 +38,11 @@ def parsers_table() -> str:
     return table(("what", "most"), rows)
 
 
-def contract_table() -> str:
-    """The bounded fields of a request, as its schema says."""
-    schema = request_schema()
-    models = {"": schema, **schema["$defs"]}
-    rows = [row for name, model in models.items() for row in _bounded(name, model, schema)]
-    return table(("field", "allowed"), rows)
-
-
 def limits_text() -> str:
     """docs/limits.md with its tables as they have to be."""
     text = PAGE.read_text(encoding="utf-8")
-    tables = {"limits": limits_table(), "parsers": parsers_table(), "contract": contract_table()}
+    tables = {"limits": limits_table(), "parsers": parsers_table()}
     return filled(text, tables)
-
-
-def _bounded(
-    name: str, model: Mapping[str, Any], schema: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    for field, node in model.get("properties", {}).items():
-        choices = [node, *node.get("anyOf", ())]
-        allowed = allowed_values(next((c for c in choices if _is_bounded(c)), None), schema)
-        if allowed:
-            yield f"`{name}.{field}`" if name else f"`{field}`", allowed.replace("|", "\\|")
-
-
-def _is_bounded(node: Mapping[str, Any]) -> bool:
-    return any(key in node for key in _BOUNDED)
 
 
 def _beyond(metadata: Mapping[str, Any]) -> str:

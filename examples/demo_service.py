@@ -14,9 +14,9 @@ from PIL import Image
 
 from build_engines import build
 from examples.demo_checkpoint.export import CONTROLNET, inpaint_checkpoint
-from examples.demo_checkpoint.pictures import Pixels
 from examples.spoilt_scene import SpoiltScene
 from segs_client import Client, Segs
+from segs_client.arrays import ByteArray
 from serving.server import EmbeddedServer
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ FROM_NOTHING: Mapping[str, Any] = {**REDRAW, "denoise": 1.0}
 INPAINT: Mapping[str, Any] = {"pipeline": INPAINT_PIPELINE, "inpaint_model": True}
 """Beside others: options for the network that is shown what lies around the mask."""
 
-Redraw = Callable[[SpoiltScene, Segs, Mapping[str, Any]], Pixels]
+Redraw = Callable[[SpoiltScene, Segs, Mapping[str, Any]], ByteArray]
 """Of a scene with these SEGS and options, the picture ``[H, W, 3]`` that comes back."""
 
 
@@ -82,7 +82,7 @@ def serve_demo(repository: Path = REPOSITORY) -> Iterator[Client]:
 def through(client: Client) -> Redraw:
     """Redraws by requests to a server."""
 
-    def redraw(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+    def redraw(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
         result = client.detail(scene.pixels, segs, **options)
         assert result.image is not None  # nothing else is asked for
         return np.asarray(result.image)

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from examples.demo_checkpoint.degrade import Degradation, degrade
-from examples.demo_checkpoint.pictures import Drawing, Mask, Pixels, draw_scene
+from examples.demo_checkpoint.pictures import Drawing, Mask, draw_scene
 from segs_client import Segs
+from segs_client.arrays import ByteArray
 
 LABEL = "face"
 _MARGIN_SHARE = 0.06
@@ -27,7 +28,7 @@ class SpoiltScene:
     """
 
     drawing: Drawing
-    pixels: Pixels
+    pixels: ByteArray
     segs: Segs
 
     @property

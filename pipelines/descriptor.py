@@ -20,12 +20,12 @@ DESCRIPTOR_VERSION = 1
 
 log = logging.getLogger(__name__)
 
-Family = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
 NetworkRole = Literal["text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder"]
 TextRole = Literal["text_encoder", "text_encoder_2"]
 
 
-Target = Literal["onnx", "tensorrt", "torch"]
+TargetName = Literal["onnx", "tensorrt", "torch"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8", "fp8"]
 
@@ -38,7 +38,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Box(_Model):
+class BatchBox(_Model):
     """What a network takes at once: up to ``rows`` rows, none larger than ``shape`` anywhere."""
 
     rows: Annotated[int, Field(ge=1)]
@@ -63,7 +63,7 @@ class Network(_Model):
         ),
     ] = None
     boxes: Annotated[
-        tuple[Box, ...],
+        tuple[BatchBox, ...],
         Field(description="what an engine was compiled for; nothing else goes. Empty: no bound"),
     ] = ()
     inputs: dict[str, str]
@@ -159,8 +159,8 @@ class PipelineDescriptor(_Model):
 
     version: Literal[1] = 1
     name: str
-    family: Family
-    target: Target
+    family: FamilyName
+    target: TargetName
     precision: Annotated[
         Precision, Field(description="of weights and activations; inputs and outputs are FP32")
     ] = "fp32"

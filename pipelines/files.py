@@ -27,6 +27,14 @@ _hashes: dict[_Stamp, str] = {}
 """What this process has hashed: a server that is started again starts at once."""
 
 
+def write_flushed(path: Path, text: str) -> None:
+    """Writes a text file and waits until it is on the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
     """The file's SHA-256 in hex; ``advance`` is told of every block's length in bytes."""
     digest = hashlib.sha256()

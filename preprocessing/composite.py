@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.images import Pixels, Values, encode
-from preprocessing.packing import Packer, mask_at, pixels_at, values_at
-from preprocessing.plan import FailedSeg, Outcome, Plan, PlannedSeg, SampledSeg
-from segs_client.arrays import from_bytes, resize_lanczos, to_pixels_rounded
+from preprocessing.images import encode
+from request_plan.packing import Packer, mask_at, pixels_at, values_at
+from request_plan.plan import FailedSeg, Plan, PlannedSeg, SampledSeg, SampleOutcome
+from segs_client.arrays import ByteArray, FloatArray, from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
 from segs_client.pasting import paste_crop
 
@@ -23,20 +23,20 @@ class Composed:
     """The answer: its JSON and its flat uint8 tensors, empty where nothing was asked for."""
 
     report: Report
-    image: Pixels
-    seg_images: Pixels
-    control_images: Pixels
+    image: ByteArray
+    seg_images: ByteArray
+    control_images: ByteArray
 
 
 def composite(
     plan: Plan,
-    outcome: Outcome,
+    outcome: SampleOutcome,
     *,
-    canvas: Pixels,
-    crops: Pixels,
-    sampled: Pixels,
-    masks: Pixels,
-    given: Pixels,
+    canvas: ByteArray,
+    crops: ByteArray,
+    sampled: ByteArray,
+    masks: ByteArray,
+    given: ByteArray,
 ) -> Composed:
     """Pastes every SEG of every pass in order and encodes what was asked for. One that failed
     or was to be left alone is not pasted: its region is what other SEGs make of it.
@@ -97,10 +97,10 @@ def _is_left_alone(seg: PlannedSeg) -> bool:
 def _crop(
     seg: PlannedSeg,
     result: SampledSeg | FailedSeg | None,
-    pixels: Pixels,
-    sampled: Pixels,
-    given: Pixels,
-) -> Values | None:
+    pixels: ByteArray,
+    sampled: ByteArray,
+    given: ByteArray,
+) -> FloatArray | None:
     """The crop that a SEG ends up with, of its region's size; None where it has no image."""
     x1, y1, x2, y2 = seg.crop_region
     if isinstance(result, SampledSeg):
@@ -112,7 +112,7 @@ def _crop(
     return from_bytes(pixels[y1:y2, x1:x2])
 
 
-def _add_image(images: Packer, crop: Values, output: OutputOptions) -> Buffer | None:
+def _add_image(images: Packer, crop: FloatArray, output: OutputOptions) -> Buffer | None:
     if output.seg_images == "none":
         return None
     if output.seg_images == "float32":
@@ -128,7 +128,7 @@ def _add_image(images: Packer, crop: Values, output: OutputOptions) -> Buffer | 
     )
 
 
-def _add_controls(controls: Packer, seg: PlannedSeg, crops: Pixels) -> tuple[Buffer, ...]:
+def _add_controls(controls: Packer, seg: PlannedSeg, crops: ByteArray) -> tuple[Buffer, ...]:
     """Packs the control images of a SEG's chain as PNG files."""
     places = []
     for control in seg.controls:

@@ -9,10 +9,10 @@ from importlib.metadata import entry_points
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from preprocessing.images import Pixels, read_buffer
-from preprocessing.packing import Packer
-from preprocessing.plan import Piece, PlannedControl
-from segs_client.arrays import resize_lanczos, to_pixels
+from preprocessing.images import read_buffer
+from request_plan.packing import Packer
+from request_plan.plan import Piece, PlannedControl
+from segs_client.arrays import ByteArray, resize_lanczos, to_pixels
 from segs_client.contract import Box, Buffer, ControlNet, invalid
 
 ENTRY_POINT_GROUP = "segs_detailer.preprocessors"
@@ -21,17 +21,17 @@ ENTRY_POINT_GROUP = "segs_detailer.preprocessors"
 _CANNY_LOW, _CANNY_HIGH = 100, 200
 _BLUR_RADIUS_PX = 8
 
-Preprocessor = Callable[[Pixels], Pixels]
+Preprocessor = Callable[[ByteArray], ByteArray]
 
 
-def canny(pixels: Pixels) -> Pixels:
+def canny(pixels: ByteArray) -> ByteArray:
     """Edges by Canny (OpenCV, thresholds 100 and 200), white on black."""
     import cv2  # loaded by those alone who use it: it is large
 
     return _three_channels(np.asarray(cv2.Canny(pixels, _CANNY_LOW, _CANNY_HIGH), dtype=np.uint8))
 
 
-def sobel(pixels: Pixels) -> Pixels:
+def sobel(pixels: ByteArray) -> ByteArray:
     """Strength of the grey picture's slope (Sobel, 3×3), the steepest white."""
     import cv2
 
@@ -41,22 +41,22 @@ def sobel(pixels: Pixels) -> Pixels:
     return _three_channels(scaled.astype(np.uint8))
 
 
-def gray(pixels: Pixels) -> Pixels:
+def gray(pixels: ByteArray) -> ByteArray:
     """Luma in all three channels."""
     return _three_channels(np.asarray(Image.fromarray(pixels).convert("L")))
 
 
-def invert(pixels: Pixels) -> Pixels:
+def invert(pixels: ByteArray) -> ByteArray:
     """Black for white."""
     return np.asarray(ImageOps.invert(Image.fromarray(pixels)))
 
 
-def blur(pixels: Pixels) -> Pixels:
+def blur(pixels: ByteArray) -> ByteArray:
     """Gaussian blur, 8 px."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(_BLUR_RADIUS_PX)))
 
 
-def _three_channels(grey: Pixels) -> Pixels:
+def _three_channels(grey: ByteArray) -> ByteArray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
@@ -105,14 +105,19 @@ class ControlReader:
         crops: gets the hints.
     """
 
-    def __init__(self, tensor: Pixels | None, size: tuple[int, int], crops: Packer) -> None:
+    def __init__(self, tensor: ByteArray | None, size: tuple[int, int], crops: Packer) -> None:
         self._tensor = tensor
         self._size = size
         self._crops = crops
-        self._pictures: dict[Buffer, Pixels] = {}
+        self._pictures: dict[Buffer, ByteArray] = {}
 
     def plan(
-        self, chain: Sequence[ControlNet], crop_region: Box, crop: Pixels, place: Piece, field: str
+        self,
+        chain: Sequence[ControlNet],
+        crop_region: Box,
+        crop: ByteArray,
+        place: Piece,
+        field: str,
     ) -> tuple[PlannedControl, ...]:
         """The chain with its hints.
 
@@ -135,7 +140,7 @@ class ControlReader:
         )
 
     def _hint(
-        self, control: ControlNet, crop_region: Box, crop: Pixels, place: Piece, field: str
+        self, control: ControlNet, crop_region: Box, crop: ByteArray, place: Piece, field: str
     ) -> Piece:
         if control.image is None and control.preprocessor == "none":
             return place
@@ -144,7 +149,7 @@ class ControlReader:
             crop = self._picture(control.image, f"{field}.image")[y1:y2, x1:x2]
         return self._crops.add(preprocessors()[control.preprocessor](np.ascontiguousarray(crop)))
 
-    def _picture(self, place: Buffer, field: str) -> Pixels:
+    def _picture(self, place: Buffer, field: str) -> ByteArray:
         if place not in self._pictures:
             pixels = to_pixels(read_buffer(self._tensor, place, field))
             self._pictures[place] = resize_lanczos(pixels, *self._size)

@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing.limits import DEFAULT, Limits
-from segs_client.arrays import decode
+from request_plan.limits import DEFAULT, Limits
+from segs_client.arrays import ByteArray, FloatArray, decode
 from segs_client.boxes import Size
 from segs_client.contract import Buffer, ImageInput, invalid
 from segs_client.picture_files import PictureFile, inspect
 from segs_client.pictures import to_mode
-
-Pixels = NDArray[np.uint8]
-Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,10 @@ class Picture:
 
     size: Size
     _file: PictureFile | None
-    _data: Pixels
+    _data: ByteArray
     _field: str
 
-    def pixels(self) -> Pixels:
+    def pixels(self) -> ByteArray:
         """uint8 ``[H, W, 3]``. Transparency is dropped, grey becomes RGB, 16 bits become 8, EXIF
         rotation is left alone (as ComfyUI's inputs are plain arrays, boxes refer to the stored
         pixels).
@@ -48,7 +44,7 @@ class Picture:
 
 
 def open_picture(
-    data: Pixels, form: ImageInput, limits: Limits = DEFAULT, field: str = "image"
+    data: ByteArray, form: ImageInput, limits: Limits = DEFAULT, field: str = "image"
 ) -> Picture:
     """Checks the request's ``image`` tensor, a file or raw pixels, without decoding it.
 
@@ -76,7 +72,9 @@ def check_size(height: int, width: int, field: str, limits: Limits) -> None:
         raise invalid(field, "too large", value=f"{width}×{height}", allowed=allowed)
 
 
-def encode(pixels: Pixels, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int) -> Pixels:
+def encode(
+    pixels: ByteArray, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int
+) -> ByteArray:
     """Pixels as the bytes of a file, or as they are; flat uint8."""
     if encoding == "raw":
         return np.ascontiguousarray(pixels).reshape(-1)
@@ -86,7 +84,7 @@ def encode(pixels: Pixels, encoding: Literal["png", "jpeg", "webp", "raw"], qual
     return np.frombuffer(out.getvalue(), dtype=np.uint8)
 
 
-def read_buffer(tensor: Pixels | None, place: Buffer, field: str) -> Values:
+def read_buffer(tensor: ByteArray | None, place: Buffer, field: str) -> FloatArray:
     """An array of the request: float32 values of ``place.shape``, 0…1.
 
     Raises:

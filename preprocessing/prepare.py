@@ -7,24 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
-from preprocessing.images import Picture, Pixels, open_picture
-from preprocessing.limits import DEFAULT, Limits
-from preprocessing.plan import Plan
+from preprocessing.images import Picture, open_picture
 from preprocessing.prompts import PromptBook
 from preprocessing.seg_reader import SegReader
 from preprocessing.survey import Survey, SurveyedSeg
+from request_plan.limits import DEFAULT, Limits
+from request_plan.plan import Plan
+from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest, invalid, parse_request
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestTensors:
     """The request's tensors: its JSON, and flat uint8 arrays or None."""
 
     request: bytes
-    image: Pixels
-    masks: Pixels | None = None
-    seg_images: Pixels | None = None
-    control_images: Pixels | None = None
+    image: ByteArray
+    masks: ByteArray | None = None
+    seg_images: ByteArray | None = None
+    control_images: ByteArray | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Prepared:
     """The plan and the flat uint8 tensors it points into."""
 
     plan: Plan
-    canvas: Pixels
+    canvas: ByteArray
     """The picture's pixels, ``[H·W·3]``."""
-    crops: Pixels
+    crops: ByteArray
     """Crops at the size they are sampled at, and ControlNets' hints."""
-    masks: Pixels
+    masks: ByteArray
     """Masks of the crop regions and of prompts, float32."""
-    given: Pixels
+    given: ByteArray
     """The SEGS' own crops, float32."""
 
 
@@ -50,7 +51,7 @@ class Checked:
     request_id: str
     deadline_s: float | None
     picture: Picture
-    inputs: Inputs
+    inputs: RequestTensors
     book: PromptBook
     survey: Survey
     segs: tuple[SurveyedSeg, ...]
@@ -91,7 +92,7 @@ class Checked:
 
 
 def check(
-    inputs: Inputs,
+    inputs: RequestTensors,
     *,
     pipelines: Mapping[str, PipelineDescriptor],
     limits: Limits = DEFAULT,
@@ -134,13 +135,13 @@ def check(
 
 
 def prepare(
-    inputs: Inputs, *, pipelines: Mapping[str, PipelineDescriptor], limits: Limits = DEFAULT
+    inputs: RequestTensors, *, pipelines: Mapping[str, PipelineDescriptor], limits: Limits = DEFAULT
 ) -> Prepared:
     """:func:`check`, then :meth:`Checked.decode`."""
     return check(inputs, pipelines=pipelines, limits=limits).decode()
 
 
-def _arrays(inputs: Inputs) -> dict[str, Pixels | None]:
+def _arrays(inputs: RequestTensors) -> dict[str, ByteArray | None]:
     return {
         "masks": inputs.masks,
         "images": inputs.seg_images,
@@ -148,7 +149,7 @@ def _arrays(inputs: Inputs) -> dict[str, Pixels | None]:
     }
 
 
-def _check_tensors(inputs: Inputs, limits: Limits) -> None:
+def _check_tensors(inputs: RequestTensors, limits: Limits) -> None:
     for name in ("image", "masks", "seg_images", "control_images"):
         tensor = getattr(inputs, name)
         if tensor is not None and tensor.size > limits.max_tensor_bytes:

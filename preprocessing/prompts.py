@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from pipelines import PipelineDescriptor
 from pipelines.descriptor import EMBEDDING
-from preprocessing.limits import DEFAULT, Limits
-from sampling.prompt import parse_weights
+from request_plan.limits import DEFAULT, Limits
+from request_plan.prompt_weights import parse_weights
+from segs_client.boxes import area
 from segs_client.contract import Box, DetailRequest, SegItem, invalid
 from segs_client.wildcards import resolve
 
@@ -17,13 +18,9 @@ _ORDERS: dict[str, Callable[[Box], float]] = {
     "right_to_left": lambda box: -box[0],
     "top_to_bottom": lambda box: box[1],
     "bottom_to_top": lambda box: -box[1],
-    "large_to_small": lambda box: -_area(box),
-    "small_to_large": lambda box: _area(box),
+    "large_to_small": lambda box: -area(box),
+    "small_to_large": lambda box: area(box),
 }
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from preprocessing.control import ControlReader
-from preprocessing.images import Pixels, Values, read_buffer
-from preprocessing.packing import Packer
-from preprocessing.plan import Piece, PlannedPrompt, PlannedSeg
+from preprocessing.images import read_buffer
 from preprocessing.prompts import PromptBook
 from preprocessing.survey import SurveyedSeg
-from segs_client.arrays import FloatArray, resize_bilinear, resize_lanczos, to_pixels
+from request_plan.packing import Packer
+from request_plan.plan import Piece, PlannedPrompt, PlannedSeg
+from segs_client.arrays import ByteArray, FloatArray, resize_bilinear, resize_lanczos, to_pixels
 from segs_client.boxes import Size
 from segs_client.contract import Box, DetailRequest, Prompt, SegItem
 from segs_client.scaling import scaled_seg
@@ -33,12 +33,12 @@ class SegReader:
     def __init__(
         self,
         request: DetailRequest,
-        pixels: Pixels,
+        pixels: ByteArray,
         book: PromptBook,
         *,
-        masks: Pixels | None,
-        images: Pixels | None,
-        controls: Pixels | None,
+        masks: ByteArray | None,
+        images: ByteArray | None,
+        controls: ByteArray | None,
     ) -> None:
         self._request = request
         self._pixels = pixels
@@ -48,7 +48,7 @@ class SegReader:
         self._segs_size = request.segs.size or self._size
         self._book = book
         self.crops, self.masks, self.given = Packer(), Packer(), Packer()
-        self._crops_of_picture: dict[tuple[Box, Size], tuple[Pixels, Piece]] = {}
+        self._crops_of_picture: dict[tuple[Box, Size], tuple[ByteArray, Piece]] = {}
         self._controls = ControlReader(controls, self._size, self.crops)
         self._positives = self._parts(request.prompts, "prompts")
         self._negatives = self._parts(request.negatives, "negatives")
@@ -85,7 +85,7 @@ class SegReader:
 
     def _arrays(
         self, item: SegItem, surveyed: SurveyedSeg, field: str
-    ) -> tuple[FloatArray, Values | None]:
+    ) -> tuple[FloatArray, FloatArray | None]:
         """A SEG's mask and its own crop, in pixels of the picture."""
         mask = box_mask(item.bbox, surveyed.region)
         if item.mask is not None:
@@ -99,7 +99,7 @@ class SegReader:
         scaled = scaled_seg(own, self._segs_size, self._size, field)
         return scaled.mask, scaled.image
 
-    def _crop(self, region: Box, size: Size, given: Values | None) -> tuple[Pixels, Piece]:
+    def _crop(self, region: Box, size: Size, given: FloatArray | None) -> tuple[ByteArray, Piece]:
         """The resized crop and its place; of the picture's own each is made and sent once."""
         known = self._crops_of_picture.get((region, size))
         if given is None and known is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from preprocessing.limits import MIN_SAMPLED_SIDE_PX
+from request_plan.limits import MIN_SAMPLED_SIDE_PX
 from segs_client.contract import Box, DetailRequest
 
 Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"]

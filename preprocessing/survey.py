@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.control import check_control
-from preprocessing.images import Pixels, check_size
-from preprocessing.limits import Limits
+from preprocessing.images import check_size
 from preprocessing.shapes import common_shape
 from preprocessing.sizes import sampled_size
+from request_plan.limits import Limits
 from segs_client import boxes
-from segs_client.arrays import checked_place
+from segs_client.arrays import ByteArray, checked_place
 from segs_client.boxes import Size
 from segs_client.contract import (
     Box,
@@ -33,7 +33,7 @@ from segs_client.contract import (
 )
 from segs_client.scaling import scaled_boxes
 
-_NOTHING: Pixels = np.empty(0, dtype=np.uint8)
+_NOTHING: ByteArray = np.empty(0, dtype=np.uint8)
 _PICTURE_BYTES = 3 + 3 + 12
 """Of a pixel of the picture: as it came, as it leaves, as float32 while SEGs are pasted."""
 _WEBP_SIDE_PX = 16_383
@@ -78,9 +78,9 @@ class Survey:
         controlnets: Collection[str],
         limits: Limits,
         *,
-        masks: Pixels | None,
-        images: Pixels | None,
-        controls: Pixels | None,
+        masks: ByteArray | None,
+        images: ByteArray | None,
+        controls: ByteArray | None,
     ) -> None:
         self._request = request
         self._size = size
@@ -241,8 +241,8 @@ class Survey:
         sent = {"none": 0, "float32": _VALUE_BYTES}.get(
             self._request.output.seg_images, _PIXEL_BYTES
         )
-        sent_bytes = _area(crop_region) * sent * self._request.batch_size
-        self._take((_area(region) + _area(crop_region)) * each + sent_bytes)
+        sent_bytes = boxes.area(crop_region) * sent * self._request.batch_size
+        self._take((boxes.area(region) + boxes.area(crop_region)) * each + sent_bytes)
         self._send(sent_bytes)
 
     def _check_form(self) -> None:
@@ -275,10 +275,6 @@ class Survey:
                 value=f"{self.memory_bytes} bytes and more",
                 allowed=f"up to {most} bytes of a request",
             )
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _check_most(field: str, message: str, count: int, most: int) -> None:

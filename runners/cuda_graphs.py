@@ -22,35 +22,35 @@ _WARM_UPS = 2
 
 log = logging.getLogger(__name__)
 
-Tensors = Sequence[torch.Tensor]
-Network = Callable[..., Tensors]
+TensorList = Sequence[torch.Tensor]
+NetworkFunction = Callable[..., TensorList]
 """Tensors in, tensors out; every first axis is the rows'."""
-Key = tuple[tuple[int, ...], ...]
+GraphKey = tuple[tuple[int, ...], ...]
 
 
-class Graph(Protocol):
+class CapturedGraph(Protocol):
     """A captured run."""
 
-    def replay(self, inputs: Tensors) -> Tensors:
+    def replay(self, inputs: TensorList) -> TensorList:
         """Outputs with the rows of the inputs, at most those captured; they stay as they are."""
 
 
-Capture = Callable[[Network, Tensors, int], Graph]
+Capture = Callable[[NetworkFunction, TensorList, int], CapturedGraph]
 """Captures a network's run on inputs of these shapes, but with so many rows."""
 
 
 class GraphCache:
     """A network that is run from a graph where its inputs' shapes come a second time."""
 
-    def __init__(self, network: Network, capture: Capture, most: int = MOST_GRAPHS) -> None:
+    def __init__(self, network: NetworkFunction, capture: Capture, most: int = MOST_GRAPHS) -> None:
         self._network = network
         self._capture = capture
         self._most = most
-        self._graphs: OrderedDict[Key, Graph] = OrderedDict()
-        self._seen: OrderedDict[Key, bool] = OrderedDict()
+        self._graphs: OrderedDict[GraphKey, CapturedGraph] = OrderedDict()
+        self._seen: OrderedDict[GraphKey, bool] = OrderedDict()
         """Shapes without a graph, and whether one may be captured."""
 
-    def __call__(self, *inputs: torch.Tensor) -> Tensors:
+    def __call__(self, *inputs: torch.Tensor) -> TensorList:
         """One batch."""
         rows = next((bucket for bucket in BUCKETS if bucket >= len(inputs[0])), None)
         if rows is None:
@@ -64,7 +64,7 @@ class GraphCache:
         self._graphs.move_to_end(key)
         return graph.replay(inputs)
 
-    def _comes_again(self, key: Key) -> bool:
+    def _comes_again(self, key: GraphKey) -> bool:
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
@@ -73,7 +73,7 @@ class GraphCache:
             self._seen.popitem(last=False)
         return False
 
-    def _captured(self, key: Key, inputs: Tensors, rows: int) -> Graph | None:
+    def _captured(self, key: GraphKey, inputs: TensorList, rows: int) -> CapturedGraph | None:
         if len(self._graphs) >= self._most:
             self._graphs.popitem(last=False)
         try:
@@ -93,13 +93,13 @@ class CudaCapture:
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
 
-    def __call__(self, network: Network, inputs: Tensors, rows: int) -> Graph:
+    def __call__(self, network: NetworkFunction, inputs: TensorList, rows: int) -> CapturedGraph:
         """See :data:`Capture`."""
         return _CudaGraph(network, inputs, rows, self._pool)
 
 
 class _CudaGraph:
-    def __init__(self, network: Network, inputs: Tensors, rows: int, pool: Any) -> None:
+    def __init__(self, network: NetworkFunction, inputs: TensorList, rows: int, pool: Any) -> None:
         self._inputs = [each.new_zeros((rows, *each.shape[1:])) for each in inputs]
         self._fill(inputs)
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -113,13 +113,13 @@ class _CudaGraph:
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._outputs = network(*self._inputs)
 
-    def replay(self, inputs: Tensors) -> Tensors:
+    def replay(self, inputs: TensorList) -> TensorList:
         """Outputs are copied out of the graph's own memory, which its next run overwrites."""
         self._fill(inputs)
         self._graph.replay()
         rows = len(inputs[0])
         return [each[:rows].clone() for each in self._outputs]
 
-    def _fill(self, inputs: Tensors) -> None:
+    def _fill(self, inputs: TensorList) -> None:
         for own, given in zip(self._inputs, inputs, strict=True):
             own[: len(given)].copy_(given)

@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 
 from pipelines import PipelineError, load_all
-from pipelines.descriptor import Target
+from pipelines.descriptor import TargetName
 from preprocessing.composite import Composed, composite
-from preprocessing.prepare import Inputs, prepare
+from preprocessing.prepare import RequestTensors, prepare
 from runners.onnx_session import OnnxSession, open_session
 from sampling.pipeline import load_pipelines
 from sampling.program import Tensors
@@ -22,7 +22,7 @@ from sampling.service import DetailService
 
 
 @dataclass(frozen=True)
-class NetworkCall:
+class TimedBatch:
     """One batch that was run."""
 
     network: str
@@ -30,7 +30,7 @@ class NetworkCall:
     seconds: float
 
 
-class Session(Protocol):
+class LocalSession(Protocol):
     """A loaded network, tensors by name in and out."""
 
     input_names: tuple[str, ...]
@@ -49,7 +49,7 @@ class LocalNetworks:
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
         found = load_all(repositories).values()
-        self._folders: dict[str, tuple[Target, Path]] = {}
+        self._folders: dict[str, tuple[TargetName, Path]] = {}
         self._behind: dict[str, tuple[str, str]] = {}
         """Ensemble of a ControlNet and a UNet → the two models."""
         for descriptor, folder in found:
@@ -59,10 +59,10 @@ class LocalNetworks:
             for spec in descriptor.controlnets.values():
                 self._behind[spec.unet] = spec.network.model, descriptor.networks["unet"].model
         self._threads = threads
-        self._sessions: dict[str, Session] = {}
-        self.calls: list[NetworkCall] = []
+        self._sessions: dict[str, LocalSession] = {}
+        self.calls: list[TimedBatch] = []
 
-    def session(self, network: str) -> Session:
+    def session(self, network: str) -> LocalSession:
         """The network's session.
 
         Raises:
@@ -71,7 +71,9 @@ class LocalNetworks:
         if network not in self._sessions:
             target, folder = self._folders[network]
             if target == "onnx":
-                session: Session = OnnxNetwork(open_session(folder / "model.onnx", self._threads))
+                session: LocalSession = OnnxNetwork(
+                    open_session(folder / "model.onnx", self._threads)
+                )
             elif target == "torch":
                 session = _open_torch(folder)
             else:
@@ -88,7 +90,7 @@ class LocalNetworks:
         outputs = session.run(inputs)
         seconds = time.perf_counter() - start_s
         rows = next(iter(inputs.values())).shape[0]
-        self.calls.append(NetworkCall(network, rows, seconds))
+        self.calls.append(TimedBatch(network, rows, seconds))
         return outputs
 
     async def _run_behind(self, controlnet: str, unet: str, inputs: Tensors) -> Tensors:
@@ -115,7 +117,7 @@ class OnnxNetwork:
         return {name: torch.from_numpy(array) for name, array in outputs.items()}
 
 
-def _open_torch(folder: Path) -> Session:
+def _open_torch(folder: Path) -> LocalSession:
     # Imported here: only those who have such pipelines need the libraries that it takes.
     from runners.torch_session import open_torch_session
 
@@ -141,11 +143,11 @@ class LocalDetailer:
         self.networks = networks or LocalNetworks(folders, threads)
         self._pipelines = load_pipelines(folders)
 
-    def detail(self, inputs: Inputs) -> Composed:
+    def detail(self, inputs: RequestTensors) -> Composed:
         """One request; errors are those of :func:`preprocessing.prepare.prepare`."""
         return asyncio.run(self._detail(inputs))
 
-    async def _detail(self, inputs: Inputs) -> Composed:
+    async def _detail(self, inputs: RequestTensors) -> Composed:
         descriptors = {name: pipe.descriptor for name, pipe in self._pipelines.items()}
         prepared = prepare(inputs, pipelines=descriptors)
         plan = prepared.plan

@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from runners.cores import physical_cores
 
-Tensors = dict[str, np.ndarray[Any, Any]]
+NamedArrays = dict[str, np.ndarray[Any, Any]]
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD = -1
@@ -95,7 +95,7 @@ class OnnxSession:
         self.input_names: tuple[str, ...] = tuple(node.name for node in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
 
-    def run(self, inputs: Tensors) -> Tensors:
+    def run(self, inputs: NamedArrays) -> NamedArrays:
         """Runs the network on a batch [rows, …]; every output by its name.
 
         Rows go in waves of one per core. Rows that do not fill a wave share all cores.
@@ -116,7 +116,7 @@ class OnnxSession:
             results.append(self._session.run(None, _cut(inputs, last_wave, rows)))
         return self._named([np.concatenate(parts) for parts in zip(*results, strict=True)])
 
-    def _run_wave(self, parts: list[Tensors]) -> list[Any]:
+    def _run_wave(self, parts: list[NamedArrays]) -> list[Any]:
         """Runs one part on each thread of the pool, the first on the caller's.
 
         A run inside the pool finds its other threads busy and keeps to its own; one that is left
@@ -131,11 +131,11 @@ class OnnxSession:
             wait(others)
         return [first, *(future.result() for future in others)]
 
-    def _named(self, outputs: list[Any]) -> Tensors:
+    def _named(self, outputs: list[Any]) -> NamedArrays:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def _cut(inputs: Tensors, start: int, stop: int) -> Tensors:
+def _cut(inputs: NamedArrays, start: int, stop: int) -> NamedArrays:
     return {name: array[start:stop] for name, array in inputs.items()}
 
 

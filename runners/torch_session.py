@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.networks import NetworkExport
-from build_engines.stored import read_network
-from runners.cuda_graphs import CudaCapture, GraphCache, Network, Tensors
+from networks import NetworkExport
+from networks.stored import read_network
+from runners.cuda_graphs import CudaCapture, GraphCache, NetworkFunction, TensorList
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def instance_device(kind: str, device_id: str) -> torch.device:
 def open_torch_session(
     folder: Path, device: torch.device, settings: TorchSettings | None = None
 ) -> TorchSession:
-    """Loads what the torch target has written into ``folder``; see :mod:`build_engines.stored`."""
+    """Loads what the torch target has written into ``folder``; see :mod:`networks.stored`."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     stored = read_network(folder, device)
@@ -117,13 +117,13 @@ class TorchSession:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> Network:
+def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> NetworkFunction:
     """The module on contiguous tensors, with a sequence of them as its result."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(memory_format=layout)  # type: ignore[call-overload]
     network: Any = torch.compile(module) if settings.compile else module
 
-    def run(*inputs: torch.Tensor) -> Tensors:
+    def run(*inputs: torch.Tensor) -> TensorList:
         outputs = network(
             *(each.contiguous(memory_format=layout) if each.ndim == 4 else each for each in inputs)
         )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError, StoppingError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError, StoppingError
 from sampling.policy import Requester
-from sampling.work import Work
+from sampling.work import WorkEstimate
 
 
 @dataclass(eq=False)
 class _Admitted:
     requester: Requester
-    work: Work
+    work: WorkEstimate
     memory_bytes: int
     since_s: float
 
@@ -40,7 +40,7 @@ class Admission:
     _admitted: dict[Requester, _Admitted] = field(default_factory=dict)
 
     def admit(
-        self, requester: Requester, work: Work | None, memory_bytes: int, now_s: float
+        self, requester: Requester, work: WorkEstimate | None, memory_bytes: int, now_s: float
     ) -> None:
         """Lets a request in; :meth:`leave` has to follow. Work of None is not known and counts as
         none.
@@ -52,7 +52,7 @@ class Admission:
         if self.closed:
             self.refused += 1
             raise StoppingError
-        asked = _Admitted(requester, work or Work(0.0, 0.0), memory_bytes, now_s)
+        asked = _Admitted(requester, work or WorkEstimate(0.0, 0.0), memory_bytes, now_s)
         refusal = self._refusal(asked, now_s)
         if refusal is not None:
             self.refused += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sampling.vae import FACTOR, Pixels
+from sampling.vae import FACTOR
+from segs_client.arrays import ByteArray
 
 
-def hint_for(pixels: Pixels, height: int, width: int) -> torch.Tensor:
+def hint_for(pixels: ByteArray, height: int, width: int) -> torch.Tensor:
     """Pixels ``[h, w, 3]`` as a hint for a latent of ``height`` × ``width``.
 
     Cut about the centre to the latent's aspect ratio, then resized to 8 times its sides by the

@@ -58,8 +58,8 @@ class Sampled:
     steps: int
 
 
-Heard = Callable[[float, torch.Tensor], None]
-"""Is told, at every call that reports, its σ and what was predicted ``[1, c, h, w]``."""
+DenoisedListener = Callable[[float, torch.Tensor], None]
+"""Called at every call that reports, with its σ and what was predicted ``[1, c, h, w]``."""
 
 
 def run_sampler(
@@ -68,7 +68,7 @@ def run_sampler(
     x: torch.Tensor,
     sigmas: Sequence[float],
     run: Run,
-    heard: Heard | None = None,
+    listener: DenoisedListener | None = None,
 ) -> Program[Sampled]:
     """Lets a sampler ask its denoiser until it is done.
 
@@ -82,8 +82,8 @@ def run_sampler(
         prediction = yield from denoiser.predict(question.x, question.sigma)
         if question.reports:
             denoised, taken = prediction.denoised, taken + 1
-            if heard is not None:
-                heard(question.sigma, denoised)
+            if listener is not None:
+                listener(question.sigma, denoised)
         try:
             question = steps.send(prediction)
         except StopIteration as end:

@@ -9,24 +9,25 @@ from functools import partial
 
 import torch
 
-from preprocessing.plan import PlannedSeg
+from request_plan.plan import PlannedSeg
 from sampling import schedulers, vae
 from sampling.conditioning import Guidance
-from sampling.denoiser import Denoiser, Heard, Sampled, run_sampler
+from sampling.denoiser import DenoisedListener, Denoiser, Sampled, run_sampler
 from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
 from sampling.masks import LatentMask, MaskSchedule, to_latent
 from sampling.noise import brownian_tree, next_seed, seeded_noise, step_noise
 from sampling.pipeline import Pipeline
 from sampling.program import Program
-from sampling.progress import Step, Watch
+from sampling.progress import Step, StepListener
 from sampling.samplers import SAMPLERS, Run
 from sampling.unet import Control
+from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A pipeline at work on a SEG, with all it is told beside x and σ."""
+    """A pipeline at work on a SEG, with all its inputs beside x and σ."""
 
     pipeline: Pipeline
     guidance: Guidance
@@ -71,7 +72,7 @@ class Detailed:
 def encode(
     pipeline: Pipeline,
     request: DetailRequest,
-    pixels: vae.Pixels,
+    pixels: ByteArray,
     latent: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> Program[EncodedSeg]:
@@ -95,18 +96,21 @@ def encode(
 
 def detail(
     base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
-    encoded: EncodedSeg, seed: int, watch: Watch | None = None,
+    encoded: EncodedSeg, seed: int, step_listener: StepListener | None = None,
 ) -> Program[Detailed]:  # fmt: skip
     """Samples a SEG ``cycle`` times over, with seed, seed+1, …, on the device its latent is on.
 
     ``steps_run`` is 0 where the schedule is too short for the denoise asked for; the latent is
-    then the one given. ``watch`` is told every step.
+    then the one given. ``step_listener`` is called
+    for every step.
     """
     latent, steps_run = encoded.latent, 0
     base = base.to(latent.device)
     refiner = None if refiner is None else refiner.to(latent.device)
     for cycle in range(request.cycle):
-        run = _Cycle(request, seg, encoded.mask, latent, next_seed(seed, cycle), cycle, watch)
+        run = _Cycle(
+            request, seg, encoded.mask, latent, next_seed(seed, cycle), cycle, step_listener
+        )
         channels = base.pipeline.unet.channels
         concat = inpaint_channels(channels, latent, encoded.mask, encoded.masked_latent)
         sampled = yield from run.sample(replace(base, concat=concat), refiner)
@@ -125,7 +129,7 @@ class _Cycle:
     latent: torch.Tensor
     seed: int
     number: int = 0
-    watch: Watch | None = None
+    step_listener: StepListener | None = None
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
         levels = self._levels(base)
@@ -133,15 +137,15 @@ class _Cycle:
         if refiner is None:
             if not levels.has_steps:
                 return Detailed(self.latent, 0)
-            heard = self._heard(levels.sigmas)
-            done = yield from self._run(base, levels, self.latent, noise, heard, hard=True)
+            listener = self._denoised_listener(levels.sigmas)
+            done = yield from self._run(base, levels, self.latent, noise, listener, hard=True)
             return Detailed(done.denoised, done.steps)
         split = math.floor(self.seg.steps * (1 - self.request.refiner_ratio))
         latent, steps = self.latent, 0
         first = levels._replace(sigmas=levels.sigmas[: split + 1])
         if first.has_steps:
-            heard = self._heard(levels.sigmas)
-            done = yield from self._run(base, first, latent, noise, heard, hard=True)
+            listener = self._denoised_listener(levels.sigmas)
+            done = yield from self._run(base, first, latent, noise, listener, hard=True)
             latent, steps = done.x, done.steps
         if self.mask is not None:
             latent = latent * self.mask + self.latent * (1 - self.mask)
@@ -151,20 +155,20 @@ class _Cycle:
             return Detailed(latent, steps)
         concat = inpaint_channels(refiner.pipeline.unet.channels, latent, self.mask, None)
         stage = replace(refiner, concat=concat)
-        none, heard = torch.zeros_like(noise), self._heard(levels.sigmas)
-        done = yield from self._run(stage, rest, latent, none, heard, hard=False)
+        none, listener = torch.zeros_like(noise), self._denoised_listener(levels.sigmas)
+        done = yield from self._run(stage, rest, latent, none, listener, hard=False)
         return Detailed(done.denoised, steps + done.steps)
 
-    def _heard(self, sigmas: Sequence[float]) -> Heard | None:
-        """What tells the steps of a cycle, whose levels these are, to those who watch."""
-        watch = self.watch
-        if watch is None:
+    def _denoised_listener(self, sigmas: Sequence[float]) -> DenoisedListener | None:
+        """Calls the step listener for a cycle, whose levels these are."""
+        step_listener = self.step_listener
+        if step_listener is None:
             return None
 
-        def heard(sigma: float, denoised: torch.Tensor) -> None:
-            watch(Step.at(sigma, sigmas, self.number, denoised))
+        def listener(sigma: float, denoised: torch.Tensor) -> None:
+            step_listener(Step.at(sigma, sigmas, self.number, denoised))
 
-        return heard
+        return listener
 
     def _levels(self, stage: Stage) -> schedulers.RunLevels:
         request, seg = self.request, self.seg
@@ -187,7 +191,7 @@ class _Cycle:
         levels: schedulers.RunLevels,
         latent: torch.Tensor,
         noise: torch.Tensor,
-        heard: Heard | None,
+        listener: DenoisedListener | None,
         *,
         hard: bool,
     ) -> Program[Sampled]:
@@ -212,7 +216,7 @@ class _Cycle:
         )
         x = _noised(latent, noise, sigmas[0], schedule.sigma_max)
         denoiser = stage.denoiser(self.seg.cfg, mask, latent)
-        return (yield from run_sampler(sampler, denoiser, x, sigmas, run, heard))
+        return (yield from run_sampler(sampler, denoiser, x, sigmas, run, listener))
 
 
 def needs_negative(request: DetailRequest, seg: PlannedSeg) -> bool:

@@ -20,15 +20,15 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError, UnavailableError
+from request_plan.refusals import DeadlineExceededError, StoppingError, UnavailableError
 from sampling.costs import CostModel
 from sampling.faults import AnswerError
 from sampling.flight import Flight
 from sampling.live import GroupKey, LiveProgram, WaitingCall, group_key
 from sampling.policy import BatchLimit, Requester, choose_batch, leading_call
-from sampling.program import Call, Program, Tensors
-from sampling.progress import BatchSeen, Witness
-from sampling.rows import Part, Stacker, check_shapes, hand_out
+from sampling.program import NetworkCall, Program, Tensors
+from sampling.progress import BatchListener, BatchTiming
+from sampling.rows import CallOutputs, Stacker, check_shapes, hand_out
 from sampling.statistics import EngineStats
 
 T = TypeVar("T")
@@ -91,13 +91,13 @@ class StepEngine:
         self,
         program: Program[T],
         requester: Requester | None = None,
-        witness: Witness | None = None,
+        batch_listener: BatchListener | None = None,
     ) -> T:
         """Runs a program among all others and returns its result.
 
         Args:
             requester: whom the work is for; None counts as one of its own.
-            witness: is told of every batch that the program has a call in.
+            batch_listener: called for every batch that the program has a call in.
 
         Raises:
             DeadlineExceededError: the requester's deadline passed.
@@ -106,7 +106,9 @@ class StepEngine:
                 cancelled, the program ends at its next turn.
         """
         requester = requester or Requester()
-        live = LiveProgram(program, requester, asyncio.get_running_loop().create_future(), witness)
+        live = LiveProgram(
+            program, requester, asyncio.get_running_loop().create_future(), batch_listener
+        )
         if self._closed:
             live.close()
             raise StoppingError
@@ -175,7 +177,7 @@ class StepEngine:
         if requester.live == 0:
             self._active.discard(requester)
 
-    def _advance(self, live: LiveProgram[Any], part: Part | None) -> None:
+    def _advance(self, live: LiveProgram[Any], part: CallOutputs | None) -> None:
         """Sends a program its rows (None: starts it) and queues its next call."""
         if live.done.done():
             live.close()
@@ -184,7 +186,7 @@ class StepEngine:
             call = live.send(part)
             self._limit(call)  # there is such a network, and it takes such rows
             self._arrivals += 1
-            asked_ns = 0 if live.witness is None else time.time_ns()
+            asked_ns = 0 if live.batch_listener is None else time.time_ns()
             self._queue(WaitingCall(live, call, group_key(call), self._arrivals, asked_ns))
         except StopIteration as end:
             live.end(end.value)
@@ -221,7 +223,7 @@ class StepEngine:
         self._count(batch)
         return batch
 
-    def _limit(self, call: Call) -> int:
+    def _limit(self, call: NetworkCall) -> int:
         return self.limits[call.network].batch_limit(call.row_shape)
 
     def _drop_finished(self) -> None:
@@ -266,7 +268,7 @@ class StepEngine:
         for waiting, part in zip(batch, parts, strict=True):
             self._advance(waiting.live, part)
 
-    async def _ask(self, batch: list[WaitingCall]) -> list[Part] | Exception:
+    async def _ask(self, batch: list[WaitingCall]) -> list[CallOutputs] | Exception:
         """Each call's rows of the network's answer, or what went wrong."""
         calls = [waiting.call for waiting in batch]
         try:
@@ -299,7 +301,7 @@ class StepEngine:
                 waiting.live.fail(error)
         self._changed.set()
 
-    async def _run_rows(self, call: Call, inputs: Tensors) -> Tensors:
+    async def _run_rows(self, call: NetworkCall, inputs: Tensors) -> Tensors:
         """A batch; one call with more rows than its network takes goes in parts."""
         limit = self._limit(call)
         rows = len(next(iter(inputs.values())))
@@ -341,16 +343,16 @@ class StepEngine:
 
 
 def _show(batch: list[WaitingCall], start_ns: int, *, answered: bool) -> None:
-    """Tells the witnesses of a batch that has just ended."""
+    """Calls the listeners of a batch that has just ended."""
     end_ns, rows, requests = time.time_ns(), 0, 0
     for waiting in batch:
-        if (witness := waiting.live.witness) is None:
+        if (batch_listener := waiting.live.batch_listener) is None:
             continue
         if not rows:
             rows, requests = _rows(batch), len({each.requester for each in batch})
         own, network = waiting.call.rows, waiting.call.network
-        witness(
-            BatchSeen(
+        batch_listener(
+            BatchTiming(
                 network, waiting.asked_ns, start_ns, end_ns,
                 own, rows, len(batch), requests, answered,
             )

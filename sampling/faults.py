@@ -1,4 +1,4 @@
-"""What fails one SEG alone, and how that is told; nothing here takes long to import."""
+"""Faults that fail one SEG alone, and incidents; nothing here takes long to import."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class IncidentError(Exception):
     """A request failed by our own fault, which the log has under ``incident`` already."""
 
     def __init__(self, incident: str) -> None:
-        super().__init__(told(incident))
+        super().__init__(incident_message(incident))
         self.incident = incident
 
 
 def open_incident(error: BaseException, request_id: str, where: str = "") -> str:
-    """Logs what is our own fault, with its trace, and returns the id that the caller is told."""
+    """Logs what is our own fault, with its trace, and returns its id, for the caller."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s, request %r%s", incident, request_id, where, exc_info=error)
     return incident
 
 
-def told(incident: str, what: str = "internal error") -> str:
-    """The message to whom it concerns: nothing of the error itself but the incident's id."""
+def incident_message(incident: str, what: str = "internal error") -> str:
+    """The message for the caller: nothing of the error itself but the incident's id."""
     return f"{what}; the log has incident {incident}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sampling.policy import Requester
-from sampling.program import Call, Program
-from sampling.progress import Witness
-from sampling.rows import Part
+from sampling.program import NetworkCall, Program
+from sampling.progress import BatchListener
+from sampling.rows import CallOutputs
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -26,13 +26,13 @@ class LiveProgram(Generic[T]):
     program: Program[T]
     requester: Requester
     done: asyncio.Future[T]
-    witness: Witness | None = None
+    batch_listener: BatchListener | None = None
     check: Callable[[], None] | None = None
     """Of the rows that it was sent last, which are not known to be finite yet."""
     waiting: WaitingCall | None = None
     """The call that it waits for."""
 
-    def send(self, part: Part | None) -> Call:
+    def send(self, part: CallOutputs | None) -> NetworkCall:
         """Its next call, after the answer to its last one (None: starts it).
 
         Raises:
@@ -78,18 +78,18 @@ class WaitingCall:
     """A call that a live program is waiting for."""
 
     live: LiveProgram[Any]
-    call: Call
+    call: NetworkCall
     group: GroupKey
     arrival: int
     asked_ns: int = 0
-    """Since 1970, where there is a witness."""
+    """Since 1970, where there is a batch listener."""
 
     @property
     def requester(self) -> Requester:
         return self.live.requester
 
 
-def group_key(call: Call) -> GroupKey:
+def group_key(call: NetworkCall) -> GroupKey:
     """What calls have to have in common to share a batch: their network and shapes."""
     shapes = tuple(
         (name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(call.inputs.items())

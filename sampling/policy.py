@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from sampling.costs import CostModel
-from sampling.program import Call
+from sampling.program import NetworkCall
 
 _ALONE_SHARE = 2.0
 """A lone requester's batches may take so many times its call alone: who comes next waits for one
@@ -71,7 +71,7 @@ class Waiting(Protocol):
     def requester(self) -> Requester: ...
 
     @property
-    def call(self) -> Call: ...
+    def call(self) -> NetworkCall: ...
 
     @property
     def arrival(self) -> int: ...

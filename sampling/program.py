@@ -1,8 +1,8 @@
 """Programs: work that needs networks, written as if it ran alone.
 
-A program is a generator. It yields :class:`Call` and is sent the outputs; ``yield from`` builds
-larger programs of smaller ones. Whoever drives it decides where and with whom in a batch each
-call runs: the step engine, or :func:`run_alone` in tests.
+A program is a generator. It yields :class:`NetworkCall` and is sent the outputs; ``yield from``
+builds larger programs of smaller ones. Its driver decides where each call runs and which calls
+share its batch: the step engine, or :func:`run_alone` in tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Call:
+class NetworkCall:
     """One call of a network.
 
     ``network`` is the Triton model's name. Every input is ``[rows, …]`` with the same number of
@@ -65,10 +65,10 @@ class Call:
         return next(iter(self.inputs.values()))
 
 
-Program = Generator[Call, Tensors, T]
+Program = Generator[NetworkCall, Tensors, T]
 
 
-def run_alone(program: Program[T], networks: Callable[[Call], Tensors]) -> T:
+def run_alone(program: Program[T], networks: Callable[[NetworkCall], Tensors]) -> T:
     """Drives one program to its end, each call on its own."""
     try:
         call = next(program)

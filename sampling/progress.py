@@ -1,6 +1,6 @@
-"""How a request goes, told while it is under way to whoever follows it.
+"""A request's progress, for its listeners.
 
-Whoever is told returns at once and raises nothing: a step never waits for its audience.
+A listener returns at once and raises nothing: no step waits for one.
 """
 
 from __future__ import annotations
@@ -8,15 +8,31 @@ from __future__ import annotations
 import bisect
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
-from preprocessing.plan import FailedSeg
+from request_plan.plan import FailedSeg
 from sampling.pipeline import Pipeline
+from segs_client.arrays import ByteArray
 
-if TYPE_CHECKING:
-    from sampling.request_work import Done
+
+@dataclass(frozen=True)
+class SampledPass:
+    """One pass of one SEG: pixels ``[H, W, 3]``."""
+
+    seg: int
+    batch_pass: int
+    pixels: ByteArray
+    seed: int
+    steps_run: int
+    sample_s: float
+
+    @property
+    def status(self) -> Literal["enhanced", "unsampled_schedule_too_short"]:
+        """Whether anything was redrawn."""
+        return "enhanced" if self.steps_run else "unsampled_schedule_too_short"
 
 
 class Step(NamedTuple):
@@ -42,7 +58,7 @@ class Step(NamedTuple):
         return cls(cycle, min(max(passed, 1), steps), steps, denoised)
 
 
-class BatchSeen(NamedTuple):
+class BatchTiming(NamedTuple):
     """A call of a network: when it was asked for, and from when to when its batch ran, in
     nanoseconds since 1970; its own rows, and what else was in the batch."""
 
@@ -58,54 +74,54 @@ class BatchSeen(NamedTuple):
     """False: the batch failed; the call may come again."""
 
 
-Watch = Callable[[Step], None]
-"""Is told every step of one pass of a SEG."""
-Witness = Callable[[BatchSeen], None]
-"""Is told every batch that one pass of a SEG has calls in."""
-Part = Literal["encode", "sample", "decode"]
+StepListener = Callable[[Step], None]
+"""Called for every step of one pass of a SEG."""
+BatchListener = Callable[[BatchTiming], None]
+"""Called for every batch that one pass of a SEG has calls in."""
+PassStage = Literal["encode", "sample", "decode"]
 """Of a pass of a SEG, in this order."""
 T = TypeVar("T")
 
 
-class Follower:
-    """Hears how one request goes. This one does nothing with it."""
+class RequestListener:
+    """Listens to one request. This base does nothing."""
 
     def accepted(self, position: int, estimate_s: float | None, pipeline: Pipeline) -> None:
-        """It was let in, after so many others; its time by estimate."""
+        """The request is admitted, after ``position`` others; its seconds by estimate."""
 
     def started(self, index: int, batch_pass: int) -> None:
         """A pass of a SEG is begun."""
 
-    def entered(self, index: int, batch_pass: int, part: Part) -> None:
+    def entered(self, index: int, batch_pass: int, part: PassStage) -> None:
         """A pass goes on with this part."""
 
-    def watch(self, index: int, batch_pass: int) -> Watch | None:
-        """What is to be told the steps of a pass."""
+    def step_listener(self, index: int, batch_pass: int) -> StepListener | None:
+        """The listener of a pass's steps; None: there is none."""
 
-    def witness(self, index: int, batch_pass: int) -> Witness | None:
-        """What is to be told the batches of a pass."""
+    def batch_listener(self, index: int, batch_pass: int) -> BatchListener | None:
+        """The listener of a pass's batches; None: there is none."""
 
-    def done(self, done: Done) -> None:
+    def done(self, done: SampledPass) -> None:
         """A pass of a SEG is done."""
 
     def failed(self, seg: FailedSeg) -> None:
         """A pass of a SEG has failed."""
 
     def ended(self) -> None:
-        """Nothing more is told of the request."""
+        """The request has ended; nothing else is called after this."""
 
 
 def all_of(listeners: Iterable[Callable[[T], None] | None]) -> Callable[[T], None] | None:
-    """One who tells all of these; None where there are none."""
-    heard = [each for each in listeners if each is not None]
-    if len(heard) < 2:
-        return heard[0] if heard else None
+    """One listener that calls all of these; None where there are none."""
+    present = [each for each in listeners if each is not None]
+    if len(present) < 2:
+        return present[0] if present else None
 
-    def tell(news: T) -> None:
-        for each in heard:
-            each(news)
+    def call(event: T) -> None:
+        for each in present:
+            each(event)
 
-    return tell
+    return call
 
 
 def preview_pixels(

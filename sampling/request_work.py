@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from preprocessing.images import Pixels
-from preprocessing.packing import mask_at, mask_window_at, pixels_at
-from preprocessing.plan import (
-    DeadlineExceededError,
-    FailedSeg,
-    Piece,
-    Plan,
-    PlannedPrompt,
-    PlannedSeg,
-    UnavailableError,
-)
+from request_plan.limits import Limits
+from request_plan.packing import mask_at, mask_window_at, pixels_at
+from request_plan.plan import FailedSeg, Piece, Plan, PlannedPrompt, PlannedSeg
+from request_plan.refusals import DeadlineExceededError, UnavailableError
 from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.control import hint_for
-from sampling.faults import IncidentError, NotFiniteError, open_incident, told
+from sampling.engine import StepEngine
+from sampling.faults import IncidentError, NotFiniteError, incident_message, open_incident
 from sampling.masks import feather, to_latent
 from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
-from sampling.progress import Follower, Part, Witness, all_of
+from sampling.progress import BatchListener, PassStage, RequestListener, SampledPass, all_of
+from sampling.slots import Slots
+from sampling.statistics import DetailStats
 from sampling.text import check_common_length, check_prompt
+from sampling.text_cache import TextCache
+from sampling.threads import WorkThreads
 from sampling.unet import Control
+from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError, SegError
-
-if TYPE_CHECKING:
-    from sampling.service import DetailService
 
 T = TypeVar("T")
 _Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
@@ -46,20 +42,16 @@ _REQUEST_WIDE = (ContractError, DeadlineExceededError, UnavailableError)
 
 
 @dataclass(frozen=True)
-class Done:
-    """One pass of one SEG: pixels ``[H, W, 3]``."""
+class Shared:
+    """What all requests of one engine share."""
 
-    seg: int
-    batch_pass: int
-    pixels: Pixels
-    seed: int
-    steps_run: int
-    sample_s: float
-
-    @property
-    def status(self) -> Literal["enhanced", "unsampled_schedule_too_short"]:
-        """Whether anything was redrawn."""
-        return "enhanced" if self.steps_run else "unsampled_schedule_too_short"
+    pipelines: Mapping[str, Pipeline]
+    limits: Limits
+    engine: StepEngine
+    texts: TextCache
+    slots: Slots
+    stats: DetailStats
+    threads: WorkThreads
 
 
 class RequestWork:
@@ -67,14 +59,14 @@ class RequestWork:
 
     def __init__(
         self,
-        service: DetailService,
+        shared: Shared,
         requester: Requester,
         plan: Plan,
-        crops: Pixels,
-        masks: Pixels,
-        followers: Sequence[Follower] = (),
+        crops: ByteArray,
+        masks: ByteArray,
+        listeners: Sequence[RequestListener] = (),
     ) -> None:
-        self._service = service
+        self._shared = shared
         self._requester = requester
         self._reader = Requester(requester.request_id, weight=requester.weight)
         """For whom prompts are encoded: in turn with others' steps, and without a deadline, as
@@ -82,17 +74,17 @@ class RequestWork:
         self._plan = plan
         self._crops = crops
         self._masks = masks
-        self._followers = followers
+        self._listeners = listeners
         self._tasks: list[asyncio.Future[Any]] = []
-        self._shared: dict[Hashable, asyncio.Future[Any]] = {}
+        self._started: dict[Hashable, asyncio.Future[Any]] = {}
         self._last_error: Exception | None = None
         self._incidents: dict[tuple[type[Exception], str], str] = {}
         request = plan.request
-        self._base = service.pipelines[request.pipeline]
+        self._base = shared.pipelines[request.pipeline]
         refiner = request.refiner
-        self._refiner = None if refiner is None else service.pipelines[refiner.pipeline]
+        self._refiner = None if refiner is None else shared.pipelines[refiner.pipeline]
 
-    async def run(self) -> tuple[list[Done], tuple[FailedSeg, ...]]:
+    async def run(self) -> tuple[list[SampledPass], tuple[FailedSeg, ...]]:
         """Every pass of every SEG: those that were made and those that failed, both in the plan's
         order. An error that is the request's ends them all.
 
@@ -116,7 +108,7 @@ class RequestWork:
         finally:
             for task in self._tasks:
                 task.cancel()
-        done = [one for one in ended if isinstance(one, Done)]
+        done = [one for one in ended if isinstance(one, SampledPass)]
         failed = [one for one in ended if isinstance(one, FailedSeg)]
         if failed and not done:
             raise IncidentError(failed[0].error.incident) from self._last_error
@@ -127,7 +119,7 @@ class RequestWork:
 
     async def _check_prompts(self) -> None:
         """Looks at the tokens of every prompt that was not encoded lately, before any is."""
-        texts, limits = self._service.texts, self._service.limits
+        texts, limits = self._shared.texts, self._shared.limits
         asked = [(self._base, {each.text for seg in self._plan.segs for each in _texts(seg)})]
         if self._refiner is not None:
             refined = {each.text for seg in self._plan.segs for each in _refined(seg)}
@@ -139,17 +131,17 @@ class RequestWork:
                 check_prompt(pipeline.text_encoders, text, limits)
 
         if new:
-            await self._service.checked(check)
+            await self._shared.threads.checks(check)
 
     async def _in_place(
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
-    ) -> Done | FailedSeg:
-        async with self._service.slots.place(self._requester):
-            for each in self._followers:
+    ) -> SampledPass | FailedSeg:
+        async with self._shared.slots.place(self._requester):
+            for each in self._listeners:
                 each.started(index, batch_pass)
             try:
                 done = await self._detail(index, seg, crop, batch_pass)
-                for each in self._followers:
+                for each in self._listeners:
                     each.done(done)
                 return done
             except _REQUEST_WIDE:
@@ -160,14 +152,14 @@ class RequestWork:
                     index=index,
                     batch_pass=batch_pass,
                     seed=_seed(seg, batch_pass),
-                    error=self._told(error, index, batch_pass),
+                    error=self._seg_error(error, index, batch_pass),
                 )
-                for each in self._followers:
+                for each in self._listeners:
                     each.failed(failed)
                 return failed
 
-    def _told(self, error: Exception, index: int, batch_pass: int) -> SegError:
-        """What the caller hears of a SEG's failure; the log has the story."""
+    def _seg_error(self, error: Exception, index: int, batch_pass: int) -> SegError:
+        """The error of a SEG in the report; the log has its trace."""
         kind = type(error), str(error)
         if kind not in self._incidents:  # many SEGs may fail for one reason
             where = f", segs.{index}, pass {batch_pass}"
@@ -175,27 +167,29 @@ class RequestWork:
         incident = self._incidents[kind]
         not_finite = isinstance(error, NotFiniteError)
         what = "its values became NaN or infinite" if not_finite else "internal error"
-        return SegError(code="INTERNAL", message=told(incident, what), incident=incident)
+        return SegError(
+            code="INTERNAL", message=incident_message(incident, what), incident=incident
+        )
 
-    async def _run(self, program: Program[T], witness: Witness | None) -> T:
-        return await self._service.engine.run(program, self._requester, witness)
+    async def _run(self, program: Program[T], batch_listener: BatchListener | None) -> T:
+        return await self._shared.engine.run(program, self._requester, batch_listener)
 
     def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
-        """The result of work that is done once for all who name the same key; a failure is told to
-        those who wait for it, and not kept."""
-        if key not in self._shared:
+        """The result of work that is done once for all that name the same key; a failure is raised
+        in those that wait for it, and not kept."""
+        if key not in self._started:
             task = asyncio.ensure_future(start())
             task.add_done_callback(partial(self._forget_failed, key))
-            self._shared[key] = task
+            self._started[key] = task
             self._tasks.append(task)
-        return self._shared[key]
+        return self._started[key]
 
     def _forget_failed(self, key: Hashable, task: asyncio.Future[Any]) -> None:
         if task.cancelled() or task.exception() is not None:
-            del self._shared[key]
+            del self._started[key]
 
     async def _encode(
-        self, seg: PlannedSeg, crop: Piece, witness: Witness | None
+        self, seg: PlannedSeg, crop: Piece, batch_listener: BatchListener | None
     ) -> detail.EncodedSeg:
         """The crop's latent and the mask on it."""
         request = self._plan.request
@@ -204,35 +198,41 @@ class RequestWork:
         if request.noise_mask:
             reading = self._once(("mask", seg.mask), lambda: self._mask(seg.mask))
         place = ("latent", crop)
-        self._service.stats.crops.add("crop", "hit" if place in self._shared else "miss")
-        latent = await self._once(place, lambda: self._latent(pixels, witness))
+        self._shared.stats.crops.add("crop", "hit" if place in self._started else "miss")
+        latent = await self._once(place, lambda: self._latent(pixels, batch_listener))
         mask = None if reading is None else await reading
         return await self._once(
             ("both", crop, seg.mask),
-            lambda: self._run(detail.encode(self._base, request, pixels, latent, mask), witness),
+            lambda: self._run(
+                detail.encode(self._base, request, pixels, latent, mask), batch_listener
+            ),
         )
 
-    async def _latent(self, pixels: Pixels, witness: Witness | None) -> torch.Tensor:
-        values = await self._service.aside(lambda: vae.to_values(pixels))
-        return await self._run(vae.encode(self._base.descriptor, values), witness)
+    async def _latent(
+        self, pixels: ByteArray, batch_listener: BatchListener | None
+    ) -> torch.Tensor:
+        values = await self._shared.threads.arrays(lambda: vae.to_values(pixels))
+        return await self._run(vae.encode(self._base.descriptor, values), batch_listener)
 
     async def _mask(self, place: Piece) -> torch.Tensor:
         """A SEG's mask, feathered, which takes up to a tenth of a second."""
         mask = torch.from_numpy(mask_at(self._masks, place))
         radius = self._plan.request.noise_mask_feather
-        return await self._service.aside(lambda: feather(mask, radius))
+        return await self._shared.threads.arrays(lambda: feather(mask, radius))
 
-    async def _detail(self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int) -> Done:
+    async def _detail(
+        self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
+    ) -> SampledPass:
         start_s = time.perf_counter()
         seed = _seed(seg, batch_pass)
-        witness = all_of(each.witness(index, batch_pass) for each in self._followers)
+        batch_listener = all_of(each.batch_listener(index, batch_pass) for each in self._listeners)
         # Every prompt is asked for at once, so that they share a batch.
-        texts = self._sides(self._base, seg, (seg.positives, seg.negatives), witness)
+        texts = self._sides(self._base, seg, (seg.positives, seg.negatives), batch_listener)
         refiner_texts = None
         if self._refiner is not None:
             sides = seg.refiner_positives, seg.refiner_negatives
-            refiner_texts = self._sides(self._refiner, seg, sides, witness)
-        encoded = await self._encode(seg, crop, witness)
+            refiner_texts = self._sides(self._refiner, seg, sides, batch_listener)
+        encoded = await self._encode(seg, crop, batch_listener)
         base = await self._stage(self._base, seg, encoded, texts)
         refiner = None
         if self._refiner is not None and refiner_texts is not None:
@@ -244,25 +244,25 @@ class RequestWork:
             seg,
             encoded,
             seed,
-            all_of(each.watch(index, batch_pass) for each in self._followers),
+            all_of(each.step_listener(index, batch_pass) for each in self._listeners),
         )
         encoded_s = time.perf_counter()
         self._enter(index, batch_pass, "sample")
-        sampled = await self._run(program, witness)
+        sampled = await self._run(program, batch_listener)
         sampled_s = time.perf_counter()
         self._enter(index, batch_pass, "decode")
-        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), witness)
-        pixels = await self._service.aside(lambda: vae.to_pixels(decoded))
+        decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), batch_listener)
+        pixels = await self._shared.threads.arrays(lambda: vae.to_pixels(decoded))
         end_s = time.perf_counter()
-        told = self._service.stats.stage_seconds
-        told.add(encoded_s - start_s, "encode")
-        told.add(sampled_s - encoded_s, "sample")
-        told.add(end_s - sampled_s, "decode")
+        incident_message = self._shared.stats.stage_seconds
+        incident_message.add(encoded_s - start_s, "encode")
+        incident_message.add(sampled_s - encoded_s, "sample")
+        incident_message.add(end_s - sampled_s, "decode")
         seconds = end_s - start_s
-        return Done(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
+        return SampledPass(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
-    def _enter(self, index: int, batch_pass: int, part: Part) -> None:
-        for each in self._followers:
+    def _enter(self, index: int, batch_pass: int, part: PassStage) -> None:
+        for each in self._listeners:
             each.entered(index, batch_pass, part)
 
     def _sides(
@@ -270,14 +270,14 @@ class RequestWork:
         pipeline: Pipeline,
         seg: PlannedSeg,
         sides: tuple[Sequence[PlannedPrompt], Sequence[PlannedPrompt]],
-        witness: Witness | None,
+        batch_listener: BatchListener | None,
     ) -> list[list[_Asked]]:
         """Both sides' prompts, each with its encoding under way."""
         positives, negatives = sides
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
-        encode = self._service.texts.encode
+        encode = self._shared.texts.encode
         return [
-            [(each, encode(pipeline, each.text, witness, self._reader)) for each in prompts]
+            [(each, encode(pipeline, each.text, batch_listener, self._reader)) for each in prompts]
             for prompts in (positives, needed)
         ]
 
@@ -296,7 +296,7 @@ class RequestWork:
             ]
             guidance.append(tuple(conditionings))
         both = Guidance(*guidance)
-        check_common_length(both.tokens, self._service.limits)
+        check_common_length(both.tokens, self._shared.limits)
         return detail.Stage(pipeline, both)
 
     def _weight(

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from sampling.faults import MalformedAnswerError, NotFiniteError
-from sampling.program import Call, Tensors
+from sampling.program import NetworkCall, Tensors
 
 _KEPT_GROUPS = 4
 """Groups whose last inputs are kept: those that take turns, not all that ever were."""
@@ -30,7 +30,7 @@ class Stacker:
             OrderedDict()
         )
 
-    def stack(self, group: Hashable, calls: Sequence[Call]) -> Tensors:
+    def stack(self, group: Hashable, calls: Sequence[NetworkCall]) -> Tensors:
         """The inputs by name, ``[rows of all calls, …]``."""
         last = self._kept.pop(group, {})
         joined = {}
@@ -46,7 +46,7 @@ class Stacker:
         return {name: tensor for name, (_, tensor) in joined.items()}
 
 
-def check_shapes(call: Call, rows: int, outputs: Tensors) -> None:
+def check_shapes(call: NetworkCall, rows: int, outputs: Tensors) -> None:
     """Holds a network's answer to ``rows`` rows against what the call asked for. It reads no
     values.
 
@@ -68,7 +68,7 @@ def check_shapes(call: Call, rows: int, outputs: Tensors) -> None:
             raise _malformed(call, name, f"{found.dtype} {list(sizes)}, wanted float32 {shape}")
 
 
-def _malformed(call: Call, output: str, what: str) -> MalformedAnswerError:
+def _malformed(call: NetworkCall, output: str, what: str) -> MalformedAnswerError:
     return MalformedAnswerError(f"{call.network}: output {output!r}: {what}")
 
 
@@ -111,7 +111,7 @@ class Finite:
 
 
 @dataclass(frozen=True)
-class Part:
+class CallOutputs:
     """One call's rows of a batch's outputs; ``check`` raises NotFiniteError if they are not finite.
     It does not keep them in memory."""
 
@@ -119,12 +119,12 @@ class Part:
     check: Callable[[], None]
 
 
-def hand_out(calls: Sequence[Call], outputs: Tensors) -> Iterator[Part]:
+def hand_out(calls: Sequence[NetworkCall], outputs: Tensors) -> Iterator[CallOutputs]:
     """Each call's own rows, in order."""
     finite = Finite(calls[0].network, outputs)
     start = 0
     for call in calls:
         end = start + call.rows
         own = {name: out[start:end] for name, out in outputs.items()}
-        yield Part(own, partial(finite.check, start, end))
+        yield CallOutputs(own, partial(finite.check, start, end))
         start = end

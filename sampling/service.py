@@ -7,30 +7,30 @@ server that is full or being stopped) ends the request.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from preprocessing.images import Pixels
-from preprocessing.limits import DEFAULT, Limits
-from preprocessing.packing import Packer
-from preprocessing.plan import DeadlineExceededError, Outcome, Plan, SampledSeg
+from request_plan.limits import DEFAULT, Limits
+from request_plan.packing import Packer
+from request_plan.plan import Plan, SampledSeg, SampleOutcome
+from request_plan.priority import PRIORITY_WEIGHTS
+from request_plan.refusals import DeadlineExceededError
 from sampling.admission import Admission
 from sampling.engine import Networks, OnDevice, StepEngine
 from sampling.pipeline import Pipeline, device_of, network_table
 from sampling.policy import Requester
-from sampling.priority import PRIORITY_WEIGHTS
-from sampling.progress import Follower
-from sampling.request_work import RequestWork
+from sampling.progress import RequestListener
+from sampling.request_work import RequestWork, Shared
 from sampling.slots import Slots
 from sampling.statistics import Counter, DetailStats, EngineStats
 from sampling.text_cache import TextCache
+from sampling.threads import WorkThreads
 from sampling.work import Estimator
+from segs_client.arrays import ByteArray
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ T = TypeVar("T")
 class SampledRequest:
     """The outcome and the flat uint8 tensor of decoded crops that it points into."""
 
-    outcome: Outcome
-    sampled: Pixels
+    outcome: SampleOutcome
+    sampled: ByteArray
 
 
 class DetailService:
@@ -72,27 +72,23 @@ class DetailService:
         self.admission = Admission(limits)
         self.stats = DetailStats()
         self._estimator = Estimator(pipelines, self.engine.costs)
-        cores = len(os.sched_getaffinity(0))
-        self._helpers = ThreadPoolExecutor(max(1, min(4, cores // 2)), "arrays")
-        self._checks = ThreadPoolExecutor(1, "checks")
-
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Does array work of more than a few milliseconds in another thread, so that the engine
-        can go on; few of them, which leave the networks their cores."""
-        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
-
-    async def checked(self, work: Callable[[], T]) -> T:
-        """The same for what decides whether a request is begun: it waits for no array work."""
-        return await asyncio.get_running_loop().run_in_executor(self._checks, work)
+        self.threads = WorkThreads()
+        self._shared = Shared(
+            pipelines, limits, self.engine, self.texts, self.slots, self.stats, self.threads
+        )
 
     async def sample(
-        self, plan: Plan, crops: Pixels, masks: Pixels, followers: Sequence[Follower] = ()
+        self,
+        plan: Plan,
+        crops: ByteArray,
+        masks: ByteArray,
+        listeners: Sequence[RequestListener] = (),
     ) -> SampledRequest:
         """Samples every SEG that the plan does not skip, in every pass.
 
         Args:
             crops, masks: the flat tensors that the plan points into.
-            followers: are told how it goes, from the event loop.
+            listeners: called from the event loop.
 
         Raises:
             OverloadedError: there is too much work already; nothing was begun.
@@ -103,18 +99,18 @@ class DetailService:
         weight = PRIORITY_WEIGHTS[plan.request.priority]
         requester = Requester(plan.request_id, plan.deadline_s, weight)
         if not self._estimator.knows(plan):
-            await self.checked(lambda: self._estimator.learn(plan))
+            await self.threads.checks(lambda: self._estimator.learn(plan))
         self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
-            if followers:
-                told = self.admission.standing(requester)
-                for each in followers:
-                    each.accepted(*told, self.pipelines[plan.request.pipeline])
-            work = RequestWork(self, requester, plan, crops, masks, followers).run()
+            if listeners:
+                standing = self.admission.standing(requester)
+                for each in listeners:
+                    each.accepted(*standing, self.pipelines[plan.request.pipeline])
+            work = RequestWork(self._shared, requester, plan, crops, masks, listeners).run()
             done, failed = await _in_time(work, plan.deadline_s)
         finally:
             self.admission.leave(requester)
-            for each in followers:
+            for each in listeners:
                 each.ended()
         packer = Packer()
         segs = tuple(
@@ -129,7 +125,7 @@ class DetailService:
             )
             for one in done
         )
-        outcome = Outcome(segs=segs, failed=failed, sample_s=time.perf_counter() - start_s)
+        outcome = SampleOutcome(segs=segs, failed=failed, sample_s=time.perf_counter() - start_s)
         return SampledRequest(outcome, packer.tensor())
 
 

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer
 
 from pipelines.descriptor import EMBEDDING, TextEncoderSpec
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from sampling.conditioning import Encoded
-from sampling.program import Call, Program, RowShape
+from sampling.program import NetworkCall, Program, RowShape
 from sampling.prompt import CHUNK_TOKENS, Chunk, ChunkLayout, lay_out
 from segs_client.contract import invalid
 
@@ -74,7 +74,7 @@ class TextEncoder:
         wanted: dict[str, RowShape] = {"hidden_state": (input_ids.shape[1], self.width)}
         if self.spec.pooled:
             wanted["pooled"] = (None,)
-        outputs = yield Call(self.model, {"input_ids": input_ids}, wanted)
+        outputs = yield NetworkCall(self.model, {"input_ids": input_ids}, wanted)
         hidden = outputs["hidden_state"]  # [chunks (+ 1), 77, D]
         if weighted:
             hidden, empty = hidden[:-1], hidden[-1:]

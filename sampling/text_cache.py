@@ -10,7 +10,7 @@ from sampling.conditioning import Encoded
 from sampling.engine import StepEngine
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
-from sampling.progress import Witness
+from sampling.progress import BatchListener
 from sampling.rows import Finite
 from sampling.text import encode_prompt
 
@@ -44,15 +44,14 @@ class TextCache:
         self,
         pipeline: Pipeline,
         prompt: str,
-        witness: Witness | None = None,
+        batch_listener: BatchListener | None = None,
         requester: Requester | None = None,
     ) -> asyncio.Future[Encoded]:
         """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
-        others who wait for the same.
+        other requests that wait for the same.
 
-        It is everybody's: whoever asks for it shares it. Its batches are told to the witness of who
-        asked first, and are turns of that one's ``requester``, which has no deadline, or others
-        would share it too.
+        All requests share it. The first one's listener is called for its batches, which are turns
+        of that one's ``requester``; it has no deadline, or the others would share that too.
         """
         key = pipeline.descriptor.name, prompt
         kept = self._kept.get(key)
@@ -65,7 +64,7 @@ class TextCache:
         task = self._under_way.get(key)
         if task is None:
             self.misses += 1
-            task = asyncio.create_task(self._encode(pipeline, prompt, witness, requester))
+            task = asyncio.create_task(self._encode(pipeline, prompt, batch_listener, requester))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._keep(key, done))
         else:
@@ -78,7 +77,7 @@ class TextCache:
         self,
         pipeline: Pipeline,
         prompt: str,
-        witness: Witness | None,
+        batch_listener: BatchListener | None,
         requester: Requester | None,
     ) -> Encoded:
         """
@@ -86,7 +85,7 @@ class TextCache:
             NotFiniteError: the encoding is not finite: a token's weight may be too large.
         """
         program = encode_prompt(pipeline.text_encoders, prompt)
-        encoded = await self.engine.run(program, requester, witness)
+        encoded = await self.engine.run(program, requester, batch_listener)
         # The networks' own answers are finite; this one is read once, before it is shared.
         tensors = {"context": encoded.context, "pooled": encoded.pooled}
         known = {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sampling.program import Call, Program, RowShape, Tensors
+from sampling.program import NetworkCall, Program, RowShape, Tensors
 from sampling.schedule import DiscreteSchedule
 
 
@@ -137,7 +137,7 @@ class UNet:
         else:
             residuals = yield from self._residuals(acting, scaled, common)
             told = {"sample": sample, **common, **residuals}
-            call = Call(self.model, told, _prediction(scaled))
+            call = NetworkCall(self.model, told, _prediction(scaled))
         outputs = yield call
         return PREDICTIONS[self.prediction](x, sigma, outputs["out_sample"])
 
@@ -148,12 +148,12 @@ class UNet:
         sample: torch.Tensor,
         scaled: torch.Tensor,
         common: Tensors,
-    ) -> Call:
+    ) -> NetworkCall:
         """One ControlNet and the UNet in one call: the residuals stay in the server."""
         inputs = {"sample": sample, **common, **hints}
         if self.channels != scaled.shape[1]:
             inputs["control_sample"] = scaled
-        return Call(control.models.with_unet, inputs, _prediction(scaled))
+        return NetworkCall(control.models.with_unet, inputs, _prediction(scaled))
 
     def _residuals(
         self, chain: Sequence[tuple[Control, Tensors]], scaled: torch.Tensor, common: Tensors
@@ -169,7 +169,7 @@ class UNet:
         wanted = {name: (channels, None, None) for name, channels in self.residuals.items()}
         for control, hints in chain:
             inputs = {"sample": scaled, **common, **hints}
-            outputs = yield Call(control.models.alone, inputs, wanted)
+            outputs = yield NetworkCall(control.models.alone, inputs, wanted)
             total = {
                 name: outputs[name] + total[name] if total else outputs[name]
                 for name in self.residuals

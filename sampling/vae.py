@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import Network, PipelineDescriptor
-from sampling.program import Call, Program
+from sampling.program import NetworkCall, Program
 from sampling.tiles import Grid
+from segs_client.arrays import ByteArray
 
 FACTOR = 8
 """Pixels to a latent cell, each way."""
 _COLOURS = 3
 
-Pixels = NDArray[np.uint8]
 A = TypeVar("A", NDArray[np.uint8], torch.Tensor)
 
 
-def to_values(pixels: Pixels) -> torch.Tensor:
+def to_values(pixels: ByteArray) -> torch.Tensor:
     """Pixels ``[H, W, 3]`` as float32 ``[1, 3, H', W']``, 0…1, cut to multiples of 8."""
     values = torch.from_numpy(np.ascontiguousarray(cut(pixels))).float() / 255
     return values.permute(2, 0, 1)[None]
@@ -46,10 +46,10 @@ def decode(descriptor: PipelineDescriptor, latent: torch.Tensor) -> Program[torc
     return (yield from decoder(descriptor).run(latent / descriptor.latent_scale))
 
 
-def to_pixels(decoded: torch.Tensor) -> Pixels:
+def to_pixels(decoded: torch.Tensor) -> ByteArray:
     """The decoder's values ``[1, 3, H, W]`` as pixels ``[H, W, 3]``, truncated."""
     values = ((decoded[0] + 1) / 2).clamp(0, 1)
-    pixels: Pixels = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    pixels: ByteArray = (values * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
 
 
@@ -113,5 +113,5 @@ class Half:
     def _call(self, x: torch.Tensor) -> Program[torch.Tensor]:
         sides = (side // self.cell_in * self.cell_out for side in x.shape[-2:])
         wanted = {self.output: (self.channels_out, *sides)}
-        outputs = yield Call(self.network.model, {self.input: x}, wanted)
+        outputs = yield NetworkCall(self.network.model, {self.input: x}, wanted)
         return outputs[self.output]

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from preprocessing.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
+from request_plan.plan import Plan, PlannedControl, PlannedPrompt, PlannedSeg
 from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.costs import CostModel
 from sampling.pipeline import Pipeline
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.unet import Control
 from sampling.vae import FACTOR
 from segs_client.contract import DetailRequest
@@ -30,7 +30,7 @@ _KNOWN_RECIPES = 1024
 
 
 @dataclass(frozen=True)
-class Calls:
+class CallCount:
     """``count`` calls, one after another, of ``rows`` rows with ``row_elements`` elements each in
     their first input."""
 
@@ -41,7 +41,7 @@ class Calls:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkEstimate:
     """Device seconds of a request: with the device to itself, and what it adds where its rows
     share economical batches with others' (much less on a GPU, about the same on a CPU)."""
 
@@ -57,7 +57,7 @@ class Estimator:
     costs: CostModel
     _recipes: dict[Hashable, Counter[tuple[str, int, int]]] = field(default_factory=dict)
 
-    def estimate(self, plan: Plan) -> Work | None:
+    def estimate(self, plan: Plan) -> WorkEstimate | None:
         """The work of all SEGs and passes; None where a network was not measured near their sizes
         yet."""
         passes = plan.request.batch_size
@@ -73,9 +73,9 @@ class Estimator:
                 seg_s += alone_s * calls.count
                 total_s += shared_s * calls.count * passes
             slowest_s = max(slowest_s, seg_s)
-        return Work(max(slowest_s, total_s), total_s)
+        return WorkEstimate(max(slowest_s, total_s), total_s)
 
-    def calls(self, request: DetailRequest, seg: PlannedSeg) -> Iterator[Calls]:
+    def calls(self, request: DetailRequest, seg: PlannedSeg) -> Iterator[CallCount]:
         """The calls of one pass of a SEG; prompts aside, which are mostly kept from before."""
         if seg.crop is None:
             return
@@ -86,13 +86,13 @@ class Estimator:
         also_masked = in_painting and request.inpaint_model and request.noise_mask
         grid = encoder.grid(height, width)
         count = 2 * grid.count if also_masked else grid.count
-        yield Calls(encoder.network.model, 1, encoder.elements(grid.cells), count)
+        yield CallCount(encoder.network.model, 1, encoder.elements(grid.cells), count)
         short = _shortened(seg)
         scale = request.cycle * seg.steps / short.steps
         for (network, rows, channels), count in self._recipe(request, short).items():
-            yield Calls(network, rows, channels * height * width, count * scale)
+            yield CallCount(network, rows, channels * height * width, count * scale)
         grid = decoder.grid(height, width)
-        yield Calls(decoder.network.model, 1, decoder.elements(grid.cells), grid.count)
+        yield CallCount(decoder.network.model, 1, decoder.elements(grid.cells), grid.count)
 
     def knows(self, plan: Plan) -> bool:
         """Whether :meth:`estimate` will be quick; else :meth:`learn` takes up to seconds."""
@@ -133,7 +133,7 @@ class Estimator:
         counted: Counter[tuple[str, int, int]] = Counter()
         base = self.pipelines[request.pipeline]
 
-        def answer(call: Call) -> Tensors:
+        def answer(call: NetworkCall) -> Tensors:
             counted[call.network, call.rows, call.row_elements] += 1
             zeros = torch.zeros(call.rows, base.descriptor.latent_channels, 1, 1)
             return {"out_sample": zeros, **dict.fromkeys(base.unet.residuals, zeros[:, :1])}

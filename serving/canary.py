@@ -18,7 +18,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from pipelines import PipelineDescriptor
-from preprocessing.plan import OverloadedError
+from request_plan.refusals import OverloadedError
 from segs_client.contract import MODEL_NAME, STREAM_MODEL_NAME, ErrorDetail
 from segs_client.events import EVENT_OUTPUT, ErrorEvent, parse_event
 from serving.connection import Connection

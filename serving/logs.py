@@ -33,8 +33,6 @@ _FAILURES = (
 
 HIDDEN = "(hidden)"
 """Stands for a secret."""
-PYTHON_FORMAT = "%(levelname)s %(name)s %(message)s"
-"""Format of the Python models' log lines, so that their level is seen here."""
 
 
 class Line(NamedTuple):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from preprocessing.limits import DEFAULT, Limits
+from request_plan.limits import DEFAULT, Limits
+from triton_models.log_format import FORMATS
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = REPOSITORY_ROOT / "model_repository"
@@ -35,46 +38,124 @@ class TlsFiles:
     client_ca: Path | None = None
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port is 0 to 65535")
+    return port
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 at least")
+    return number
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = set(names) - set(RESTRICTED)
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(sorted(unknown))}: known are {', '.join(RESTRICTED)}"
+        )
+    return names
+
+
+def _option(default: Any, text: str, flag: str, **argument: Any) -> Any:
+    """A field with its flag: what it means, and how argparse reads it."""
+    return field(default=default, metadata={"flag": flag, "help": text, **argument})
+
+
 @dataclass(frozen=True)
 class ServerOptions:
-    """One server. A port of 0 is chosen by the system; None leaves that protocol closed."""
+    """One server. A port of 0 is chosen by the system; None leaves that protocol closed.
 
-    repositories: tuple[Path, ...] = ()
-    """Folders of pipelines, as build_engines writes them."""
-    model_repository: Path = MODEL_REPOSITORY
-    host: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int | None = None
-    metrics_port: int | None = None
-    health_port: int | None = None
-    """Of ``/health/live`` and ``/health/ready``, which ``python -m serving serve`` answers."""
-    grpc_health_port: int | None = None
-    """Of ``grpc.health.v1.Health``, likewise."""
-    tritonserver: Path | None = None
-    """The binary to run; None takes the one on PATH, else the one in nvidia-pytriton."""
-    model_threads: int = 1
-    """OpenMP and BLAS threads of each Python model's own small array work."""
-    log_level: str = "INFO"
-    log_format: str = "text"
-    """Of the Python models' lines: ``text``, or ``json`` with the request that each is about."""
-    log_path: Path | None = None
-    """File that gets the server's output as it is; None keeps only its tail in memory."""
-    start_timeout_s: float = 600.0
-    stop_timeout_s: float = 8.0
-    """From asking the server to stop until it is killed."""
-    drain_timeout_s: float = 30.0
-    """For requests under way to end before a server under supervision is asked to stop."""
-    canary: bool = True
-    api_keys: Path | None = None
-    """File of the keys that clients have to show; None: everybody may call."""
+    Each field but ``tls`` and ``limits`` is a flag of ``python -m serving serve``, by its metadata.
+    """
+
+    repositories: tuple[Path, ...] = _option(
+        (), "folder of pipelines, as build_engines writes it; may be given several times",
+        "--repository", type=Path, nargs="+", action="extend", required=True, metavar="DIR",
+    )  # fmt: skip
+    model_repository: Path = _option(
+        MODEL_REPOSITORY, "the project's own Triton models",
+        "--model-repository", type=Path, metavar="DIR",
+    )  # fmt: skip
+    host: str = _option("127.0.0.1", "address to listen on (default: this machine only)", "--host")
+    grpc_port: int = _option(
+        8001, "of gRPC (default 8001); 0: any free one", "--grpc-port", type=_port, metavar="PORT"
+    )
+    http_port: int | None = _option(
+        None, "also serve HTTP (usually 8000)", "--http-port", type=_port, metavar="PORT"
+    )
+    metrics_port: int | None = _option(
+        None, "also serve Prometheus metrics (usually 8002)",
+        "--metrics-port", type=_port, metavar="PORT",
+    )  # fmt: skip
+    health_port: int | None = _option(
+        None, "also answer probes: HTTP /health/live and /health/ready (usually 8003)",
+        "--health-port", type=_port, metavar="PORT",
+    )  # fmt: skip
+    grpc_health_port: int | None = _option(
+        None, "also answer gRPC's own probe, grpc.health.v1.Health (usually 8004)",
+        "--grpc-health-port", type=_port, metavar="PORT",
+    )  # fmt: skip
+    tritonserver: Path | None = _option(
+        None, "the server to run; default: on PATH, else the one in nvidia-pytriton",
+        "--tritonserver", type=Path, metavar="PATH",
+    )  # fmt: skip
+    model_threads: int = _option(
+        1, "OpenMP threads of each Python model (the networks have their own; default 1)",
+        "--model-threads", type=_positive, metavar="N",
+    )  # fmt: skip
+    log_level: str = _option(
+        "INFO", "least level that is logged (default INFO)",
+        "--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+    )  # fmt: skip
+    log_format: str = _option(
+        "text", "json: one object a line, with the id of the request that it is about",
+        "--log-format", choices=FORMATS,
+    )  # fmt: skip
+    log_path: Path | None = _option(
+        None, "keep tritonserver's own output here; else only its tail is kept, in memory",
+        "--log-file", type=Path, metavar="FILE",
+    )  # fmt: skip
+    start_timeout_s: float = _option(
+        600.0, "from the start until the server is ready (default %(default)g)",
+        "--start-timeout", type=float, metavar="SECONDS",
+    )  # fmt: skip
+    stop_timeout_s: float = _option(
+        8.0, "from asking tritonserver to stop until it is killed (default %(default)g)",
+        "--stop-timeout", type=float, metavar="SECONDS",
+    )  # fmt: skip
+    drain_timeout_s: float = _option(
+        30.0, "before that, for requests under way to end; new ones are refused as UNAVAILABLE "
+        "(default %(default)g)",
+        "--drain-timeout", type=float, metavar="SECONDS",
+    )  # fmt: skip
+    canary: bool = _option(
+        True, "be ready without having answered a request", "--no-canary", action="store_false"
+    )
+    api_keys: Path | None = _option(
+        None, "take requests with a key of this file only; see new-key",
+        "--api-keys", type=Path, metavar="FILE",
+    )  # fmt: skip
     tls: TlsFiles | None = None
     """Of gRPC; None: it is not encrypted."""
-    open_protocols: tuple[str, ...] = ()
-    """Those of :data:`RESTRICTED` that are open to everybody who reaches the port."""
-    allow_old_server: bool = False
-    """Beyond loopback also with a tritonserver that lacks known security fixes."""
-    verify: bool = True
-    """Compare the pipelines' files with the SHA-256 in their descriptors before the start."""
+    open_protocols: tuple[str, ...] = _option(
+        (), "open these of Triton's protocols to every caller, for load tests for instance: "
+        + ",".join(RESTRICTED),
+        "--open-protocols", type=_protocols, metavar="NAMES",
+    )  # fmt: skip
+    allow_old_server: bool = _option(
+        False, "listen beyond this machine with a tritonserver that lacks known security fixes",
+        "--allow-old-server", action="store_true",
+    )  # fmt: skip
+    verify: bool = _option(
+        True, "start without comparing the pipelines' files with their SHA-256",
+        "--no-verify", action="store_false",
+    )  # fmt: skip
     limits: Limits = DEFAULT
 
     def __post_init__(self) -> None:

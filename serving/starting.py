@@ -6,21 +6,40 @@ import itertools
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from serving.canary import run_canary
+from serving.canary import Canary, run_canary
+from serving.connection import Connection
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
+from serving.options import ServerOptions
 from serving.times import RELOADS
-
-if TYPE_CHECKING:
-    from serving.server import EmbeddedServer
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
 
 
-def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None:
+class StartingServer(Protocol):
+    """What is used of a :class:`~serving.server.EmbeddedServer`."""
+
+    canaries: tuple[Canary, ...]
+    options: ServerOptions
+
+    @property
+    def connection(self) -> Connection:
+        """How calls from this machine are made."""
+
+    def check(self) -> None:
+        """Raises ServingError if a process has ended or stalled."""
+
+    def require_reloadable(self, down: ModelsDownError) -> None:
+        """Raises ServingError if these models cannot be loaded again alone."""
+
+    def reload(self, down: ModelsDownError, stop_asked: threading.Event) -> None:
+        """Loads these models again."""
+
+
+def answer_canaries(server: StartingServer, stop_asked: threading.Event) -> None:
     """Sends all canaries, one after another; models whose process ends or stalls meanwhile are
     loaded again.
 
@@ -51,7 +70,7 @@ def answer_canaries(server: EmbeddedServer, stop_asked: threading.Event) -> None
         pool.shutdown(wait=False)
 
 
-def _repair(server: EmbeddedServer, stop_asked: threading.Event) -> bool:
+def _repair(server: StartingServer, stop_asked: threading.Event) -> bool:
     """Looks at all processes; whether models had to be loaded again."""
     try:
         server.check()
@@ -68,7 +87,7 @@ def _repair(server: EmbeddedServer, stop_asked: threading.Event) -> bool:
     return False
 
 
-def _send_canaries(server: EmbeddedServer) -> None:
+def _send_canaries(server: StartingServer) -> None:
     for canary in server.canaries:
         taken_s = run_canary(server.connection, canary, server.options.start_timeout_s)
         log.info("%s answered in %.2f s", canary, taken_s)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.perf.binary import ASKED_FOR
+from benchmarks.supervised import link_pipeline
 from build_engines import TargetOptions, build
 from serving.server import EmbeddedServer
 from triton_models import environment
@@ -55,15 +55,6 @@ def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
     return folder
 
 
-def pick_pipeline(repository: Path, folder: Path, name: str = "sd15") -> Path:
-    """Makes the folder, with this pipeline of a repository alone: a server of it starts sooner."""
-    folder.mkdir()
-    for path in repository.glob(f"{name}_*"):
-        (folder / path.name).symlink_to(path.resolve())
-    shutil.copy(repository / f"{name}.pipeline.json", folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """A folder with all :data:`PIPELINES`."""
@@ -73,7 +64,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pipeline ``sd15`` alone."""
-    return pick_pipeline(build_pipelines(["sd15"]), tmp_path_factory.mktemp("sd15") / "pipelines")
+    return link_pipeline(build_pipelines(["sd15"]), tmp_path_factory.mktemp("sd15") / "pipelines")
 
 
 @pytest.fixture(scope="session")

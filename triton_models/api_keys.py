@@ -36,7 +36,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 1 << 20
 
 
-class Key(NamedTuple):
+class ApiKey(NamedTuple):
     """Whose key, and its SHA-256 in hex."""
 
     name: str
@@ -62,7 +62,7 @@ def key_line(name: str, key: str) -> str:
     return "{}:{}".format(*_checked(name, hash_key(key)))
 
 
-def parse_keys(text: str) -> tuple[Key, ...]:
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """Reads the content of a file of keys.
 
     Raises:
@@ -83,7 +83,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
     return tuple(keys)
 
 
-def _parse_json(text: str) -> tuple[Key, ...]:
+def _parse_json(text: str) -> tuple[ApiKey, ...]:
     expected = "a JSON object of names and hashes is expected"
     try:
         content = json.loads(text)
@@ -95,16 +95,16 @@ def _parse_json(text: str) -> tuple[Key, ...]:
     return tuple(_checked(name, each) for name, hashes in values.items() for each in hashes)
 
 
-def _checked(name: str, sha256: object) -> Key:
+def _checked(name: str, sha256: object) -> ApiKey:
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"name {name[:80]!r}: 1 … 64 of A-Z a-z 0-9 _ . - are expected")
     # The value is not shown: it may be the key itself.
     if not isinstance(sha256, str) or not _HASH.fullmatch(sha256):
         raise KeyFileError(f"key of {name!r}: 64 hex digits of its SHA-256 are expected")
-    return Key(name, sha256)
+    return ApiKey(name, sha256)
 
 
-def read_keys(path: Path) -> tuple[Key, ...]:
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
     """Reads a file that only its owner, who is this user or root, can write.
 
     Raises:
@@ -150,7 +150,7 @@ class ApiKeys:
         KeyFileError: as :func:`read_keys`.
     """
 
-    def __init__(self, path: Path, more: Iterable[Key] = ()) -> None:
+    def __init__(self, path: Path, more: Iterable[ApiKey] = ()) -> None:
         self._path = path
         self._more = tuple(more)
         self._seen = _stamp(path)
@@ -222,4 +222,4 @@ def keys_of_environment() -> ApiKeys | None:
     if not path:
         return None
     canary = os.environ.get(environment.CANARY_KEY_SHA256)
-    return ApiKeys(Path(path), [Key(CANARY, canary)] if canary else [])
+    return ApiKeys(Path(path), [ApiKey(CANARY, canary)] if canary else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 REPOSITORIES = "SEGS_REPOSITORIES"
 """Folders of pipelines, joined by ``os.pathsep``."""
 LIMITS = "SEGS_LIMITS"
-"""Fields of :class:`~preprocessing.limits.Limits`, as JSON."""
+"""Fields of :class:`~request_plan.limits.Limits`, as JSON."""
 LOG_LEVEL = "SEGS_LOG_LEVEL"
 LOG_FORMAT = "SEGS_LOG_FORMAT"
 STATE = "SEGS_STATE"

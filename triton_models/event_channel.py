@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from segs_client.arrays import ByteArray
 from triton_models import environment
 from triton_models.internal_token import INTERNAL
 from triton_models.state import folder
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 END = "end"
 """The event of the message after the last one of a request."""
-Pixels = NDArray[np.uint8]
 EventHandler = Callable[[dict[str, Any], bytes], None]
 """Takes one message: its fields, and its pixels."""
 
@@ -60,7 +59,7 @@ def channel_path() -> Path | None:
 @dataclass(frozen=True)
 class _Message:
     fields: Mapping[str, Any]
-    pixels: Pixels | torch.Tensor | None = None
+    pixels: ByteArray | torch.Tensor | None = None
 
     @property
     def pixel_bytes(self) -> int:
@@ -99,7 +98,7 @@ class EventPublisher:
         self,
         key: tuple[object, ...],
         fields: Mapping[str, Any],
-        pixels: Pixels | torch.Tensor | None = None,
+        pixels: ByteArray | torch.Tensor | None = None,
     ) -> None:
         """Takes an event; may be called from any thread.
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipelines import PipelineDescriptor
-from preprocessing.limits import Limits
-from preprocessing.plan import (
+from preprocessing.prepare import check
+from request_plan.limits import Limits
+from request_plan.refusals import (
     TRY_AGAIN,
     CancelledByClientError,
     DeadlineExceededError,
@@ -29,7 +30,6 @@ from preprocessing.plan import (
     OverloadedError,
     StoppingError,
 )
-from preprocessing.prepare import check
 from segs_client.contract import ErrorCode, ErrorDetail
 from triton_models import pb_utils, stub
 from triton_models.api_keys import CANARY, ApiKeys

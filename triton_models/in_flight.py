@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError
 from triton_models.request_cost import RequestCost
 
 POOL_THREADS = 64

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 FORMATS = ("text", "json")
+TEXT_FORMAT = "%(levelname)s %(name)s %(message)s"
+"""Of the Python models' log lines, so that the supervisor reads their level."""
 FIELDS = "fields"
 """Attribute of a log record: further members of its object."""
 

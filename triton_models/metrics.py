@@ -131,7 +131,7 @@ METRICS: Mapping[str, Metric] = {
 
 Source = Callable[[], Mapping[Labels, float]] | Observations
 """A counter's sums since the process's start, a gauge's values, or a histogram's measurements."""
-Family = Any
+MetricFamily = Any
 """Triton's ``pb_utils.MetricFamily``."""
 
 
@@ -143,7 +143,9 @@ class Publisher:
         sources: of the metrics, by name.
     """
 
-    def __init__(self, family: Callable[[str], Family], sources: Mapping[str, Source]) -> None:
+    def __init__(
+        self, family: Callable[[str], MetricFamily], sources: Mapping[str, Source]
+    ) -> None:
         self._sources = sources
         self._families = {name: family(name) for name in sources}
         self._series: dict[tuple[str, Labels], Any] = {}
@@ -200,7 +202,7 @@ def start_publishing(sources: Mapping[str, Source]) -> None:
     # Older servers have no histograms, or no metrics of models at all.
     known = {name: getattr(family, METRICS[name].kind.upper(), None) for name in sources}
 
-    def make(name: str) -> Family:
+    def make(name: str) -> MetricFamily:
         return family(name=name, description=METRICS[name].meaning, kind=known[name])
 
     if missing := [name for name, kind in known.items() if kind is None]:

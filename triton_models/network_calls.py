@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from torch.utils.dlpack import from_dlpack
 
-from preprocessing.plan import LostError, StoppingError
+from request_plan.refusals import LostError, StoppingError
 from sampling.program import Tensors
-from triton_models import pb_utils, stub
+from segs_client.triton_messages import process_ended, server_stopping
+from triton_models import pb_utils
 from triton_models.internal_token import internal_parameters
 
 log = logging.getLogger(__name__)
@@ -77,10 +78,10 @@ class TritonNetworks:
         response = await request.async_exec()
         if response.has_error():
             message = response.error().message()
-            if stub.tells_of_death(message):
+            if process_ended(message):
                 log.warning("%s: %s", network, message)
                 return None
-            if stub.tells_of_stop(message):
+            if server_stopping(message):
                 raise StoppingError
             raise NetworkError(f"{network}: {message}")
         return {

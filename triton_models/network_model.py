@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from runners.tensor_rules import InputRules, TensorError
+from sampling.faults import incident_message, open_incident
 from segs_client.contract import ContractError
 from triton_models import pb_utils
 from triton_models.internal_token import check_internal, count_warm_up
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging
 
-log = logging.getLogger(__name__)
 
-
-class Session(Protocol):
+class NetworkSession(Protocol):
     """A loaded network; tensors by name, of the kind that its backend reads and writes."""
 
     input_names: tuple[str, ...]
@@ -54,7 +51,7 @@ class NetworkModel(ABC):
             raise ValueError(f"config and network disagree on tensors {sorted(missing)}")
 
     @abstractmethod
-    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> Session:
+    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> NetworkSession:
         """Loads the network from the folder of its version."""
 
     @abstractmethod
@@ -83,10 +80,9 @@ class NetworkModel(ABC):
             return _refusal(error.detail.to_status_message(), pb_utils.TritonError.INVALID_ARG)
         except TensorError as error:
             return _refusal(f"{self._name}: {error}", pb_utils.TritonError.INVALID_ARG)
-        except Exception:
-            error_id = uuid.uuid4().hex[:12]
-            log.exception("%s failed, error id %s", self._name, error_id)
-            text = f"{self._name}: internal error {error_id}"
+        except Exception as error:
+            incident = open_incident(error, request.request_id(), f", {self._name}")
+            text = f"{self._name}: {incident_message(incident)}"
             return _refusal(text, pb_utils.TritonError.INTERNAL)
 
     def _admit(self, request: Any) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from preprocessing.plan import FailedSeg, Plan
+from request_plan.plan import FailedSeg, Plan
 from sampling.pipeline import Pipeline
-from sampling.progress import Follower, Step, Watch, preview_pixels
-from sampling.request_work import Done
-from triton_models.event_channel import END, EventPublisher, Pixels
+from sampling.progress import RequestListener, SampledPass, Step, StepListener, preview_pixels
+from segs_client.arrays import ByteArray
+from triton_models.event_channel import END, EventPublisher
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class ProgressPublisher(Follower):
+class ProgressPublisher(RequestListener):
     """Publishes how one request goes; costs the engine's loop some microseconds an event, and a
     preview the product of its latent's cells with a 3 × c matrix.
 
@@ -67,18 +67,18 @@ class ProgressPublisher(Follower):
             steps=seg.steps,
         )
 
-    def watch(self, index: int, batch_pass: int) -> Watch:
+    def step_listener(self, index: int, batch_pass: int) -> StepListener:
         """The listener to the steps of a pass."""
         place = {"seg": index, "batch_pass": batch_pass}
         every = self.plan.request.stream.preview_every
 
-        def watch(step: Step) -> None:
+        def step_listener(step: Step) -> None:
             count = {"cycle": step.cycle, "step": step.step, "steps": step.steps}
             self._put("step", **place, **count)
             if self.colours is not None and step.step % every == 0:
                 self._preview(step.denoised, {**place, **count})
 
-        return watch
+        return step_listener
 
     def _preview(self, denoised: torch.Tensor, fields: dict[str, Any]) -> None:
         if self.colours is None or self._broken:
@@ -96,7 +96,7 @@ class ProgressPublisher(Follower):
             return
         self._put("preview", pixels, **fields)
 
-    def done(self, done: Done) -> None:
+    def done(self, done: SampledPass) -> None:
         """A pass of a SEG is done."""
         self._put(
             "segment",
@@ -123,7 +123,7 @@ class ProgressPublisher(Follower):
         self._put(END)
 
     def _put(
-        self, event: str, pixels: Pixels | torch.Tensor | None = None, /, **fields: Any
+        self, event: str, pixels: ByteArray | torch.Tensor | None = None, /, **fields: Any
     ) -> None:
         """Of each kind of event the newest is kept, for each SEG's pass and for the request."""
         key = (self.token, event, fields.get("seg"), fields.get("batch_pass"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preprocessing.prepare import Checked
-from sampling.priority import PRIORITY_WEIGHTS
+from request_plan.priority import PRIORITY_WEIGHTS
 
 PICTURE_BYTES_PER_S = 50e6
 """Of pixels, decoded or encoded."""

@@ -27,9 +27,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocessing.plan import FailedSeg, Plan
-from sampling.progress import BatchSeen, Follower, Part, Step, Watch, Witness
-from sampling.request_work import Done
+from request_plan.plan import FailedSeg, Plan
+from sampling.progress import (
+    BatchListener,
+    BatchTiming,
+    PassStage,
+    RequestListener,
+    SampledPass,
+    Step,
+    StepListener,
+)
 from triton_models.tracing import Attributes, Span, Tracing
 
 log = logging.getLogger(__name__)
@@ -50,7 +57,7 @@ class _Stretch:
     start_ns: int
     end_ns: int = 0
     values: dict[str, int] = field(default_factory=dict)
-    batches: list[BatchSeen] = field(default_factory=list)
+    batches: list[BatchTiming] = field(default_factory=list)
 
 
 @dataclass
@@ -73,7 +80,7 @@ class _Pass:
         self.end_ns = self.stretches[-1].end_ns = time.time_ns()
 
 
-class SegSpans(Follower):
+class SegSpans(RequestListener):
     """Notes how one request goes.
 
     Args:
@@ -95,7 +102,7 @@ class SegSpans(Follower):
         one = _Pass([_Stretch("encode", time.time_ns())], values)
         self._passes[index, batch_pass] = one
 
-    def entered(self, index: int, batch_pass: int, part: Part) -> None:
+    def entered(self, index: int, batch_pass: int, part: PassStage) -> None:
         """A pass goes on with this part."""
         one = self._passes[index, batch_pass]
         if part == "sample":
@@ -107,22 +114,22 @@ class SegSpans(Follower):
             one.stretches.pop()
         one.begin("decode")
 
-    def watch(self, index: int, batch_pass: int) -> Watch:
+    def step_listener(self, index: int, batch_pass: int) -> StepListener:
         """The listener to the steps of a pass."""
         one = self._passes[index, batch_pass]
 
-        def watch(step: Step) -> None:
+        def step_listener(step: Step) -> None:
             one.stretches[-1].values = {"cycle": step.cycle, "step": step.step}
             one.begin("step")
 
-        return watch
+        return step_listener
 
-    def witness(self, index: int, batch_pass: int) -> Witness:
+    def batch_listener(self, index: int, batch_pass: int) -> BatchListener:
         """The listener to the batches of a pass."""
         one = self._passes[index, batch_pass]
         return lambda seen: one.stretches[-1].batches.append(seen)
 
-    def done(self, done: Done) -> None:
+    def done(self, done: SampledPass) -> None:
         """A pass of a SEG is done."""
         one = self._passes[done.seg, done.batch_pass]
         one.values["steps_run"] = done.steps_run

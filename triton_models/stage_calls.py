@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preprocessing.plan import StoppingError
+from request_plan.refusals import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
-from triton_models import pb_utils, stub
+from segs_client.triton_messages import process_ended, server_stopping
+from triton_models import pb_utils
 from triton_models.in_flight import InFlight, Place
 from triton_models.internal_token import internal_parameters
 from triton_models.request_registry import RequestRegistry
@@ -177,9 +178,9 @@ def _tensors(answer: Any) -> list[Any]:
     detail = ErrorDetail.from_status_message(text)
     if detail is not None:
         raise ContractError(detail)
-    if stub.tells_of_death(text):
+    if process_ended(text):
         log.debug("%s: %s", STAGES, text)
         raise ProcessDiedError(has_begun=False)
-    if stub.tells_of_stop(text):
+    if server_stopping(text):
         raise StoppingError
     raise RuntimeError(text)

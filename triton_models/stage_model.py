@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from preprocessing.plan import CancelledByClientError, DeadlineExceededError
+from request_plan.refusals import CancelledByClientError, DeadlineExceededError
 from runners.cores import PICTURE_NICENESS, lower_priority
 from sampling.statistics import Observations
 from segs_client.contract import ContractError
@@ -32,11 +32,11 @@ from triton_models.tracing import Span, Tracing
 _SMALL_THREADS = 2
 
 
-class Work(NamedTuple):
+class StageWork(NamedTuple):
     """The rest of a request's work: what returns its output tensors by name, and the bytes of the
     pixels that it is about."""
 
-    run: Callable[[], dict[str, stub.Tensor]]
+    run: Callable[[], dict[str, stub.StubTensor]]
     picture_bytes: int
 
 
@@ -78,7 +78,7 @@ class StageModel(ABC):
         return {}
 
     @abstractmethod
-    def begin(self, request: Any, deadline_s: float | None) -> Work:
+    def begin(self, request: Any, deadline_s: float | None) -> StageWork:
         """The quick part of the work: reads a request, and refuses it if it is wrong.
 
         Raises:
@@ -117,7 +117,7 @@ class StageModel(ABC):
             span.fail(error)
             stub.send_last(asked.sender, stub.refusal(error, asked.request.request_id()))
 
-    def _finish(self, asked: _Asked, work: Work) -> None:
+    def _finish(self, asked: _Asked, work: StageWork) -> None:
         with self._span(asked) as span:
             try:
                 self._check(asked)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preprocessing.plan import CancelledByClientError
+from request_plan.refusals import CancelledByClientError
 from segs_client.contract import ContractError, ErrorDetail, invalid
 from segs_client.events import CANCEL_PARAMETER
 from triton_models import stub

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor, load_all
-from preprocessing.limits import Limits
-from preprocessing.plan import CancelledByClientError, DeadlineExceededError, UnavailableError
-from preprocessing.prepare import Inputs
-from sampling.faults import IncidentError, open_incident, told
+from preprocessing.prepare import RequestTensors
+from request_plan.limits import Limits
+from request_plan.refusals import CancelledByClientError, DeadlineExceededError, UnavailableError
+from sampling.faults import IncidentError, incident_message, open_incident
 from segs_client.contract import ContractError, ErrorDetail
 from triton_models import environment, pb_utils
 from triton_models.internal_token import read_parameters
 
 log = logging.getLogger(__name__)
 
-Tensor = NDArray[Any] | bytes
+StubTensor = NDArray[Any] | bytes
 
 # Names of TritonError's codes: it has them only once the stub is running.
 _CODES = {
@@ -37,27 +36,6 @@ _CODES = {
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
 }
-
-
-_DEATH = re.compile(
-    r"Stub process( '[^']+')? is not healthy"  # it has ended; also behind an ensemble
-    r"|Failed to obtain the health mutex"  # it has ended with its lock
-    r"|Model '[^']+' is not ready"  # it is being loaded again
-    r"|Request for unknown model: '[^']+' "
-    r"(has no available versions|version -?\d+ is not at ready state)"
-)
-_STOP = re.compile(r"Server not ready|Server is stopping")
-
-
-def tells_of_death(message: str) -> bool:
-    """Whether Triton's message means that a model's process has ended, or that another is just
-    taking its place."""
-    return _DEATH.search(message) is not None
-
-
-def tells_of_stop(message: str) -> bool:
-    """Whether Triton's message means that the server is being stopped."""
-    return _STOP.search(message) is not None
 
 
 def repositories() -> list[Path]:
@@ -120,9 +98,9 @@ def parameter(request: Any, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def inputs(request: Any) -> Inputs:
+def inputs(request: Any) -> RequestTensors:
     """The tensors of a request for detailing."""
-    return Inputs(
+    return RequestTensors(
         text(request, "request"),
         required(request, "image"),
         flat(request, "masks"),
@@ -137,7 +115,7 @@ def as_flat(text: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(text, np.uint8)
 
 
-def answer(**tensors: Tensor) -> Any:
+def answer(**tensors: StubTensor) -> Any:
     """A response with these outputs: bytes as BYTES [1], arrays as they are."""
     return pb_utils.InferenceResponse(
         [
@@ -165,7 +143,7 @@ def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
         incident = error.incident
     else:
         incident = open_incident(error, request_id)
-    return _detail("INTERNAL", told(incident), request_id)
+    return _detail("INTERNAL", incident_message(incident), request_id)
 
 
 def send_last(sender: Any, response: Any) -> None:

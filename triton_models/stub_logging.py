@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 
-from serving.logs import PYTHON_FORMAT
 from triton_models import environment
-from triton_models.log_format import JsonFormatter
+from triton_models.log_format import TEXT_FORMAT, JsonFormatter
 
 
 def configure_logging() -> None:
@@ -16,6 +15,6 @@ def configure_logging() -> None:
     with."""
     is_json = os.environ.get(environment.LOG_FORMAT) == "json"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(PYTHON_FORMAT))
+    handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(TEXT_FORMAT))
     level = os.environ.get(environment.LOG_LEVEL, "INFO")
     logging.basicConfig(level=level, handlers=[handler], force=True)

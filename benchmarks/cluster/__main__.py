@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.cluster.load import Load, engine_of, pictures
 from benchmarks.cluster.proxy import Proxy
 from benchmarks.cluster.report import Phase, Run
-from benchmarks.cluster.servers import Member, Watch, build_engines
+from benchmarks.cluster.servers import Member, ServersWatch, build_engines
 from benchmarks.machine import describe
 
 _SETTLE_S = 3.0
@@ -98,7 +98,7 @@ def measure(through: str, servers: int, clients: int, calm_s: float) -> Run:
             proxy = stack.enter_context(Proxy([each.backend for each in members], folder))
             urls = [proxy.url]
         story = Story(members, new, calm_s)
-        with Watch(members) as watch, Load(urls, clients, known) as load:
+        with ServersWatch(members) as watch, Load(urls, clients, known) as load:
             time.sleep(_SETTLE_S)
             story.run()
         counters = proxy.counters() if proxy else {}

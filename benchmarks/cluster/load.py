@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segs_client import Client, SegsError
+from segs_client.arrays import ByteArray
 from segs_client.boxes import Box
 from segs_client.retries import Retries, Retry
-
-Pixels = NDArray[np.uint8]
 
 PIPELINE = "sd15"
 REQUESTS = 12
@@ -51,7 +49,7 @@ class Ask:
         """Of the UNet, in all steps: the request's work."""
         return 2 * self.steps * self.segs
 
-    def send(self, client: Client) -> Pixels:
+    def send(self, client: Client) -> ByteArray:
         """The picture that comes back [height, width, 3].
 
         Raises:
@@ -105,7 +103,7 @@ class Load:
     """
 
     def __init__(
-        self, urls: Sequence[str], clients: int, right: Sequence[Sequence[Pixels]]
+        self, urls: Sequence[str], clients: int, right: Sequence[Sequence[ByteArray]]
     ) -> None:
         self.answers: list[Answer] = []
         self.retries: list[Retry] = []
@@ -149,7 +147,7 @@ def open_client(urls: Sequence[str], on_retry: Callable[[Retry], None] | None = 
     return Client(urls, pipeline=PIPELINE, timeout_s=_TIMEOUT_S, retries=retries)
 
 
-def pictures(url: str, together: int = 4) -> list[Pixels]:
+def pictures(url: str, together: int = 4) -> list[ByteArray]:
     """Every request's picture from a server without other requests."""
     with ExitStack() as stack:
         client = stack.enter_context(open_client([url]))
@@ -157,7 +155,7 @@ def pictures(url: str, together: int = 4) -> list[Pixels]:
         return list(pool.map(lambda number: Ask(number).send(client), range(REQUESTS)))
 
 
-def engine_of(picture: Pixels, right: Sequence[Pixels]) -> int | None:
+def engine_of(picture: ByteArray, right: Sequence[ByteArray]) -> int | None:
     """The place of a picture among what engines make of its request; None: it is not there."""
     for index, expected in enumerate(right):
         if picture.shape == expected.shape:
@@ -168,6 +166,6 @@ def engine_of(picture: Pixels, right: Sequence[Pixels]) -> int | None:
 
 
 @cache
-def _picture() -> Pixels:
+def _picture() -> ByteArray:
     shape = (_SIDE_PX, _SIDE_PX, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

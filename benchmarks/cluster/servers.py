@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.cluster.load import PIPELINE
 from benchmarks.cluster.proxy import Backend
+from benchmarks.standin import CHECKPOINTS
+from benchmarks.supervised import Setup, Supervised
 from build_engines import build
 from serving.options import REPOSITORY_ROOT
 from serving.ports import claim_port
-from tests.conftest import CHECKPOINTS
-from tests.faults.supervised import Setup, Supervised
 
 ENGINES = ("sd15", "sd15-v")
 """Checkpoints that are built under one pipeline's name: the engine that is served, and the next."""
@@ -99,7 +99,7 @@ class Sight:
     rows: tuple[int, ...]
 
 
-class Watch:
+class ServersWatch:
     """Looks at the servers twice a second; a context manager."""
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -110,7 +110,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sights: list[Sight] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ServersWatch:
         self._thread.start()
         return self
 

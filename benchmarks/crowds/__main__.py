@@ -26,9 +26,8 @@ from benchmarks.crowds.crowd import Crowd, Target
 from benchmarks.crowds.modes import FULL, MODES, SHORT
 from benchmarks.crowds.result import Result, measure, to_json, to_markdown, write_report
 from benchmarks.machine import describe
+from benchmarks.supervised import PromiseBroken, Setup, Supervised
 from examples.demo_service import PIPELINE, REPOSITORY, build_demo
-from tests.faults.row import PromiseBroken
-from tests.faults.supervised import Setup, Supervised
 
 EVERY_S, SHORT_EVERY_S = 2.0, 0.5
 """Between a stranger's requests."""

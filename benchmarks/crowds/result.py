@@ -14,7 +14,7 @@ from benchmarks.crowds.alone import Comparison, compare
 from benchmarks.crowds.crowd import Crowd, Outcome, Target
 from benchmarks.crowds.ends import OK, REFUSED, lost
 from benchmarks.crowds.together import Aside
-from benchmarks.crowds.watch import Seen, Stranger, Watch
+from benchmarks.crowds.watch import Seen, ServerWatch, Stranger
 
 MOST_REFUSAL_S = 2.0
 BEGIN = "<!-- crowds: written by python -m benchmarks.crowds --report -->"
@@ -107,7 +107,7 @@ def measure(target: Target, crowd: Crowd, every_s: float = 2.0, patience_s: floa
         patience_s: until it gives up.
     """
     stranger = Stranger(target, every_s, patience_s)
-    with Watch(target) as watch:
+    with ServerWatch(target) as watch:
         begun_s = time.monotonic()
         with stranger:
             outcome = crowd.meet(target)

@@ -49,7 +49,7 @@ def read_health(url: str) -> tuple[int, dict[str, Any]]:
         return 0, {}
 
 
-class Watch:
+class ServerWatch:
     """Looks at readiness, restarts, memory and threads; a context manager."""
 
     def __init__(self, target: Target) -> None:
@@ -61,7 +61,7 @@ class Watch:
         self._not_ready_s = 0.0
         self._peak_rss_bytes = self._peak_threads = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ServerWatch:
         if self._target.health_url is not None:
             self._before = self._last = read_health(self._target.health_url)[1]
             self._start(self._watch_health)

@@ -13,7 +13,7 @@ import numpy as np
 
 from build_engines.progress import progress
 from build_engines.quantize.runs import Arrays, Runs
-from build_engines.quantize.workload import Request
+from build_engines.quantize.workload import CalibrationRequest
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RowSample:
 
 
 def collect(
-    runs: Runs, requests: Sequence[Request], folder: Path, rows: int, made_from: str
+    runs: Runs, requests: Sequence[CalibrationRequest], folder: Path, rows: int, made_from: str
 ) -> int:
     """Runs the requests and leaves a sample of the UNet's inputs in ``folder``.
 

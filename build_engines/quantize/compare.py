@@ -11,7 +11,7 @@ import numpy as np
 from build_engines.progress import progress
 from build_engines.quantize.report import RequestQuality, StepQuality
 from build_engines.quantize.runs import Array, Arrays, Redrawn, Runs
-from build_engines.quantize.workload import Request
+from build_engines.quantize.workload import CalibrationRequest
 from runners.onnx_session import OnnxSession
 from segs_client.boxes import window
 
@@ -53,7 +53,10 @@ class StepErrors:
 
 
 def compare(
-    runs: Runs, requests: Sequence[Request], original: OnnxSession, quantized: OnnxSession
+    runs: Runs,
+    requests: Sequence[CalibrationRequest],
+    original: OnnxSession,
+    quantized: OnnxSession,
 ) -> tuple[tuple[StepQuality, ...], tuple[RequestQuality, ...]]:
     """Runs every request with both UNets."""
     errors = StepErrors(quantized)
@@ -67,7 +70,7 @@ def compare(
     return errors.steps(), tuple(results)
 
 
-def judge(request: Request, found: Redrawn, expected: Redrawn) -> RequestQuality:
+def judge(request: CalibrationRequest, found: Redrawn, expected: Redrawn) -> RequestQuality:
     """Compares final latents, and pictures within the request's box."""
     error, cosine = difference(found.latent, expected.latent)
     region = window(request.box)

@@ -12,7 +12,6 @@ from pathlib import Path
 import onnxruntime
 
 from build_engines.errors import BuildError, QualityError
-from build_engines.networks import Unet
 from build_engines.options import QuantizeOptions
 from build_engines.quantize.calibration import collect
 from build_engines.quantize.compare import compare
@@ -23,6 +22,7 @@ from build_engines.quantize.toolkit import copy_graph, modelopt_version, quantiz
 from build_engines.quantize.workload import Workload, read_pictures, read_prompts
 from build_engines.targets import Target
 from build_engines.widen import widen
+from networks import Unet
 from pipelines.descriptor import PipelineDescriptor, Precision
 from runners.onnx_session import OnnxSession, SessionSettings, open_session
 

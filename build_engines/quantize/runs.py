@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.errors import BuildError
-from build_engines.quantize.workload import Pixels, Request
+from build_engines.quantize.workload import CalibrationRequest
 from pipelines.descriptor import PipelineDescriptor
-from preprocessing.prepare import Inputs
-from runners.in_process import LocalDetailer, LocalNetworks, OnnxNetwork, Session
+from preprocessing.prepare import RequestTensors
+from runners.in_process import LocalDetailer, LocalNetworks, LocalSession, OnnxNetwork
 from runners.onnx_session import OnnxSession
 from sampling.program import Tensors
+from segs_client.arrays import ByteArray
 from segs_client.messages import build
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-Watch = Callable[[Arrays, Arrays], object]
+CallListener = Callable[[Arrays, Arrays], object]
 """Is told of every call of the UNet: inputs and outputs ``[rows, …]`` by name."""
 
 
@@ -31,7 +32,7 @@ class Redrawn:
     and the picture ``[H, W, 3]``."""
 
     latent: Array
-    picture: Pixels
+    picture: ByteArray
 
 
 class Runs:
@@ -47,7 +48,10 @@ class Runs:
         self._local = LocalDetailer([repository], networks=self._networks)
 
     def redraw(
-        self, request: Request, unet: OnnxSession | None = None, watch: Watch | None = None
+        self,
+        request: CalibrationRequest,
+        unet: OnnxSession | None = None,
+        watch: CallListener | None = None,
     ) -> Redrawn:
         """Runs a request of one SEG.
 
@@ -60,7 +64,7 @@ class Runs:
         self._networks.begin(unet, watch)
         built = build(request.picture, [request.box], pipeline=self._name, **request.options)
         done = self._local.detail(
-            Inputs(
+            RequestTensors(
                 built.request.model_dump_json().encode(),
                 built.image,
                 built.masks,
@@ -80,14 +84,14 @@ class _Networks(LocalNetworks):
         self._unet = descriptor.networks["unet"].model
         self._decoder = descriptor.networks["vae_decoder"].model
         self.other: OnnxSession | None = None
-        self.watch: Watch | None = None
+        self.watch: CallListener | None = None
         self.latent: Array | None = None
 
-    def begin(self, other: OnnxSession | None, watch: Watch | None) -> None:
+    def begin(self, other: OnnxSession | None, watch: CallListener | None) -> None:
         """Forgets the last request."""
         self.other, self.watch, self.latent = other, watch, None
 
-    def session(self, network: str) -> Session:
+    def session(self, network: str) -> LocalSession:
         if network == self._unet and self.other is not None:
             return OnnxNetwork(self.other)
         return super().session(network)

@@ -19,14 +19,14 @@ _STORED: dict[Quantization, int] = {
 
 
 @dataclass(frozen=True)
-class Structure:
+class QuantizedStructure:
     """Operators with weights: type → (those all of whose inputs are quantised, all); bias aside."""
 
     linear: dict[str, tuple[int, int]]
     opset: int
 
 
-def check_structure(model: Path, mode: Quantization) -> Structure:
+def check_structure(model: Path, mode: Quantization) -> QuantizedStructure:
     """Reads a graph and makes sure that it is quantised as it was asked to be.
 
     Raises:
@@ -50,4 +50,6 @@ def check_structure(model: Path, mode: Quantization) -> Structure:
             every[node.op_type] += 1
             quantized[node.op_type] += dequantized.issuperset(node.input[:2])
     linear = {name: (quantized[name], every[name]) for name in LINEAR if every[name]}
-    return Structure(linear, max(each.version for each in graph.opset_import if not each.domain))
+    return QuantizedStructure(
+        linear, max(each.version for each in graph.opset_import if not each.domain)
+    )

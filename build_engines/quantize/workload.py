@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from build_engines.errors import BuildError
+from segs_client.arrays import ByteArray
 from segs_client.boxes import Box
-
-Pixels = NDArray[np.uint8]
 
 CALIBRATING = 8
 JUDGING = 4
@@ -49,11 +47,11 @@ _SAMPLERS = (("euler", "normal"), ("dpmpp_2m", "karras"), ("euler_ancestral", "n
 
 
 @dataclass(frozen=True)
-class Request:
+class CalibrationRequest:
     """One box of one picture ``[H, W, 3]`` to be redrawn, and the options of it."""
 
     name: str
-    picture: Pixels = field(repr=False, compare=False)
+    picture: ByteArray = field(repr=False, compare=False)
     box: Box
     options: Mapping[str, Any]
 
@@ -65,19 +63,19 @@ class Workload:
     ``controlnets``: names of those that a third of the requests uses in turn.
     """
 
-    pictures: Sequence[tuple[str, Pixels]]
+    pictures: Sequence[tuple[str, ByteArray]]
     prompts: Sequence[str]
     side: int
     steps: int
     controlnets: Sequence[str] = ()
 
-    def calibrating(self) -> list[Request]:
+    def calibrating(self) -> list[CalibrationRequest]:
         """The requests whose inputs are recorded."""
         pictures, _ = _split(self.pictures)
         prompts, _ = _split(self.prompts)
         return [self._request(i, i, pictures, prompts) for i in range(CALIBRATING)]
 
-    def judging(self) -> list[Request]:
+    def judging(self) -> list[CalibrationRequest]:
         """Others: other seeds and boxes, and other pictures and prompts where there are several."""
         _, pictures = _split(self.pictures)
         _, prompts = _split(self.prompts)
@@ -93,8 +91,12 @@ class Workload:
         return digest.hexdigest()
 
     def _request(
-        self, index: int, seed: int, pictures: Sequence[tuple[str, Pixels]], prompts: Sequence[str]
-    ) -> Request:
+        self,
+        index: int,
+        seed: int,
+        pictures: Sequence[tuple[str, ByteArray]],
+        prompts: Sequence[str],
+    ) -> CalibrationRequest:
         name, picture = pictures[index % len(pictures)]
         sampler, scheduler = _SAMPLERS[index % len(_SAMPLERS)]
         options: dict[str, Any] = {
@@ -115,10 +117,12 @@ class Workload:
         if self.controlnets and index % 3 == 2:
             control = self.controlnets[index // 3 % len(self.controlnets)]
             options["controlnets"] = [{"name": control, "preprocessor": "canny"}]
-        return Request(name, picture, _box(picture, seed, _ASPECTS[index % len(_ASPECTS)]), options)
+        return CalibrationRequest(
+            name, picture, _box(picture, seed, _ASPECTS[index % len(_ASPECTS)]), options
+        )
 
 
-def read_pictures(folder: Path) -> list[tuple[str, Pixels]]:
+def read_pictures(folder: Path) -> list[tuple[str, ByteArray]]:
     """The folder's pictures by name, RGB; where it has none, a drawn scene.
 
     Raises:
@@ -148,7 +152,7 @@ def read_prompts(folder: Path) -> list[str]:
     return [prompt for prompt in prompts if prompt]
 
 
-def _scene(folder: Path) -> Pixels:
+def _scene(folder: Path) -> ByteArray:
     try:
         # The project's examples, which an installation need not have.
         image, _ = importlib.import_module("examples.scene").draw()
@@ -163,7 +167,7 @@ def _split(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     return items[:first], items[first:] or items
 
 
-def _box(picture: Pixels, seed: int, aspect: float) -> Box:
+def _box(picture: ByteArray, seed: int, aspect: float) -> Box:
     """A seeded box, a sixth to a third of the picture's shorter side large."""
     random = np.random.default_rng(seed)
     height, width = picture.shape[:2]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from build_engines.checkpoint import Checkpoint
-from build_engines.networks import NetworkExport
-from pipelines.descriptor import EngineSpec, Precision
-from pipelines.descriptor import Target as TargetName
+from networks import NetworkExport
+from pipelines.descriptor import EngineSpec, Precision, TargetName
 
-Report = Callable[[str], object]
+StageDone = Callable[[str], object]
 """Is told, once for each of :attr:`Target.stages`, that it is done."""
 
 
@@ -45,7 +44,7 @@ class Target(Protocol):
         """Fills in what Triton's model config says of the target alone: backend, instances."""
 
     def write(
-        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """Writes the files of one model into the folder of its version, checked.
 

@@ -11,10 +11,9 @@ from tritonclient.grpc import model_config_pb2
 from build_engines.attention import FUSED, PLAIN
 from build_engines.checkpoint import Checkpoint
 from build_engines.graph import STAGES, write_graph
-from build_engines.networks import NetworkExport
-from build_engines.targets.base import Report
-from pipelines.descriptor import EngineSpec, Precision, Quantization
-from pipelines.descriptor import Target as TargetName
+from build_engines.targets.base import StageDone
+from networks import NetworkExport
+from pipelines.descriptor import EngineSpec, Precision, Quantization, TargetName
 
 BASIC_LEVEL = -1
 """As Triton numbers it. onnxruntime's higher levels move FP8 values through operators that have
@@ -45,7 +44,7 @@ class OnnxTarget:
             config.optimization.graph.level = BASIC_LEVEL
 
     def write(
-        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`."""
         # What is quantised here is what an engine would be made of.

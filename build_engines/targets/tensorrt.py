@@ -15,15 +15,15 @@ from build_engines.attention import PLAIN
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import BuildError, RefitError
 from build_engines.graph import STAGES, write_graph
-from build_engines.networks import NetworkExport
 from build_engines.options import TargetOptions
-from build_engines.publish import published, write_flushed
-from build_engines.targets.base import Report
+from build_engines.publish import published
+from build_engines.targets.base import StageDone
 from build_engines.tensorrt import Builder, Job, find_builder
 from build_engines.tensorrt.base import PLAN_FILE
 from build_engines.tensorrt.structure import read_structure
-from pipelines.descriptor import EngineSpec, Precision
-from pipelines.descriptor import Target as TargetName
+from networks import NetworkExport
+from pipelines.descriptor import EngineSpec, Precision, TargetName
+from pipelines.files import write_flushed
 from pipelines.gpu import Gpu, GpuError, find_gpus
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class TensorRtTarget:
             group.profile.extend(str(index) for index in range(count))
 
     def write(
-        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`. The graph goes away again; it is as large as the engine."""
         with tempfile.TemporaryDirectory(dir=folder) as scratch:

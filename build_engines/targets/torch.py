@@ -12,14 +12,14 @@ from tritonclient.grpc import model_config_pb2
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import VerificationError
-from build_engines.networks import NetworkExport
 from build_engines.options import TargetOptions
-from build_engines.precision import lowered, overflowing
-from build_engines.stored import read_network, write_network
-from build_engines.targets.base import Report
-from build_engines.verify import Inputs, Outputs, Run, references, run_in_torch, verify
-from pipelines.descriptor import EngineSpec, Precision
-from pipelines.descriptor import Target as TargetName
+from build_engines.targets.base import StageDone
+from build_engines.verify import InputArrays, OutputArrays, Run, references, run_in_torch, verify
+from build_engines.weights import load_network
+from networks import NetworkExport
+from networks.precision import lowered, overflowing
+from networks.stored import read_network, write_network
+from pipelines.descriptor import EngineSpec, Precision, TargetName
 
 
 def open_torch(options: TargetOptions) -> TorchTarget:
@@ -32,7 +32,7 @@ def open_torch(options: TargetOptions) -> TorchTarget:
 
 @dataclass(frozen=True)
 class TorchTarget:
-    """``model.safetensors`` and ``network.json``, see :mod:`build_engines.stored`."""
+    """``model.safetensors`` and ``network.json``, see :mod:`networks.stored`."""
 
     precision: Precision
     memory_gb: float | None = None
@@ -51,10 +51,10 @@ class TorchTarget:
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
     def write(
-        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: Report
+        self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`."""
-        module = network.load(checkpoint)
+        module = load_network(network, checkpoint)
         report("loaded")
         expected = references(network, module)
         report("run in torch")
@@ -73,7 +73,7 @@ def _runner(network: NetworkExport, folder: Path) -> Run:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = read_network(folder, device).module
 
-    def run(inputs: Inputs) -> Outputs:
+    def run(inputs: InputArrays) -> OutputArrays:
         tensors = (torch.from_numpy(array).to(device) for array in inputs.values())
         try:
             return run_in_torch(module, tensors)

@@ -18,9 +18,9 @@ from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailab
 from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
+    ClientProgram,
+    ClientStep,
     Pause,
-    Program,
-    Step,
     inference,
     traced,
 )
@@ -100,7 +100,7 @@ class AsyncClient(BaseClient):
         timeout_s: float | None = None,
         **options: Any,
     ) -> AsyncGenerator[StreamUpdate, None]:
-        """Redraws the segments of a picture and tells how it goes, until the result; arguments,
+        """Redraws the segments of a picture and yields its events, until the result; arguments,
         updates and errors are those of :meth:`Client.stream`.
 
         Example:
@@ -175,7 +175,7 @@ class AsyncClient(BaseClient):
         """Waits until a server and its detailer's model accept requests.
 
         Raises:
-            ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+            ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
         """
         await self._run(self._readiness(timeout_s))
 
@@ -184,7 +184,7 @@ class AsyncClient(BaseClient):
         # A channel belongs to the loop in which it is made: the one of the first call.
         return [InferenceServerClient(url, **self._connection) for url in self.urls]
 
-    async def _run(self, program: Program[T]) -> T:
+    async def _run(self, program: ClientProgram[T]) -> T:
         try:
             step = next(program)
             while True:
@@ -198,7 +198,7 @@ class AsyncClient(BaseClient):
             result: T = end.value
             return result
 
-    async def _take(self, step: Step) -> Any:
+    async def _take(self, step: ClientStep) -> Any:
         if isinstance(step, Pause):
             wait = self._waits.begun(asyncio.Event(), step.request_id)
             with wait as end, contextlib.suppress(asyncio.TimeoutError):

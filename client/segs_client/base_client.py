@@ -14,7 +14,7 @@ from segs_client.pictures import Picture
 from segs_client.retries import Retries
 from segs_client.segs import Segs
 from segs_client.servers import Servers
-from segs_client.shared_memory import Room
+from segs_client.shared_memory import RegionSpec
 from segs_client.streaming import StreamUpdate
 from segs_client.waits import Waits
 from segs_client.work import estimated_work
@@ -33,7 +33,7 @@ class BaseClient:
         pipeline: the compiled checkpoint used where a call names none.
         timeout_s: seconds after which a call is given up, where it names no other; so long it is
             tried again where all servers are overloaded.
-        api_key: sent with every call, for a server that wants one.
+        api_key: sent with every call, for a server that requires one.
         tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
             given are looked for in the environment, see :mod:`segs_client.access`.
         retries: what is done where no server is available.
@@ -94,7 +94,7 @@ class BaseClient:
 
     def _ask(
         self, built: BuiltRequest, request_id: str | None, timeout_s: float | None
-    ) -> exchange.Program[exchange.Answered]:
+    ) -> exchange.ClientProgram[exchange.Answered]:
         """The program of a request."""
         request_id = request_id or transport.new_request_id()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
@@ -104,7 +104,7 @@ class BaseClient:
             request_id,
             estimated_work(built.request),
             timeout_s,
-            Room.of(built) if self.shared_memory else None,
+            RegionSpec.of(built) if self.shared_memory else None,
         )
         return exchange.traced_inference(asked, self._servers, self.retries)
 
@@ -135,10 +135,10 @@ class BaseClient:
         result = transport.read_answer(built, answered.answer, answered.elsewhere)
         return replace(result, url=answered.url, tries=answered.tries)
 
-    def _obstacle(self, timeout_s: float) -> exchange.Program[str | None]:
+    def _obstacle(self, timeout_s: float) -> exchange.ClientProgram[str | None]:
         transport.check_timeout(timeout_s)
         return exchange.obstacle(self._servers, timeout_s)
 
-    def _readiness(self, timeout_s: float) -> exchange.Program[None]:
+    def _readiness(self, timeout_s: float) -> exchange.ClientProgram[None]:
         transport.check_timeout(timeout_s)
         return exchange.readiness(self._servers, timeout_s)

@@ -41,6 +41,12 @@ def crop_region(
     return left, top, right, bottom
 
 
+def area(box: Box) -> int:
+    """Pixels inside a box."""
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1)
+
+
 def _span(low: float, high: float, limit: int, factor: float, least: int | None) -> tuple[int, int]:
     side = (high - low) * factor
     if least is not None:

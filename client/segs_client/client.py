@@ -18,9 +18,9 @@ from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
     Asked,
+    ClientProgram,
+    ClientStep,
     Pause,
-    Program,
-    Step,
     inference,
     traced,
 )
@@ -95,7 +95,7 @@ class Client(BaseClient):
 
         Raises:
             InvalidRequest: the request breaks the contract.
-            Unauthenticated: the server wants an API key, or another one.
+            Unauthenticated: the server requires an API key, or another one.
             ServerUnavailable: not reachable, not ready or overloaded, after all retries.
             DeadlineExceeded: the time-out passed.
             Cancelled: the call was cancelled.
@@ -119,13 +119,13 @@ class Client(BaseClient):
         timeout_s: float | None = None,
         **options: Any,
     ) -> Generator[StreamUpdate, None, None]:
-        """Redraws the segments of a picture and tells how it goes, until the result.
+        """Redraws the segments of a picture and yields its events, until the result.
 
         The arguments are those of :meth:`detail`; the option ``stream``, such as
-        ``stream={"preview_every": 5}``, says what is told
+        ``stream={"preview_every": 5}``, chooses the events
         (:class:`~segs_client.contract.StreamOptions`). The call begins with the first ``next``; it
-        is repeated, as :meth:`detail` is, until something was told. Closing the generator, or
-        leaving it to be collected, cancels the request. Who reads slowly hears of fewer steps.
+        is repeated, as :meth:`detail` is, until the first event. Closing the generator, or
+        leaving it to be collected, cancels the request. A slow reader gets fewer steps.
 
         Yields:
             Updates; the last one's ``result`` is what :meth:`detail` returns.
@@ -214,11 +214,11 @@ class Client(BaseClient):
         """Waits until a server and its detailer's model accept requests.
 
         Raises:
-            ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+            ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
         """
         self._run(self._readiness(timeout_s))
 
-    def _run(self, program: Program[T]) -> T:
+    def _run(self, program: ClientProgram[T]) -> T:
         try:
             step = next(program)
             while True:
@@ -232,7 +232,7 @@ class Client(BaseClient):
             result: T = end.value
             return result
 
-    def _take(self, step: Step) -> Any:
+    def _take(self, step: ClientStep) -> Any:
         if isinstance(step, Pause):
             with self._waits.begun(threading.Event(), step.request_id) as end:
                 end.wait(step.seconds)

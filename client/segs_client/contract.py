@@ -279,7 +279,7 @@ class DetailRequest(Model):
     ] = 20
 
     refiner: Annotated[
-        Refiner | None, Field(description="refiner_basic_pipe_opt: who runs the last steps")
+        Refiner | None, Field(description="refiner_basic_pipe_opt: what runs the last steps")
     ] = None
     refiner_ratio: Annotated[
         float, Field(ge=0, le=1, description="share of the steps that the refiner runs")
@@ -306,7 +306,7 @@ class DetailRequest(Model):
     ] = "normal"
     paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
     output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
-    stream: Annotated[StreamOptions, Field(description="what is told on the way")] = StreamOptions()
+    stream: Annotated[StreamOptions, Field(description="which events are sent")] = StreamOptions()
 
 
 class SegError(Model):

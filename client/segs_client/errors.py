@@ -4,7 +4,7 @@
 
     SegsError
     ├── InvalidRequest      the request breaks the contract; also a ValueError
-    ├── Unauthenticated     the server wants an API key, and another one
+    ├── Unauthenticated     the server requires an API key, or another one
     ├── NotFound            there is no such request to be cancelled
     ├── ServerUnavailable   not reachable, not ready or overloaded: try again
     ├── DeadlineExceeded    the time-out passed before the answer
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import ContractError, ErrorCode, ErrorDetail
+from segs_client.triton_messages import PROCESS_DEAD, process_ended
 
 LEAST_WAIT_S = 0.5
 """Least seconds until a server that was unavailable is tried again, and least ``retry_after_s``: a
@@ -70,7 +71,7 @@ class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happ
 
 
 class Unauthenticated(SegsError):  # noqa: N818
-    """The server wants an API key and was given none, or one that it does not know."""
+    """The server requires an API key and was given none, or an unknown one."""
 
     code: ErrorCode = "UNAUTHENTICATED"
 
@@ -89,7 +90,7 @@ class ServerUnavailable(SegsError):  # noqa: N818
             none.
         is_loss: whether the server, or a part of it, went away while it had the request; which may
             be the cause.
-        is_refusal: whether the server refused the request and said when to try again.
+        is_refusal: whether the server refused the request and gave a time to try again.
     """
 
     code: ErrorCode = "UNAVAILABLE"
@@ -143,13 +144,10 @@ _REREAD: tuple[tuple[ErrorCode, str, ErrorCode], ...] = (
     ("UNAVAILABLE", "timeout expired", "DEADLINE_EXCEEDED"),  # it waited too long in a queue
     ("UNAVAILABLE", "protocol is restricted", "UNAUTHENTICATED"),
     ("UNAVAILABLE", "larger than max", "INVALID_ARGUMENT"),  # gRPC's own limit, RESOURCE_EXHAUSTED
-    ("INTERNAL", "is not healthy", "UNAVAILABLE"),  # the model's process is dead
-    ("INTERNAL", "has no available versions", "UNAVAILABLE"),  # the server ends, or begins
-    ("INTERNAL", "is not at ready state", "UNAVAILABLE"),
 )
 """Where a status of Triton's or gRPC's own does not tell what happened: the code by the status, a
 part of the message (in lower case), and the code that is meant."""
-_LOSSES = ("is not healthy", "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
+_LOSSES = (PROCESS_DEAD, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
            "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
 """Of messages of Triton, this service and gRPC: there was a connection, and it ended."""
 
@@ -177,6 +175,8 @@ def from_transport(
             if code == told and part in text.lower():
                 code = meant
                 break
+        if code == "INTERNAL" and process_ended(text):
+            code = "UNAVAILABLE"
         message = text.strip() or f"the server answered {status or 'an unknown error'}"
         detail = ErrorDetail(code=code, message=message)
     return from_detail(detail, request_id=request_id)

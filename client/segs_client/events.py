@@ -145,7 +145,7 @@ StreamEvent = Annotated[
     | CancelledEvent,
     Field(discriminator="event"),
 ]
-"""Any of the events; ``event`` tells which."""
+"""Any of the events; ``event`` is its kind."""
 EVENT_ADAPTER: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
 
 

@@ -1,8 +1,8 @@
 """What the clients do for a call, as programs of steps.
 
-A program is a generator that yields a :data:`Step` and is sent what it led to, or thrown the error.
-Whoever runs one decides how to wait: the sync client in its thread, the async client in its event
-loop. All else (who is asked, what is repeated, what is an error) is here, once.
+A program is a generator that yields a :data:`ClientStep` and is sent its result, or thrown its
+error. The sync client runs one in its thread, the async client in its event loop. All else (which
+server is asked, what is repeated, what is an error) is here, once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from segs_client.errors import (
 )
 from segs_client.retries import Retries, Retry
 from segs_client.servers import PROBE_S, Server, Servers
-from segs_client.shared_memory import Region, Room
+from segs_client.shared_memory import Region, RegionSpec
 from segs_client.tracing import RequestSpan, request_span
 from segs_client.transport import time_arguments
 
@@ -44,7 +44,7 @@ log = logging.getLogger("segs_client")
 
 
 @dataclass(frozen=True)
-class Call:
+class ClientCall:
     """A method of tritonclient's client of one server; leads to what it returns."""
 
     server: int
@@ -61,9 +61,9 @@ class Pause:
     request_id: str | None = None
 
 
-Step: TypeAlias = Call | Pause
+ClientStep: TypeAlias = ClientCall | Pause
 T = TypeVar("T")
-Program: TypeAlias = Generator[Step, Any, T]
+ClientProgram: TypeAlias = Generator[ClientStep, Any, T]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Asked:
     request_id: str
     work: float
     timeout_s: float
-    room: Room | None = None
+    room: RegionSpec | None = None
     method: str = "infer"
     span: RequestSpan = RequestSpan()  # noqa: RUF009 - never changed
 
@@ -115,7 +115,7 @@ def traced(asked: Asked) -> Iterator[Asked]:
         yield replace(asked, arguments={**asked.arguments, "headers": headers}, span=span)
 
 
-def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
+def inference(asked: Asked, servers: Servers, retries: Retries) -> ClientProgram[Answered]:
     """Sends a request, again where that may help.
 
     Raises:
@@ -148,17 +148,17 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answe
                 yield Pause(pause_s, asked.request_id)
 
 
-def traced_inference(asked: Asked, servers: Servers, retries: Retries) -> Program[Answered]:
+def traced_inference(asked: Asked, servers: Servers, retries: Retries) -> ClientProgram[Answered]:
     """:func:`inference` within a span."""
     with traced(asked) as inside:
         return (yield from inference(inside, servers, retries))
 
 
-def readiness(servers: Servers, timeout_s: float) -> Program[None]:
+def readiness(servers: Servers, timeout_s: float) -> ClientProgram[None]:
     """Waits until one of the servers and its detailer's model accept requests.
 
     Raises:
-        ServerUnavailable: not within ``timeout_s``; the message says what was last seen.
+        ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
     """
     end = time.monotonic() + timeout_s
     while True:
@@ -173,7 +173,7 @@ def readiness(servers: Servers, timeout_s: float) -> Program[None]:
         yield Pause(PROBE_PAUSE_S)
 
 
-def obstacle(servers: Servers, timeout_s: float) -> Program[str | None]:
+def obstacle(servers: Servers, timeout_s: float) -> ClientProgram[str | None]:
     """What keeps every server from answering requests now, or None."""
     seen = None
     for index in range(len(servers)):
@@ -185,7 +185,7 @@ def obstacle(servers: Servers, timeout_s: float) -> Program[str | None]:
 
 def _try(
     asked: Asked, servers: Servers, refused_by: Collection[Server], deadline: float
-) -> Program[tuple[Server, Any]]:
+) -> ClientProgram[tuple[Server, Any]]:
     """Sends a request to the best server that has not refused it.
 
     Returns:
@@ -216,12 +216,12 @@ def _try(
 
 def _send(
     asked: Asked, server: Server, deadline: float
-) -> Program[tuple[Any, Mapping[str, ByteArray]]]:
+) -> ClientProgram[tuple[Any, Mapping[str, ByteArray]]]:
     if asked.room is None:
         return (yield _call(asked, asked.arguments, server, deadline)), {}
     limit = {"headers": asked.arguments["headers"], "client_timeout": LONGEST_PROBE_S}
     with Region(asked.room) as region:
-        yield Call(
+        yield ClientCall(
             server.index, "register_system_shared_memory", {**region.registration(), **limit}
         )
         try:
@@ -230,12 +230,14 @@ def _send(
         finally:
             with contextlib.suppress(*TRANSPORT_ERRORS):  # its own error is the one to be told
                 forget = {"name": region.name, **limit}
-                yield Call(server.index, "unregister_system_shared_memory", forget)
+                yield ClientCall(server.index, "unregister_system_shared_memory", forget)
 
 
-def _call(asked: Asked, arguments: Mapping[str, Any], server: Server, deadline: float) -> Call:
+def _call(
+    asked: Asked, arguments: Mapping[str, Any], server: Server, deadline: float
+) -> ClientCall:
     left_s = max(deadline - time.monotonic(), 0.001)
-    return Call(server.index, asked.method, {**arguments, **time_arguments(left_s)})
+    return ClientCall(server.index, asked.method, {**arguments, **time_arguments(left_s)})
 
 
 def _told(error: Exception, request_id: str) -> SegsError:
@@ -256,20 +258,20 @@ def _tell(retries: Retries, retry: Retry) -> None:
         retries.on_retry(retry)
 
 
-def _require_ready(server: Server, timeout_s: float) -> Program[None]:
+def _require_ready(server: Server, timeout_s: float) -> ClientProgram[None]:
     seen = yield from _obstacle(server.index, max(min(PROBE_S, timeout_s), 0.05))
     if seen is not None:
         raise ServerUnavailable(f"{server.url}: {seen}")
 
 
-def _obstacle(server: int, timeout_s: float) -> Program[str | None]:
+def _obstacle(server: int, timeout_s: float) -> ClientProgram[str | None]:
     limit = {"client_timeout": timeout_s}
     try:
-        if not (yield Call(server, "is_server_live", limit)):
+        if not (yield ClientCall(server, "is_server_live", limit)):
             return "the server is not live"
-        if not (yield Call(server, "is_server_ready", limit)):
+        if not (yield ClientCall(server, "is_server_ready", limit)):
             return "the server is live, but not ready: models are loading or have failed"
-        if not (yield Call(server, "is_model_ready", {"model_name": MODEL_NAME, **limit})):
+        if not (yield ClientCall(server, "is_model_ready", {"model_name": MODEL_NAME, **limit})):
             return f"the server is ready, but its model {MODEL_NAME} is not"
     except TRANSPORT_ERRORS as error:
         seen = from_transport(error)

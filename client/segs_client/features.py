@@ -213,7 +213,7 @@ class SegOptions(Model):
 
 
 class StreamOptions(Model):
-    """What ``segs_detailer_stream`` tells beside the result; ``segs_detailer`` tells nothing."""
+    """What ``segs_detailer_stream`` sends beside the result; ``segs_detailer`` sends nothing."""
 
     preview_every: Annotated[
         int,

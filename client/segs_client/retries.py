@@ -42,7 +42,7 @@ class Retries:
     Each other address is asked at once. When all have been, the next round over them comes after a
     pause, of which there are two kinds:
 
-    - A server that refuses the request (overloaded, stopping) says when it may have room. The pause
+    - A server that refuses the request (overloaded, stopping) gives a time to try again. The pause
       is as long, 0.5 s at least, and a random share of as much again, of ``max_pause_s`` at most,
       so that a crowd spreads. There may be any number of such rounds until the request's time-out.
     - Else it is 0.5 s and a random share of ``first_pause_s``, of twice that before the next one,
@@ -54,11 +54,11 @@ class Retries:
 
     Args:
         rounds: that may follow the first where servers fail; 0: other addresses are asked, none a
-            second time, whatever they say.
+            second time, whatever their error.
         first_pause_s: see above; seconds.
         max_pause_s: see above; seconds.
         losses: how often a server may be lost while it has this request, which may be the cause.
-        on_retry: told of each further try, in the thread (or event loop) of the call.
+        on_retry: called before each further try, in the thread (or event loop) of the call.
 
     Raises:
         InvalidRequest: a number is negative.

@@ -29,7 +29,7 @@ _PNG_HEADERS_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
-class Room:
+class RegionSpec:
     """What a request needs of shared memory.
 
     Attributes:
@@ -41,7 +41,7 @@ class Room:
     result_bytes: int
 
     @classmethod
-    def of(cls, built: BuiltRequest) -> Room:
+    def of(cls, built: BuiltRequest) -> RegionSpec:
         """The room of a request."""
         height, width = built.image_size
         most = int(height * width * 3 * _PNG_OVERHEAD) + _PNG_HEADERS_BYTES
@@ -57,7 +57,7 @@ class Region:
         OSError: there is no room for it.
     """
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: RegionSpec) -> None:
         self.name = f"segs-client-{uuid.uuid4().hex}"
         self._room = room
         self.size_bytes = room.picture.nbytes + room.result_bytes

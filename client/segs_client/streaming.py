@@ -33,10 +33,10 @@ _TIMEOUT = "timeout"
 
 @dataclass(frozen=True, eq=False)
 class StreamUpdate:
-    """One thing that a stream tells.
+    """One event of a stream.
 
     Attributes:
-        event: what it is, and what it says.
+        event: its kind and content.
         picture: a preview or a detailed crop, RGB, where the event has one.
         result: with the last event, what :meth:`segs_client.Client.detail` returns.
     """

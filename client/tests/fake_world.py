@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from segs_client import Retries, Retry, exchange, servers
 from segs_client.contract import ErrorDetail
-from segs_client.exchange import Answered, Asked, Call, Pause, inference
+from segs_client.exchange import Answered, Asked, ClientCall, Pause, inference
 from segs_client.servers import Servers
 
 DEAD = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
@@ -82,7 +82,7 @@ class World:
             answered: Answered = end.value
             return answered
 
-    def _take(self, step: Call | Pause) -> Any:
+    def _take(self, step: ClientCall | Pause) -> Any:
         if isinstance(step, Pause):
             self.pauses.append(step.seconds)
             Clock.now.now_s += step.seconds

@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 from segs_client import AsyncClient, Client, DetailResult, Retries, ServerError, Unauthenticated
 from segs_client.errors import SegsError
 from segs_client.messages import build
-from segs_client.shared_memory import Room
+from segs_client.shared_memory import RegionSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 FOLDER = Path("/dev/shm")
@@ -180,4 +180,4 @@ def test_the_room_holds_the_worst_png() -> None:
     out = io.BytesIO()
     Image.fromarray(noise).save(out, "PNG", compress_level=0)
     built = build(noise, [(0, 0, 3, 8)], pipeline="base")
-    assert Room.of(built).result_bytes > out.tell()
+    assert RegionSpec.of(built).result_bytes > out.tell()

@@ -18,8 +18,10 @@ COPY backends backends
 COPY build_engines build_engines
 COPY client client
 COPY model_repository model_repository
+COPY networks networks
 COPY pipelines pipelines
 COPY preprocessing preprocessing
+COPY request_plan request_plan
 COPY runners runners
 COPY sampling sampling
 COPY serving serving

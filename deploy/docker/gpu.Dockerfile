@@ -21,6 +21,7 @@ RUN python3 -m venv /opt/venv \
         "${TENSORRT}==${TENSORRT_VERSION}" "${TENSORRT}-bindings==${TENSORRT_VERSION}" \
     && rm /tmp/requirements.txt
 
+COPY networks networks
 COPY pipelines pipelines
 COPY deploy/docker/check_tensorrt.py deploy/docker/
 RUN PYTHONPATH=. /opt/venv/bin/python deploy/docker/check_tensorrt.py
@@ -31,6 +32,7 @@ COPY build_engines build_engines
 COPY client client
 COPY model_repository model_repository
 COPY preprocessing preprocessing
+COPY request_plan request_plan
 COPY runners runners
 COPY sampling sampling
 COPY serving serving

@@ -7,9 +7,8 @@ from typing import cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from segs_client.arrays import ByteArray
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Degradation:
     jpeg_quality: int = 25
 
 
-def degrade(pixels: Pixels, how: Degradation) -> Pixels:
+def degrade(pixels: ByteArray, how: Degradation) -> ByteArray:
     """The picture ``[H, W, 3]`` spoilt, in its old size."""
     height, width = pixels.shape[:2]
     blurred = cv2.GaussianBlur(pixels, (0, 0), how.blur_px)
@@ -36,7 +35,7 @@ def degrade(pixels: Pixels, how: Degradation) -> Pixels:
     ]
     unpacked = cv2.imdecode(packed, cv2.IMREAD_COLOR)
     enlarged = cv2.resize(unpacked, (width, height), interpolation=cv2.INTER_LINEAR)
-    return cast(Pixels, np.ascontiguousarray(enlarged[:, :, ::-1]))
+    return cast(ByteArray, np.ascontiguousarray(enlarged[:, :, ::-1]))
 
 
 def by_lot(rng: np.random.Generator) -> Degradation:

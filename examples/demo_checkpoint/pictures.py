@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from examples.demo_checkpoint.canvas import Canvas, Frame, Points, ellipse, polygon
 from examples.demo_checkpoint.person import COLOURS, PLACES, Person, draw_by_lot, jittered, shaded
 from examples.demo_checkpoint.portrait import PARTS_PER_PERSON, Part, draw_person
+from segs_client.arrays import ByteArray
 
-Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]
 
 HEAD_PARTS = (Part.FACE, Part.WHITE, Part.IRIS, Part.HAIR, Part.HAT)
@@ -46,7 +46,7 @@ class Masks:
 class Drawing:
     """A picture ``[H, W, 3]``, who is in it (drawn in that order), what the background shows."""
 
-    pixels: Pixels
+    pixels: ByteArray
     figures: tuple[Figure, ...]
     background: str
     masks: tuple[Masks, ...] = ()
@@ -210,7 +210,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Points:
     return polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
-def _lit(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _lit(pixels: ByteArray, rng: np.random.Generator) -> ByteArray:
     """Soft light from one side."""
     height, width = pixels.shape[:2]
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.16)

@@ -13,7 +13,7 @@ from benchmarks.bench import Bench, running
 from benchmarks.gpu_curve import Curve, curves
 from benchmarks.standin import NAME, local_standin, tiny_repository, write_standin
 from benchmarks.workload import Kind
-from preprocessing.limits import DEFAULT, Limits
+from request_plan.limits import DEFAULT, Limits
 
 pytestmark = pytest.mark.server
 

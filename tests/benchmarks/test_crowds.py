@@ -39,7 +39,7 @@ from benchmarks.crowds.result import (
     write_report,
 )
 from benchmarks.crowds.together import Aside, Together
-from benchmarks.crowds.watch import HEALTH_S, Seen, Watch
+from benchmarks.crowds.watch import HEALTH_S, Seen, ServerWatch
 from segs_client.contract import ErrorDetail
 from serving.health import Health, HealthServer
 from tests.benchmarks.scripted_server import DETAILS, REPORT, scripted
@@ -234,7 +234,7 @@ def test_restarts_and_time_not_ready_are_counted() -> None:
     health.restarted(1, "before")
     health.ready(["demo"])
     with HealthServer(health, "127.0.0.1", 0) as server:
-        with Watch(Target("", "demo", f"http://127.0.0.1:{server.port}")) as watch:
+        with ServerWatch(Target("", "demo", f"http://127.0.0.1:{server.port}")) as watch:
             health.restarted(3, "meanwhile")
             health.reloading(1, "meanwhile")
             wait_until(lambda: watch.seen().not_ready_s)

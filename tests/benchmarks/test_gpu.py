@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.random_networks import Chain, configs, row_flops
-from build_engines.networks import ControlNet, Unet
+from networks import ControlNet, Unet
 from runners.torch_session import TorchSettings
 
 TINY = ("--sizes", "tiny", "--precision", "fp32", "--rate-side", "64", "--batches", "1,2")

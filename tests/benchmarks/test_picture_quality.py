@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.picture_quality import (
     Mask,
-    Pixels,
     colour_distance,
     colour_name,
     edge_f_score,
@@ -18,12 +17,13 @@ from benchmarks.picture_quality import (
 )
 from examples.demo_checkpoint.person import EYE_COLOURS
 from examples.demo_checkpoint.pictures import draw_portrait
+from segs_client.arrays import ByteArray
 
 CLEAN = draw_portrait(np.random.default_rng(7), 128, 128).pixels
 EVERYWHERE: Mask = np.ones((128, 128), np.float32)
 
 
-def _blurred(sigma_px: float) -> Pixels:
+def _blurred(sigma_px: float) -> ByteArray:
     return np.asarray(cv2.GaussianBlur(CLEAN, (0, 0), sigma_px), dtype=np.uint8)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from benchmarks.clients import Answer, Crowd
-from benchmarks.cost_model import CostModel, HostTime, NetworkTime, Observed, fit
+from benchmarks.cost_model import FittedCosts, HostTime, NetworkTime, Observed, fit
 from benchmarks.gpu_curve import curves
 from benchmarks.standin import tiny_repository
 from benchmarks.watch import Batch, mean_rows, read_batches
@@ -17,7 +17,7 @@ from preprocessing.prepare import prepare
 from segs_client import ServerUnavailable
 
 LIMITS = {"text_encoder": 16, "vae_encoder": 4, "unet": 16, "vae_decoder": 4}
-TRUE = CostModel(
+TRUE = FittedCosts(
     {
         "text_encoder": NetworkTime(0.002, 0.001, 0.0),
         "vae_encoder": NetworkTime(0.003, 2e-5, 0.0),

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 
 from benchmarks import quality
-from benchmarks.picture_quality import Pixels
 from examples.demo_checkpoint.pictures import draw
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client import Segs
+from segs_client.arrays import ByteArray
 
 SCENES = [spoilt_scene(seed) for seed in (20, 21)]
 
 
-def perfect(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+def perfect(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
     """The drawing itself."""
     return scene.drawing.pixels
 
 
-def idle(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+def idle(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
     """The picture as it was sent."""
     return scene.pixels
 
 
-def obedient(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+def obedient(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
     """People drawn anew as the prompts say."""
     figures = []
     for figure, seg in zip(scene.drawing.figures, segs, strict=True):
@@ -71,7 +71,7 @@ def test_adherence_is_full_where_the_prompt_is_obeyed_and_small_where_it_is_not(
 
 
 def test_a_controlnet_must_be_better_than_none() -> None:
-    def with_control(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+    def with_control(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
         return (perfect if options.get("controlnets") else idle)(scene, segs, options)
 
     _, (bar,) = quality.measure_control(with_control, SCENES)
@@ -81,7 +81,7 @@ def test_a_controlnet_must_be_better_than_none() -> None:
 
 
 def test_more_steps_must_draw_more() -> None:
-    def slowly(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+    def slowly(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
         return (perfect if options["steps"] > 4 else idle)(scene, segs, options)
 
     lines, (bar,) = quality.measure_steps(slowly, SCENES[:1])
@@ -92,7 +92,7 @@ def test_more_steps_must_draw_more() -> None:
 
 
 def test_guidance_must_follow_the_prompt() -> None:
-    def guided(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+    def guided(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
         return (obedient if options["cfg"] > 1 else perfect)(scene, segs, options)
 
     lines, (bar,) = quality.measure_guidance(guided, SCENES[:1])

@@ -16,7 +16,7 @@ from build_engines import TargetOptions, VerificationError, build, builder, grap
 from build_engines.errors import BuildError
 from build_engines.export import export_onnx
 from build_engines.fingerprint import build_versions
-from build_engines.networks import NetworkExport
+from networks import NetworkExport
 from pipelines.descriptor import load_all
 from tests.build_engines.conftest import snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from build_engines.checkpoint import DiffusersFolder, open_checkpoint
+from build_engines.checkpoint import DiffusersFolder
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, detect
-from build_engines.networks import ClipTextEncoder, VaeDecoder
+from build_engines.formats import open_checkpoint
 from build_engines.schedule import read_prediction, read_schedule
+from build_engines.weights import load_network
+from networks import ClipTextEncoder, VaeDecoder
 from tests.build_engines.conftest import edit
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -110,7 +112,7 @@ def test_a_cut_off_weight_file_is_refused(checkpoint: Path) -> None:
     content = (checkpoint / TEXT).read_bytes()
     (checkpoint / TEXT).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
+        load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))
 
 
 def test_tensors_that_do_not_fit_are_named(checkpoint: Path) -> None:
@@ -118,23 +120,25 @@ def test_tensors_that_do_not_fit_are_named(checkpoint: Path) -> None:
     state["stray"] = state.pop("final_layer_norm.bias")
     save_file(state, checkpoint / TEXT)
     with pytest.raises(CheckpointError, match=r"1 missing \(final_layer_norm.*1 extra \(stray\)"):
-        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
+        load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))
 
 
 def test_a_tensor_of_another_shape_is_named(checkpoint: Path) -> None:
     edit(checkpoint / "text_encoder/config.json", intermediate_size=96)
     with pytest.raises(CheckpointError, match=r"shape \[64\].*asks for \[96\]"):
-        text_encoder(checkpoint).load(DiffusersFolder(checkpoint))
+        load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))
 
 
 @torch.inference_mode()
 def test_older_names_of_the_text_encoder(checkpoint: Path) -> None:
     ids = torch.arange(77)[None]
-    expected = text_encoder(checkpoint).load(DiffusersFolder(checkpoint))(ids)
+    expected = load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))(ids)
     state = {f"text_model.{k}": v for k, v in load_file(checkpoint / TEXT).items()}
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(state, checkpoint / TEXT)
-    assert torch.equal(text_encoder(checkpoint).load(DiffusersFolder(checkpoint))(ids), expected)
+    assert torch.equal(
+        load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))(ids), expected
+    )
 
 
 @torch.inference_mode()
@@ -142,11 +146,11 @@ def test_older_names_of_the_vae(checkpoint: Path) -> None:
     opened = DiffusersFolder(checkpoint)
     vae = VaeDecoder(opened.json("vae/config.json"))
     latent = torch.randn((1, 4, 5, 6), generator=torch.Generator().manual_seed(0))
-    expected = vae.load(opened)(latent)
+    expected = load_network(vae, opened)(latent)
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
     state = load_file(checkpoint / VAE)
     for new, name in old.items():
         state = {key.replace(new, name): value for key, value in state.items()}
     assert any(".query." in key for key in state)
     save_file(state, checkpoint / VAE)
-    assert torch.equal(vae.load(opened)(latent), expected)
+    assert torch.equal(load_network(vae, opened)(latent), expected)

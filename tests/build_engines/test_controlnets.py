@@ -12,13 +12,15 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 
 from build_engines import build
 from build_engines.attention import FUSED
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import Checkpoint
 from build_engines.controlnets import open_controlnets
 from build_engines.errors import BuildError, CheckpointError
 from build_engines.export import export_onnx
-from build_engines.networks import NetworkExport, SdxlUnet, Unet
-from build_engines.networks.residuals import residuals
+from build_engines.formats import open_checkpoint
 from build_engines.verify import TOLERANCES, onnxruntime_runner, references, verify
+from build_engines.weights import load_network
+from networks import NetworkExport, SdxlUnet, Unet
+from networks.residuals import residuals
 from tests.build_engines.conftest import assert_close, edit, open_model, snapshot
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
@@ -127,7 +129,7 @@ def test_zeros_of_one_pixel_stand_for_no_controlnet(repository: Path, plain: Pat
 
 def export(network: NetworkExport, checkpoint: Checkpoint, folder: Path) -> float:
     """Exports one network and compares it with torch, as a build does."""
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     expected = references(network, module)
     network.prepare(module, FUSED)
     folder.mkdir()
@@ -161,7 +163,7 @@ def test_pooled_residuals(controlnet: Path, tmp_path: Path) -> None:
     edit(controlnet / "config.json", global_pool_conditions=True)
     ((network, folder),) = open_controlnets({"x": controlnet}, unet())
     assert export(network, folder, tmp_path / "export") <= TOLERANCES["fp32"].error
-    (first, *_) = references(network, network.load(folder))
+    (first, *_) = references(network, load_network(network, folder))
     assert first.outputs[0].shape[2:] == (1, 1)
 
 

@@ -15,7 +15,8 @@ from build_engines import build
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.embeddings import WithEmbeddings
 from build_engines.errors import BuildError, CheckpointError
-from build_engines.networks import ClipTextEncoder, NetworkExport, SdxlTextEncoder2
+from build_engines.weights import load_network
+from networks import ClipTextEncoder, NetworkExport, SdxlTextEncoder2
 from tests.conftest import CHECKPOINTS
 
 SD15, SDXL, REFINER = (CHECKPOINTS / name for name in ("sd15", "sdxl", "sdxl-refiner"))
@@ -38,7 +39,9 @@ def encoder(checkpoint: Checkpoint, part: str = "text_encoder") -> NetworkExport
 
 
 def table(checkpoint: Checkpoint, part: str = "text_encoder") -> torch.Tensor:
-    found: dict[str, torch.Tensor] = encoder(checkpoint, part).load(checkpoint).state_dict()
+    found: dict[str, torch.Tensor] = load_network(
+        encoder(checkpoint, part), checkpoint
+    ).state_dict()
     (name,) = (name for name in found if "token_embedding" in name)
     return found[name]
 
@@ -130,7 +133,7 @@ def test_pooling_stays_at_the_end_of_the_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", clip_l=vectors(2), clip_g=vectors(2))
     base = DiffusersFolder(SDXL)
     checkpoint = WithEmbeddings(base, {"cat": path})
-    module = encoder(checkpoint, "text_encoder_2").load(checkpoint)
+    module = load_network(encoder(checkpoint, "text_encoder_2"), checkpoint)
     ids = torch.full((1, 77), 0)
     ids[0, :5] = torch.tensor([START, VOCABULARY, 320, VOCABULARY + 1, END])
     _, pooled = module(ids)

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from build_engines.attention import CONTRIB_DOMAIN
-from build_engines.networks.text_encoder import END_TOKEN
+from networks.text_encoder import END_TOKEN
 from tests.build_engines.conftest import assert_close, open_model
 from tests.conftest import CHECKPOINTS, CONTROLNET, PIPELINES
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from build_engines import build
-from build_engines.checkpoint import open_checkpoint
 from build_engines.errors import CheckpointError
 from build_engines.families import detect
+from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
 from pipelines.descriptor import load_all
 from tests.build_engines.conftest import assert_close, copy_checkpoint, edit, open_model

@@ -32,10 +32,11 @@ print(json.dumps(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - be
 LOAD_CHECKPOINT = """
 import gc, sys
 from pathlib import Path
-from build_engines.checkpoint import open_checkpoint
+from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
+from build_engines.weights import load_network
 for network, checkpoint in open_pipeline("x", open_checkpoint(Path(sys.argv[1])), {}).exports:
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     del module
     gc.collect()
 """

@@ -20,13 +20,15 @@ import pytest
 import torch
 
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
-from build_engines.networks import Adapter, Case, NetworkExport, VaeEncoder
-from build_engines.pipeline import Pipeline, open_pipeline
-from build_engines.precision import lower
+from build_engines.formats import open_checkpoint
+from build_engines.pipeline import SourcePipeline, open_pipeline
 from build_engines.verify import cosine, run_in_torch
+from build_engines.weights import load_network
 from examples.random_checkpoint import write_checkpoint, write_controlnet
+from networks import Adapter, NetworkExport, ShapeCase, VaeEncoder
+from networks.precision import lower
 from pipelines.descriptor import Precision
 from tests.conftest import CHECKPOINTS
 
@@ -44,7 +46,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 @pytest.fixture(scope="module")
-def sd15() -> Iterator[Pipeline]:
+def sd15() -> Iterator[SourcePipeline]:
     with FullSize("sd15") as pipeline:
         yield pipeline
 
@@ -55,7 +57,7 @@ class FullSize:
     def __init__(self, size: str) -> None:
         self._size = size
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> SourcePipeline:
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         write_checkpoint(folder / "base", self._size, CHECKPOINTS / "sd15" / "tokenizer")
@@ -67,12 +69,12 @@ class FullSize:
         self._folder.cleanup()
 
 
-def part(pipeline: Pipeline, role: str) -> tuple[NetworkExport, Checkpoint]:
+def part(pipeline: SourcePipeline, role: str) -> tuple[NetworkExport, Checkpoint]:
     ((network, checkpoint),) = [each for each in pipeline.exports if each[0].role == role]
     return network, checkpoint
 
 
-def case(network: NetworkExport, height: int, width: int, rows: int) -> Case:
+def case(network: NetworkExport, height: int, width: int, rows: int) -> ShapeCase:
     """A latent of that size, and what follows from it; 77 tokens."""
     cell = 8 if isinstance(network, VaeEncoder) else 1
     sizes = {axis.name: axis.opt for axis in network.axes}
@@ -80,7 +82,7 @@ def case(network: NetworkExport, height: int, width: int, rows: int) -> Case:
     for name in by_height:
         along = by_width if "width" in name or name.endswith("_w") else by_height
         sizes[name] = along[name]
-    return Case(rows, sizes)
+    return ShapeCase(rows, sizes)
 
 
 def export(
@@ -124,31 +126,31 @@ class Agreement:
         assert self.error <= 1e-4 if precision == "fp32" else self.cosine >= 0.999
 
 
-def examples(network: NetworkExport, cases: Sequence[Case]) -> list[Arrays]:
+def examples(network: NetworkExport, cases: Sequence[ShapeCase]) -> list[Arrays]:
     generator = torch.Generator().manual_seed(1)
     return [{k: v.numpy() for k, v in network.example(c, generator).items()} for c in cases]
 
 
 @pytest.mark.parametrize("role", ["text_encoder", "vae_encoder", "vae_decoder"])
-def test_a_network_alone(sd15: Pipeline, role: str, tmp_path: Path) -> None:
+def test_a_network_alone(sd15: SourcePipeline, role: str, tmp_path: Path) -> None:
     network, checkpoint = part(sd15, role)
     if network.axes:
         cases = [case(network, *latent, rows) for latent in LATENTS for rows in ROWS]
     else:
-        cases = [Case(rows, {}) for rows in ROWS]
+        cases = [ShapeCase(rows, {}) for rows in ROWS]
     inputs = examples(network, cases)
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     expected = [run_torch(network, module, each) for each in inputs]
     for precision in PRECISIONS:
         path = export(network, module, tmp_path / precision, precision, inputs[:1])
-        module = network.load(checkpoint)
+        module = load_network(network, checkpoint)
         for where, outputs, wanted in zip(cases, run(path, inputs), expected, strict=True):
             agreement = Agreement.of(outputs[0], wanted[0])
             log.info("%s %s %s: %s", role, precision, where, agreement)
             agreement.check(precision)
 
 
-def test_a_controlnet_and_the_unet(sd15: Pipeline, tmp_path: Path) -> None:
+def test_a_controlnet_and_the_unet(sd15: SourcePipeline, tmp_path: Path) -> None:
     check_control(sd15, tmp_path, [(*latent, rows) for latent in LATENTS for rows in ROWS])
 
 
@@ -157,7 +159,9 @@ def test_sdxl_with_a_controlnet(tmp_path: Path) -> None:
         check_control(pipeline, tmp_path, [(32, 24, 1)])
 
 
-def check_control(pipeline: Pipeline, folder: Path, shapes: Sequence[tuple[int, int, int]]) -> None:
+def check_control(
+    pipeline: SourcePipeline, folder: Path, shapes: Sequence[tuple[int, int, int]]
+) -> None:
     """The UNet behind the ControlNet, both as graphs, against both in torch."""
     control, control_weights = part(pipeline, "controlnet_x")
     unet, unet_weights = part(pipeline, "unet")
@@ -181,7 +185,7 @@ def check_control(pipeline: Pipeline, folder: Path, shapes: Sequence[tuple[int, 
 def run_all_in_torch(
     network: NetworkExport, checkpoint: Checkpoint, inputs: Sequence[Arrays]
 ) -> list[list[Array]]:
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     return [run_torch(network, module, each) for each in inputs]
 
 
@@ -189,7 +193,7 @@ def exported(
     network: NetworkExport, checkpoint: Checkpoint, folder: Path, precision: Precision
 ) -> Path:
     gc.collect()  # of the modules before
-    return export(network, network.load(checkpoint), folder, precision, [])
+    return export(network, load_network(network, checkpoint), folder, precision, [])
 
 
 def told(

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from build_engines import build, checkpoint
-from build_engines.checkpoint import DiffusersFolder, open_checkpoint, read_metadata, read_tensors
+from build_engines.checkpoint import DiffusersFolder, read_metadata, read_tensors
 from build_engines.errors import CheckpointError
+from build_engines.formats import open_checkpoint
 from build_engines.lora_file import read_lora
 from tests.conftest import CHECKPOINTS
 

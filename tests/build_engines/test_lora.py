@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from build_engines import build, builder
-from build_engines.checkpoint import Checkpoint, DiffusersFolder, open_checkpoint
+from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.errors import BuildError, CheckpointError
+from build_engines.formats import open_checkpoint
 from build_engines.lora import WithLoras
-from build_engines.networks import ClipTextEncoder, SdxlTextEncoder2, Unet
+from build_engines.weights import load_network
+from networks import ClipTextEncoder, SdxlTextEncoder2, Unet
 from tests.build_engines.conftest import snapshot
 from tests.build_engines.single_files import write_single_file
 from tests.conftest import CHECKPOINTS
@@ -65,7 +67,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> P
 
 def folded_unet(lora: Path, weight: float = WEIGHT, base: Path = SD15) -> dict[str, torch.Tensor]:
     checkpoint = WithLoras(open_checkpoint(base), [(lora, weight)])
-    state = Unet(checkpoint.json("unet/config.json")).load(checkpoint).state_dict()
+    state = load_network(Unet(checkpoint.json("unet/config.json")), checkpoint).state_dict()
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
@@ -207,7 +209,9 @@ def test_text_encoders(tmp_path: Path, tensors: dict[str, torch.Tensor], part: s
     checkpoint = WithLoras(base, [(lora, WEIGHT)])
     network = {"text_encoder": ClipTextEncoder, "text_encoder_2": SdxlTextEncoder2}[part]
     config = base.json(f"{part}/config.json")
-    before, after = (network(config).load(each).state_dict() for each in (base, checkpoint))
+    before, after = (
+        load_network(network(config), each).state_dict() for each in (base, checkpoint)
+    )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     (name,) = changed
     assert name.endswith((f"{TEXT}.weight", "text_projection.weight"))
@@ -225,7 +229,7 @@ def test_loras_add_up(tmp_path: Path) -> None:
         (write(tmp_path / "b.safetensors", peft(LINEAR, second)), -0.5),
     ]
     checkpoint = WithLoras(DiffusersFolder(SD15), loras)
-    state = Unet(checkpoint.json("unet/config.json")).load(checkpoint).state_dict()
+    state = load_network(Unet(checkpoint.json("unet/config.json")), checkpoint).state_dict()
     change = KOHYA * first["up"] @ first["down"] - 0.5 * second["up"] @ second["down"]
     check({k.removeprefix("model."): v for k, v in state.items()}, {f"{LINEAR}.weight": change})
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import open_checkpoint
 from build_engines.errors import VerificationError
+from build_engines.formats import open_checkpoint
 from build_engines.graph import write_graph
-from build_engines.networks import Adapter, NetworkExport
-from build_engines.pipeline import Pipeline, open_pipeline
-from build_engines.precision import lower
+from build_engines.pipeline import SourcePipeline, open_pipeline
 from build_engines.verify import TOLERANCES, cosine, references
-from pipelines.descriptor import Box, Network, Precision
+from build_engines.weights import load_network
+from networks import Adapter, NetworkExport
+from networks.precision import lower
+from pipelines.descriptor import BatchBox, Network, Precision
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
 FLOATS = {
@@ -29,12 +30,12 @@ FLOATS = {
 }
 
 
-def pipeline(name: str, controlled: bool = False) -> Pipeline:
+def pipeline(name: str, controlled: bool = False) -> SourcePipeline:
     controlnets = {"x": CHECKPOINTS / CONTROLNET} if controlled else {}
     return open_pipeline("p", open_checkpoint(CHECKPOINTS / name), controlnets)
 
 
-def write(opened: Pipeline, role: str, folder: Path, precision: Precision) -> onnx.ModelProto:
+def write(opened: SourcePipeline, role: str, folder: Path, precision: Precision) -> onnx.ModelProto:
     """The graph of one network, which was compared with torch in float32."""
     ((network, checkpoint),) = [each for each in opened.exports if each[0].role == role]
     path = write_graph(
@@ -89,7 +90,7 @@ def decoder(scale: float) -> tuple[NetworkExport, Adapter]:
     the scale out again."""
     opened = pipeline("sd15")
     ((network, checkpoint),) = [each for each in opened.exports if each[0].role == "vae_decoder"]
-    module = network.load(checkpoint)
+    module = load_network(network, checkpoint)
     with torch.no_grad():
         resnet = cast(Any, module.model).decoder.mid_block.resnets[0]
         for parameter in (*resnet.conv2.parameters(),):
@@ -193,7 +194,7 @@ def limited(network: NetworkExport, memory_gb: float) -> dict[str, Any]:
 
 
 def test_boxes_bound_the_batch() -> None:
-    boxes = (Box(rows=8, shape=(4, 64, 64)), Box(rows=2, shape=(4, 128, 128)))
+    boxes = (BatchBox(rows=8, shape=(4, 64, 64)), BatchBox(rows=2, shape=(4, 128, 128)))
     network = Network(model="m", max_batch=8, boxes=boxes, inputs={}, outputs={}, files={})
     shapes = ((4, 8, 8), (4, 64, 64), (4, 65, 8), (4, 128, 128), (4, 129, 8))
     assert [network.batch_limit(shape) for shape in shapes] == [8, 8, 2, 2, 1]

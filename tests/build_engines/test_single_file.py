@@ -12,14 +12,16 @@ import torch
 from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 
-from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint, DiffusersFolder, open_checkpoint
+from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint, DiffusersFolder
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, SD2, detect
-from build_engines.networks import ClipTextEncoder, Unet, VaeDecoder
+from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
 from build_engines.single_file import vocabulary
+from build_engines.weights import load_network
 from examples.random_checkpoint import write_checkpoint
 from examples.random_checkpoint import write_single_file as write_random_file
+from networks import ClipTextEncoder, Unet, VaeDecoder
 from tests.build_engines.conftest import edit
 from tests.build_engines.single_files import single_file_tensors, write_single_file
 from tests.conftest import CHECKPOINTS
@@ -83,7 +85,9 @@ def test_modules_load_as_the_folders(pair: tuple[Path, Path]) -> None:
     assert (file.schedule, file.prediction) == (folder.schedule, folder.prediction)
     for (own, one), (theirs, other) in zip(file.exports, folder.exports, strict=True):
         assert own.role == theirs.role
-        assert same(own.load(one).state_dict(), theirs.load(other).state_dict()), own.role
+        assert same(
+            load_network(own, one).state_dict(), load_network(theirs, other).state_dict()
+        ), own.role
 
 
 def test_tensors_are_those_of_diffusers_converters(pair: tuple[Path, Path]) -> None:
@@ -125,7 +129,7 @@ def test_networks_load_and_compute_the_same(
     for opened in (open_checkpoint(sd15_file), open_checkpoint(checkpoint)):
         export = network(opened.json(f"{network.part}/config.json"))
         inputs = export.example(export.cases()[0], torch.Generator().manual_seed(0))
-        results.append(export.load(opened)(*inputs.values()))
+        results.append(load_network(export, opened)(*inputs.values()))
     assert torch.equal(*results)
 
 
@@ -142,7 +146,7 @@ def test_only_the_parts_are_read(tmp_path: Path) -> None:
     file, folder = open_checkpoint(path), open_checkpoint(SD15)
     assert same(values(file, "vae"), values(folder, "vae"))
     encoder = ClipTextEncoder(file.json("text_encoder/config.json"))
-    assert encoder.load(file).state_dict()
+    assert load_network(encoder, file).state_dict()
 
 
 def test_nine_channels(tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_a_stray_tensor_is_refused_when_loaded(tmp_path: Path) -> None:
     save_file(sd1_file(SD15, **{"model.diffusion_model.stray.weight": torch.zeros(1)}), path)
     file = open_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"1 extra \(stray\.weight\)"):
-        Unet(file.json("unet/config.json")).load(file)
+        load_network(Unet(file.json("unet/config.json")), file)
 
 
 def test_a_cut_off_file_is_refused(sd15_file: Path, tmp_path: Path) -> None:
@@ -302,7 +306,7 @@ def test_sd2_is_told_from_sd1(checkpoint: Path, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "m.safetensors")
     pipeline = open_pipeline("x", open_checkpoint(tmp_path / "m.safetensors"), {}, "v_prediction")
     assert (pipeline.family, pipeline.prediction) == (SD2, "v_prediction")
-    state = pipeline.unet.load(pipeline.checkpoint).state_dict()
+    state = load_network(pipeline.unet, pipeline.checkpoint).state_dict()
     assert same(state, {f"model.{name}": value.float() for name, value in linear.items()})
     (encoder,) = pipeline.text_encoders
-    assert encoder.load(pipeline.checkpoint).state_dict()
+    assert load_network(encoder, pipeline.checkpoint).state_dict()

@@ -13,15 +13,16 @@ from google.protobuf import text_format
 from safetensors.torch import load_file
 from tritonclient.grpc import model_config_pb2
 
-from build_engines import TargetOptions, VerificationError, build, builder, stored
-from build_engines.checkpoint import open_checkpoint
+from build_engines import TargetOptions, VerificationError, build, builder
 from build_engines.families import detect
-from build_engines.networks import Adapter, NetworkExport, Unet, VaeDecoder, VaeEncoder
-from build_engines.precision import DTYPES, lowered, overflowing
-from build_engines.stored import NetworkFile, read_network, write_network
+from build_engines.formats import open_checkpoint
 from build_engines.targets import open_target
 from build_engines.targets import torch as torch_target
 from build_engines.verify import TOLERANCES, references
+from build_engines.weights import load_network
+from networks import Adapter, NetworkExport, Unet, VaeDecoder, VaeEncoder, stored
+from networks.precision import DTYPES, lowered, overflowing
+from networks.stored import NetworkFile, read_network, write_network
 from pipelines.descriptor import Precision, load_all
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
@@ -33,7 +34,7 @@ def opened(name: str, role: str) -> tuple[NetworkExport, Adapter]:
     checkpoint = open_checkpoint(CHECKPOINTS / name)
     networks = detect(checkpoint).open_networks(checkpoint, controlled=False)
     network = next(each for each in networks if each.role == role)
-    return network, network.load(checkpoint)
+    return network, load_network(network, checkpoint)
 
 
 def first(outputs: Any) -> torch.Tensor:
@@ -123,7 +124,7 @@ def test_blocks_that_overflow_stay_float32_when_read_again(tmp_path: Path) -> No
 def test_half_a_vae_is_loaded(network: type[NetworkExport], own: str, other: str) -> None:
     checkpoint = open_checkpoint(CHECKPOINTS / "sd15")
     config = checkpoint.json("vae/config.json")
-    parts = {name.split(".")[1] for name in network(config).load(checkpoint).state_dict()}
+    parts = {name.split(".")[1] for name in load_network(network(config), checkpoint).state_dict()}
     assert own in parts
     assert not {other, f"{other}_conv"} & parts
 

@@ -10,11 +10,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.checkpoint import open_checkpoint
 from build_engines.controlnets import open_controlnets
-from build_engines.networks import Unet
+from build_engines.formats import open_checkpoint
 from build_engines.targets.onnx import OnnxTarget
 from build_engines.triton_config import ensemble_config, model_config
+from networks import Unet
 from pipelines.descriptor import Network, PipelineDescriptor, load_all
 from tests.build_engines.conftest import open_model
 from tests.conftest import CHECKPOINTS, CONTROLNET, PIPELINES

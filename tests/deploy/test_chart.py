@@ -20,6 +20,7 @@ import helm_python as helm  # noqa: E402
 
 from build_engines import cli as build_cli  # noqa: E402
 from serving import __main__ as serving_cli  # noqa: E402
+from serving.flags import server_options  # noqa: E402
 from tests.certificates import Authority  # noqa: E402
 from tests.deploy.charts import CHART, find, load, pod, render  # noqa: E402
 from tests.deploy.compose import services  # noqa: E402
@@ -147,7 +148,7 @@ def test_servers_command_line(name: str) -> None:
     server = pod(MANIFESTS[name], "-stable")["containers"][0]
     python, flag, module, *arguments = server["args"]
     assert (python, flag, module) == (PYTHON, "-m", "serving")
-    options = serving_cli._server_options(serving_cli._parser().parse_args(arguments))
+    options = server_options(serving_cli._parser().parse_args(arguments))
     assert [str(folder) for folder in options.repositories] == ["/pipelines"]
     ports = {each["name"]: each["containerPort"] for each in server["ports"]}
     assert ports == {
@@ -174,7 +175,7 @@ def test_servers_command_line(name: str) -> None:
 def test_a_server_may_finish_before_it_is_killed() -> None:
     spec = pod(MANIFESTS["defaults"], "-stable")
     arguments = spec["containers"][0]["args"][3:]
-    options = serving_cli._server_options(serving_cli._parser().parse_args(arguments))
+    options = server_options(serving_cli._parser().parse_args(arguments))
     before_s = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     # EmbeddedServer.drain and stop take up to 10 s more.
     stopping_s = before_s + options.drain_timeout_s + options.stop_timeout_s + 10

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from build_engines import cli as build_cli
 from build_engines.options import TARGETS, check_options
 from serving import __main__ as serving_cli
+from serving.flags import server_options
 from tests.deploy import compose
 from tests.deploy.compose import Service
 from tests.deploy.dockerfiles import Dockerfile
@@ -168,7 +169,7 @@ def test_servers_command_lines(name: str) -> None:
     python, flag, module, *arguments = shlex.split(service["command"])
     assert (python, flag, module) == (PYTHON, "-m", "serving")
     parsed = serving_cli._parser().parse_args(arguments)
-    options = serving_cli._server_options(parsed)
+    options = server_options(parsed)
     assert [str(folder) for folder in options.repositories] == ["/pipelines"]
     assert "/pipelines" in _mounts(service)
     ports = [port.rsplit(":", 1)[1] for port in service["ports"]]

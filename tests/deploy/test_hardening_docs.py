@@ -10,6 +10,7 @@ import pytest
 
 from serving import __main__ as serving_cli
 from serving.exposure import FIXED_RELEASE
+from serving.flags import server_options
 from serving.options import RESTRICTED
 from tests.deploy.compose import ROOT
 from tests.deploy.dockerfiles import Dockerfile
@@ -35,7 +36,7 @@ def test_commands_parse(command: str) -> None:
 def test_options_of_the_container_parse() -> None:
     (options,) = re.findall(r'^SERVE_OPTIONS="(.*)"$', BLOCKS, re.MULTILINE)
     words = ["serve", "--repository", "x", *shlex.split(options)]
-    parsed = serving_cli._server_options(serving_cli._parser().parse_args(words))
+    parsed = server_options(serving_cli._parser().parse_args(words))
     assert parsed.tls is not None
     assert parsed.api_keys is not None
 

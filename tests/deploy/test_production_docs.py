@@ -80,5 +80,3 @@ def test_settings_and_versions_in_the_text_are_those_of_the_files() -> None:
     assert names <= set(compose.settings()) | set(dockerfile.arguments)
     assert dockerfile.values("FROM")[0] in TEXT
     assert f"| TensorRT | {dockerfile.arguments['TENSORRT_VERSION']} |" in TEXT
-    for path in re.findall(r"\]\((\.\./[^)#]+|[^):#]+\.md)", TEXT):
-        assert (ROOT / "docs" / path).exists(), path

@@ -11,7 +11,6 @@ from PIL import Image
 
 from benchmarks import quality
 from examples import demo
-from examples.demo_checkpoint.pictures import Pixels
 from examples.demo_service import (
     CHECKPOINT,
     FROM_NOTHING,
@@ -24,6 +23,7 @@ from examples.demo_service import (
     through,
 )
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
+from segs_client.arrays import ByteArray
 
 pytestmark = pytest.mark.server
 
@@ -42,7 +42,7 @@ def scenes() -> list[SpoiltScene]:
     return [spoilt_scene(quality.FIRST_SEED + number) for number in range(SCENES)]
 
 
-def _read(path: Path) -> Pixels:
+def _read(path: Path) -> ByteArray:
     return np.asarray(Image.open(path))
 
 

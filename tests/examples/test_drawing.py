@@ -16,12 +16,12 @@ from examples.demo_checkpoint.pictures import (
     Drawing,
     Figure,
     Mask,
-    Pixels,
     draw,
     draw_portrait,
     draw_scene,
     main_figure,
 )
+from segs_client.arrays import ByteArray
 
 PLAIN = Person(
     skin="light", hair_style="short", hair="brown", eyes="blue", mouth="serious", beard="",
@@ -159,5 +159,5 @@ def test_degrading_keeps_the_size_and_takes_detail_away() -> None:
     assert by_lot(np.random.default_rng(1)) == by_lot(np.random.default_rng(1))
 
 
-def _sharpness(pixels: Pixels) -> float:
+def _sharpness(pixels: ByteArray) -> float:
     return float(cv2.Laplacian(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())

@@ -11,7 +11,6 @@ from transformers import CLIPTextModel
 from build_engines.checkpoint import DiffusersFolder
 from build_engines.controlnets import open_controlnets
 from build_engines.families import SD1, detect
-from build_engines.networks import Unet
 from build_engines.schedule import read_prediction
 from examples.demo_checkpoint.export import CONTROLNET, export, inpaint_checkpoint, restore
 from examples.demo_checkpoint.run import Pace, is_done
@@ -23,6 +22,7 @@ from examples.demo_checkpoint.stages import (
     trained_vae,
 )
 from examples.demo_checkpoint.vocabulary import Vocabulary
+from networks import Unet
 from tests.conftest import CHECKPOINTS
 
 pytestmark = pytest.mark.slow

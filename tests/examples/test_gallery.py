@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from examples.demo_checkpoint.pictures import Pixels
 from examples.demo_service import REPAIR
 from examples.gallery import SEED, SIZE, groups, make_gallery
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client import DetailRequest, Segs
+from segs_client.arrays import ByteArray
 
 
 class Links(HTMLParser):
@@ -37,7 +37,7 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def redraw(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> Pixels:
+    def redraw(scene: SpoiltScene, segs: Segs, options: Mapping[str, Any]) -> ByteArray:
         assert set(REPAIR) <= set(options)
         return scene.drawing.pixels
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.supervised import PIPELINE
 from serving.options import REPOSITORY_ROOT
 from tests.conftest import build_pipelines
 from tests.faults import report
@@ -15,7 +16,6 @@ from tests.faults.bench import Bench
 from tests.faults.report import Result
 from tests.faults.row import Row
 from tests.faults.suite import ROWS, find_rows, run_row
-from tests.faults.supervised import PIPELINE
 
 _RESULTS = REPOSITORY_ROOT / "build" / "faults"
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.supervised import PromiseBroken, Setup, Supervised, link_pipeline
+from segs_client.arrays import ByteArray
 from serving.errors import CanaryError
-from tests.conftest import GOLDEN, pick_pipeline
+from tests.conftest import GOLDEN
 from tests.faults.faulty import FaultyPipeline
-from tests.faults.row import PromiseBroken, require
-from tests.faults.supervised import Setup, Supervised
-from tests.faults.traffic import Ask, Pixels, Traffic
+from tests.faults.row import require
+from tests.faults.traffic import Ask, Traffic
 from tests.golden.cases import read
 from tests.golden.runners import ServerRunner
 from tests.golden.verdict import judge
@@ -34,10 +35,10 @@ class Bench:
 
     def __init__(self, repository: Path, folder: Path) -> None:
         self.folder = folder
-        self.repository = pick_pipeline(repository, folder / "pipelines")
+        self.repository = link_pipeline(repository, folder / "pipelines")
         self._case = read(GOLDEN / f"{GOLDEN_CASE}.npz")
         self._shared: tuple[str, Supervised] | None = None
-        self._right: dict[Ask, Pixels] = {}
+        self._right: dict[Ask, ByteArray] = {}
         self._faulty: FaultyPipeline | None = None
         self._made = 0
 

@@ -15,10 +15,10 @@ import numpy as np
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from benchmarks.supervised import PIPELINE, Supervised
 from segs_client.contract import MODEL_NAME, ErrorDetail
 from serving.canary import Canary, canary_request
 from tests.faults.row import require
-from tests.faults.supervised import PIPELINE, Supervised
 
 SIDE_PX = 64
 PIXELS = np.full(SIDE_PX * SIDE_PX * 3, 128, np.uint8).tobytes()

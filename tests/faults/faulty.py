@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.supervised import PIPELINE
 from serving.options import REPOSITORY_ROOT
-from tests.faults.supervised import PIPELINE
 
 UNET = f"{PIPELINE}_unet"
 _ORDER = "order"

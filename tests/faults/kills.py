@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 
 from benchmarks.bench import markdown
 from benchmarks.machine import describe
+from benchmarks.supervised import Supervised, serve
 from examples import scene
 from segs_client import Client, Retries, SegsError
 from tests.faults.mix import MOST_OFF, PIPELINE
 from tests.faults.observe import shared_files
 from tests.faults.soak import REPOSITORY
-from tests.faults.supervised import Supervised, serve
 
 log = logging.getLogger(__name__)
 

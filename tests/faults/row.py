@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.supervised import PromiseBroken
+
 if TYPE_CHECKING:
     from tests.faults.bench import Bench
 
 Check = Callable[["Bench"], str]
 """Does the fault and returns what was seen; raises :class:`PromiseBroken`."""
-
-
-class PromiseBroken(Exception):  # noqa: N818 - named for what happened
-    """What was seen is not what users are promised."""
 
 
 class NotPossible(Exception):  # noqa: N818

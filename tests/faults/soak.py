@@ -31,11 +31,11 @@ import numpy as np
 import psutil
 
 from benchmarks.bench import markdown
+from benchmarks.chart import Chart, draw
 from benchmarks.machine import describe
-from tests.faults.chart import Chart, draw
+from benchmarks.supervised import Supervised, serve
 from tests.faults.mix import Outcome, Traffic
 from tests.faults.observe import Held, Sample, sample
-from tests.faults.supervised import Supervised, serve
 
 REPOSITORY = Path(__file__).parent.parent.parent / "build" / "tests"
 SETTLED_S = 600.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.faults.chart import Chart, draw
+from benchmarks.chart import Chart, draw
 from tests.faults.observe import Held, sample, shared_files
 from tests.faults.soak import growth
 

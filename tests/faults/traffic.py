@@ -11,15 +11,14 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.supervised import PIPELINE
 from preprocessing.images import encode
 from segs_client import Client, Retries, Segs, SegsError
+from segs_client.arrays import ByteArray
 from tests.conftest import CONTROLNET
 from tests.faults.row import require
-from tests.faults.supervised import PIPELINE
 
-Pixels = NDArray[np.uint8]
 Ending = Literal["right", "wrong", "retryable", "failed", "late"]
 
 _BOX = (8, 8, 56, 56)
@@ -45,7 +44,7 @@ class Ask:
         """The PNG that is sent: noise, or one colour."""
         return _file(self.number, self.side_px, plain)
 
-    def send(self, url: str) -> Pixels:
+    def send(self, url: str) -> ByteArray:
         """The picture that comes back.
 
         Raises:
@@ -107,7 +106,7 @@ class Traffic:
         right: the picture of each; None where none should come.
     """
 
-    def __init__(self, url: str, asks: Sequence[Ask], right: Sequence[Pixels | None]) -> None:
+    def __init__(self, url: str, asks: Sequence[Ask], right: Sequence[ByteArray | None]) -> None:
         self._pool = ThreadPoolExecutor(len(asks))
         self._futures: list[Future[Outcome]] = [
             self._pool.submit(_ask, url, ask, expected)
@@ -125,7 +124,7 @@ class Traffic:
             return [future.result() for future in self._futures]
 
 
-def _ask(url: str, ask: Ask, right: Pixels | None) -> Outcome:
+def _ask(url: str, ask: Ask, right: ByteArray | None) -> Outcome:
     begun = time.monotonic()
     ending: Ending
     text, retry_after_s = "", None
@@ -142,7 +141,7 @@ def _ask(url: str, ask: Ask, right: Pixels | None) -> Outcome:
     return Outcome(ending, seconds, text, retry_after_s)
 
 
-def _same(picture: Pixels, right: Pixels | None) -> bool:
+def _same(picture: ByteArray, right: ByteArray | None) -> bool:
     if right is None or picture.shape != right.shape:
         return False
     return int(np.abs(picture.astype(np.int16) - right).max()) <= _MOST_DIFFERENCE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["segs_client", "preprocessing"]):
+with atheris.instrument_imports(include=["segs_client", "request_plan", "preprocessing"]):
     from tests.fuzz.harness import HARNESSES, corpus
 
 _FOUND = Path("out/fuzz")

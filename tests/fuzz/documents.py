@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from preprocessing.plan import Plan
+from request_plan.plan import Plan
 from segs_client.contract import ContractError, DetailRequest, parse_request, request_schema
 
 Json = Any

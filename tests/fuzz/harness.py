@@ -13,8 +13,8 @@ import numpy as np
 
 from pipelines.descriptor import ControlNetSpec, Network, PipelineDescriptor
 from preprocessing.images import open_picture
-from preprocessing.limits import DEFAULT
-from preprocessing.prepare import Inputs, prepare
+from preprocessing.prepare import RequestTensors, prepare
+from request_plan.limits import DEFAULT
 from segs_client.contract import ContractError, ErrorDetail, ImageInput, parse_request
 from segs_client.wildcards import resolve
 from tests.descriptors import bare_pipeline
@@ -58,7 +58,7 @@ def read_inputs(data: bytes) -> bool:
     if not documents.is_cheap(parts[0]):
         return False
     tensors = [np.frombuffer(part, np.uint8) if part else None for part in parts[2:]]
-    inputs = Inputs(parts[0], np.frombuffer(parts[1], np.uint8), *tensors)
+    inputs = RequestTensors(parts[0], np.frombuffer(parts[1], np.uint8), *tensors)
     return _refused_well(lambda: prepare(inputs, pipelines=PIPELINES))
 
 

@@ -13,9 +13,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pipelines import load_all
-from preprocessing.packing import Packer
-from preprocessing.plan import Outcome, SampledSeg
-from preprocessing.prepare import Inputs, prepare
+from preprocessing.prepare import RequestTensors, prepare
+from request_plan.packing import Packer
+from request_plan.plan import SampledSeg, SampleOutcome
 from tests.fuzz import documents, pictures
 
 SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "FP16": 2, "INT32": 4, "FP32": 4, "INT64": 8, "FP64": 8}
@@ -101,7 +101,9 @@ class Material:
     def _stages(self, rng: random.Random) -> list[Tensor]:
         """A plan with its tensors, and an outcome that says that every SEG became grey."""
         document = documents.valid(rng, self.pipeline)
-        inputs = Inputs(documents.dumps(document), np.frombuffer(pictures.raw_pixels(), np.uint8))
+        inputs = RequestTensors(
+            documents.dumps(document), np.frombuffer(pictures.raw_pixels(), np.uint8)
+        )
         prepared = prepare(inputs, pipelines=self._descriptors)
         packer = Packer()
         segs = tuple(
@@ -112,7 +114,7 @@ class Material:
             for index, seg in enumerate(prepared.plan.segs)
             if seg.crop is not None
         )  # fmt: skip
-        outcome = Outcome(segs=segs, sample_s=0.1)
+        outcome = SampleOutcome(segs=segs, sample_s=0.1)
         return [
             text_tensor("plan", prepared.plan.model_dump_json().encode()),
             text_tensor("outcome", outcome.model_dump_json().encode()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from preprocessing.prepare import Inputs
+from preprocessing.prepare import RequestTensors
 from runners.in_process import LocalDetailer
 from segs_client import Client
 from segs_client.messages import DetailResult, build, parse
@@ -28,7 +28,7 @@ class EngineRunner:
 
     def run(self, case: Case) -> DetailResult:
         built = build(case.image, case.segs, pipeline=case.checkpoint, **case.options)
-        inputs = Inputs(
+        inputs = RequestTensors(
             built.request.model_dump_json().encode(),
             built.image,
             built.masks,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from preprocessing.composite import Composed, composite
-from preprocessing.images import Pixels
-from preprocessing.packing import Packer
-from preprocessing.plan import FailedSeg, Outcome, SampledSeg
 from preprocessing.prepare import Prepared
+from request_plan.packing import Packer
+from request_plan.plan import FailedSeg, SampledSeg, SampleOutcome
+from segs_client.arrays import ByteArray
 from segs_client.contract import SegError
 from tests.preprocessing.test_prepare import PIXELS, prepared
 
@@ -48,14 +48,14 @@ def composed(made: Prepared, failed: set[tuple[int, int]]) -> Composed:
                     pixels=packer.add(white), seed=index, steps_run=3, sample_s=0.1,
                 )
             )  # fmt: skip
-    outcome = Outcome(segs=tuple(done), failed=tuple(lost), sample_s=0.1)
+    outcome = SampleOutcome(segs=tuple(done), failed=tuple(lost), sample_s=0.1)
     return composite(
         made.plan, outcome, canvas=made.canvas, crops=made.crops, sampled=packer.tensor(),
         masks=made.masks, given=made.given,
     )  # fmt: skip
 
 
-def picture(made: Composed) -> Pixels:
+def picture(made: Composed) -> ByteArray:
     return made.image.reshape(PIXELS.shape)
 
 

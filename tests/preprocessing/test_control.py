@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preprocessing.control import ControlReader, check_control, preprocessors
-from preprocessing.packing import Packer, pixels_at
+from request_plan.packing import Packer, pixels_at
 from sampling.control import hint_for
 from segs_client.contract import Buffer, ContractError, ControlNet
 

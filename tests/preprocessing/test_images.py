@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.images import Pixels, encode, open_picture, read_buffer
+from preprocessing.images import encode, open_picture, read_buffer
+from segs_client.arrays import ByteArray
 from segs_client.contract import Buffer, ContractError, ImageInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -20,7 +21,7 @@ def flat(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.frombuffer(data, dtype=np.uint8)
 
 
-def decode_file(data: bytes) -> Pixels:
+def decode_file(data: bytes) -> ByteArray:
     return open_picture(flat(data), ImageInput()).pixels()
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from pipelines.descriptor import ControlNetSpec, Network
 from preprocessing import control, seg_reader
-from preprocessing.images import Pixels, encode
-from preprocessing.limits import DEFAULT, Limits
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.images import encode
+from preprocessing.prepare import Prepared, RequestTensors, prepare
+from request_plan.limits import DEFAULT, Limits
+from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
 from segs_client.picture_files import PictureFile
 from tests.cpu import is_cheap
@@ -57,15 +58,15 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(
     limits: Limits = DEFAULT,
-    picture: Pixels = PICTURE,
-    masks: bytes | Pixels | None = None,
-    images: Pixels | None = None,
-    controls: Pixels | None = None,
+    picture: ByteArray = PICTURE,
+    masks: bytes | ByteArray | None = None,
+    images: ByteArray | None = None,
+    controls: ByteArray | None = None,
     **request: Any,
 ) -> Prepared:
     text = json.dumps({"pipeline": "base", "guide_size": 64, **request}).encode()
     tensor = flat(masks) if isinstance(masks, bytes) else masks
-    inputs = Inputs(text, picture, tensor, images, controls)
+    inputs = RequestTensors(text, picture, tensor, images, controls)
     return prepare(inputs, pipelines={"base": CONTROLLED}, limits=limits)
 
 
@@ -293,7 +294,7 @@ def test_the_largest_message_with_its_mistake_at_the_end_is_refused_at_once() ->
 
     def refused() -> None:
         with pytest.raises(ContractError) as refusal:
-            prepare(Inputs(text, picture, masks), pipelines={"base": BASE})
+            prepare(RequestTensors(text, picture, masks), pipelines={"base": BASE})
         assert refusal.value.detail.field == "segs.items.1023.crop_region"
 
     assert is_cheap(refused, 2 * LIMIT)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from preprocessing.images import encode
-from preprocessing.packing import mask_at, pixels_at
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.sizes import sampled_size
+from request_plan.packing import mask_at, pixels_at
 from segs_client.contract import ContractError, DetailRequest
 from tests.descriptors import bare_pipeline
 
@@ -25,7 +25,7 @@ def request(**fields: Any) -> bytes:
 
 
 def prepared(masks: bytes = b"", image: bytes | None = None, **fields: Any) -> Prepared:
-    inputs = Inputs(
+    inputs = RequestTensors(
         request(**fields),
         encode(PIXELS, "png", 95) if image is None else np.frombuffer(image, dtype=np.uint8),
         np.frombuffer(masks, dtype=np.uint8),

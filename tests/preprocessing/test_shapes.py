@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from preprocessing.limits import DEFAULT
-from preprocessing.packing import mask_at
-from preprocessing.plan import PlannedSeg
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.shapes import MAX_GROWTH, SIDES_PX, TOLERANCE, Shape, common_shape
 from preprocessing.sizes import sampled_size
+from request_plan.limits import DEFAULT
+from request_plan.packing import mask_at
+from request_plan.plan import PlannedSeg
 from segs_client.boxes import Box, Size, crop_region
 from segs_client.contract import DetailRequest
 from tests.descriptors import bare_pipeline
@@ -138,7 +138,7 @@ def prepared(
         **mode,
         **fields,
     }
-    inputs = Inputs(
+    inputs = RequestTensors(
         json.dumps(request).encode(),
         PIXELS.reshape(-1),
         np.frombuffer(masks, np.uint8),
@@ -230,7 +230,7 @@ def test_control_images_follow_the_grown_region() -> None:
         "shapes": "throughput",
         "controlnets": [{"name": "edges", "image": picture}],
     }
-    inputs = Inputs(
+    inputs = RequestTensors(
         json.dumps(request).encode(), PIXELS.reshape(-1), control_images=PIXELS.reshape(-1)
     )
     (seg,) = prepare(inputs, pipelines={"base": base}).plan.segs

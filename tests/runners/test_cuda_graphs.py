@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from runners.cuda_graphs import GraphCache, Network, Tensors
+from runners.cuda_graphs import GraphCache, NetworkFunction, TensorList
 
 
-def doubled(x: torch.Tensor) -> Tensors:
+def doubled(x: torch.Tensor) -> TensorList:
     return [2 * x]
 
 
@@ -18,10 +18,10 @@ def doubled(x: torch.Tensor) -> Tensors:
 class FakeGraph:
     """Keeps to what a CUDA graph can: fixed shapes, one memory that every run overwrites."""
 
-    network: Network
+    network: NetworkFunction
     inputs: list[torch.Tensor]
 
-    def replay(self, inputs: Tensors) -> Tensors:
+    def replay(self, inputs: TensorList) -> TensorList:
         for own, given in zip(self.inputs, inputs, strict=True):
             own[: len(given)] = given
         return [each[: len(inputs[0])].clone() for each in self.network(*self.inputs)]
@@ -34,7 +34,7 @@ class FakeCapture:
         self.rows: list[int] = []
         self.refused = refused
 
-    def __call__(self, network: Network, inputs: Tensors, rows: int) -> FakeGraph:
+    def __call__(self, network: NetworkFunction, inputs: TensorList, rows: int) -> FakeGraph:
         self.rows.append(rows)
         if inputs[0].shape[1] in self.refused:
             raise RuntimeError("operation not permitted when stream is capturing")

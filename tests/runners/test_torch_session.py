@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from build_engines import TargetOptions
-from build_engines.checkpoint import open_checkpoint
 from build_engines.families import detect
-from build_engines.networks import Case, NetworkExport
-from build_engines.stored import read_network
+from build_engines.formats import open_checkpoint
+from networks import NetworkExport, ShapeCase
+from networks.stored import read_network
 from runners.in_process import LocalNetworks
 from runners.torch_session import (
     TorchSession,
@@ -126,7 +126,7 @@ def test_graphs_say_what_the_cpu_says(torch_repository: Path, role: str) -> None
     sizes = [case.sizes for case in network.cases()[-2:]]
     for rows in (3, 4, 3, 2, 2, 1, 4, 3):
         for each in sizes:
-            example = network.example(Case(rows, each), torch.Generator().manual_seed(rows))
+            example = network.example(ShapeCase(rows, each), torch.Generator().manual_seed(rows))
             expected, found = on_cpu.run(example), with_graphs.run(example)
             for name, value in expected.items():
                 assert found[name].is_cuda

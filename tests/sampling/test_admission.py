@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError
 from sampling.admission import Admission
 from sampling.policy import Requester
-from sampling.work import Work
+from sampling.work import WorkEstimate
 
 
 def admission(queue_s: float = 1e9, slowdown: float | None = None) -> Admission:
     return Admission(Limits(max_queue_s=queue_s, max_slowdown=slowdown))
 
 
-def cpu_work(seconds: float) -> Work:
-    return Work(alone_s=seconds, shared_s=seconds)
+def cpu_work(seconds: float) -> WorkEstimate:
+    return WorkEstimate(alone_s=seconds, shared_s=seconds)
 
 
-def gpu_work(seconds: float) -> Work:
+def gpu_work(seconds: float) -> WorkEstimate:
     """An eighth of it where eight share a batch."""
-    return Work(alone_s=seconds, shared_s=seconds / 8)
+    return WorkEstimate(alone_s=seconds, shared_s=seconds / 8)
 
 
 def test_work_beyond_the_queue_is_refused_with_a_hint() -> None:

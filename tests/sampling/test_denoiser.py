@@ -10,7 +10,7 @@ from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.denoiser import Denoiser
 from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
 from sampling.masks import LatentMask, MaskSchedule
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.schedule import DiscreteSchedule
 from sampling.unet import Control, ControlModels, TextRows, UNet, v_to_denoised
 
@@ -23,9 +23,9 @@ class Networks:
     """ε is the mean of the conditioning's numbers, plus all residuals' means; calls are kept."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[NetworkCall] = []
 
-    def __call__(self, call: Call) -> Tensors:
+    def __call__(self, call: NetworkCall) -> Tensors:
         self.calls.append(call)
         if call.network.startswith("control"):
             strength = call.inputs["conditioning_scale"][:, :, None, None]

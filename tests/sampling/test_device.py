@@ -21,17 +21,18 @@ from torch.utils._pytree import tree_leaves
 
 from pipelines import Network, Schedule
 from pipelines.descriptor import TextEncoderSpec
-from preprocessing.plan import Piece, PlannedSeg
+from request_plan.plan import Piece, PlannedSeg
 from sampling import detail, vae
 from sampling.conditioning import Conditioning, Encoded, Guidance
 from sampling.engine import OnDevice
 from sampling.pipeline import Pipeline
-from sampling.program import Call, Program, Tensors, run_alone
+from sampling.program import NetworkCall, Program, Tensors, run_alone
 from sampling.samplers import SAMPLERS
 from sampling.schedule import DiscreteSchedule
 from sampling.service import DetailService
 from sampling.text import TextEncoder, encode_prompt
 from sampling.unet import Control, ControlModels, UNet
+from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest
 from tests.descriptors import bare_pipeline
 from tests.sampling.test_samplers import STOCHASTIC
@@ -94,7 +95,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.now.uploads.append(tensor.shape)
         return func(tensor, **kwargs)
 
-    def answer(self, call: Call) -> Tensors:
+    def answer(self, call: NetworkCall) -> Tensors:
         """What a network would say, on the device; its inputs are there already."""
         for name, tensor in call.inputs.items():
             assert tensor.is_meta or ON_THE_HOST.get(call.network) == name, (call.network, name)
@@ -153,7 +154,7 @@ def stage(made: Pipeline, *, regional: bool = False, controls: int = 0) -> detai
 
 def whole_seg(
     base: detail.Stage, refiner: detail.Stage | None = None, **options: Any
-) -> Program[vae.Pixels]:
+) -> Program[ByteArray]:
     """All that is done to a SEG but its texts: from its pixels to its pixels."""
     request = DetailRequest(pipeline="meta", **options)
     piece = Piece(offset=0, height=SIDE, width=SIDE)
@@ -169,7 +170,7 @@ def whole_seg(
     return vae.to_pixels((yield from vae.decode(made.descriptor, done.latent)))
 
 
-def watched(program: Program[vae.Pixels]) -> Watch:
+def watched(program: Program[ByteArray]) -> Watch:
     watch = Watch()
     with watch:
         pixels = run_alone(program, watch.answer)
@@ -190,7 +191,7 @@ def test_steps_stay_on_the_device(name: str) -> None:
     assert values == (len(steps) // 3 if name in WANTS_A_VALUE else 0)
 
 
-CASES: dict[str, tuple[Callable[[], Program[vae.Pixels]], int]] = {
+CASES: dict[str, tuple[Callable[[], Program[ByteArray]], int]] = {
     "no mask": (lambda: whole_seg(stage(pipeline()), noise_mask=False), 0),
     "regional": (lambda: whole_seg(stage(pipeline(), regional=True)), 0),
     "control": (lambda: whole_seg(stage(pipeline(), controls=1)), 0),

@@ -11,12 +11,12 @@ from typing import TypeVar
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from request_plan.refusals import DeadlineExceededError, StoppingError
 from sampling import engine as engine_module
 from sampling.engine import Networks, StepEngine
 from sampling.policy import Requester
-from sampling.program import Call, Program, Tensors
-from sampling.progress import BatchSeen
+from sampling.program import NetworkCall, Program, Tensors
+from sampling.progress import BatchTiming
 from tests.virtual_time import now_s, run, use_virtual_time
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def steps(count: int, *, network: str = "net", width: int = 2, rows: int = 1) ->
     """A program of ``count`` calls; returns how often a 1 was added to its 0."""
     x = torch.zeros(rows, width)
     for _ in range(count):
-        outputs = yield Call(network, {"x": x})
+        outputs = yield NetworkCall(network, {"x": x})
         x = outputs["y"]
     return float(x.mean())
 
@@ -130,7 +130,7 @@ def test_who_comes_later_joins_the_next_step() -> None:
 
 def test_a_faulty_program_fails_alone() -> None:
     def faulty() -> Program[float]:
-        yield Call("net", {"x": torch.zeros(1, 2)})
+        yield NetworkCall("net", {"x": torch.zeros(1, 2)})
         raise ValueError("mine alone")
 
     async def work(engine: StepEngine) -> list[float | BaseException]:
@@ -190,7 +190,7 @@ class PickyNetworks(CountingNetworks):
 
 def test_a_call_that_fails_its_batch_fails_alone() -> None:
     def negative() -> Program[float]:
-        outputs = yield Call("net", {"x": torch.full((1, 2), -5.0)})
+        outputs = yield NetworkCall("net", {"x": torch.full((1, 2), -5.0)})
         return float(outputs["y"].mean())
 
     async def work(engine: StepEngine) -> list[float | BaseException]:
@@ -280,7 +280,7 @@ def test_what_stays_the_same_is_joined_once() -> None:
         x, text = torch.zeros(1, 2), torch.full((1, 1), mine)
         for _ in range(5):
             said = {"x": x, "text": text, "mine": torch.full((1, 1), mine)}
-            x = (yield Call("net", said))["y"]
+            x = (yield NetworkCall("net", said))["y"]
         return float(x.mean())
 
     async def work(engine: StepEngine) -> list[float]:
@@ -293,7 +293,7 @@ def test_what_stays_the_same_is_joined_once() -> None:
 
 
 def test_a_witness_sees_each_batch_of_its_program() -> None:
-    seen: list[BatchSeen] = []
+    seen: list[BatchTiming] = []
 
     async def work(engine: StepEngine) -> None:
         other = engine.run(steps(2, rows=3), Requester())
@@ -313,11 +313,11 @@ def test_a_witness_sees_each_batch_of_its_program() -> None:
 
 
 def test_a_witness_sees_batches_that_fail() -> None:
-    seen: list[BatchSeen] = []
+    seen: list[BatchTiming] = []
 
     async def work(engine: StepEngine) -> None:
         with pytest.raises(RuntimeError):
-            await engine.run(steps(1, network="broken"), witness=seen.append)
+            await engine.run(steps(1, network="broken"), batch_listener=seen.append)
 
     on_engine(work, CountingNetworks())
     assert [each.answered for each in seen] == [False]

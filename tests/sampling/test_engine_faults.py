@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from preprocessing.plan import DeadlineExceededError, LostError, StoppingError
+from request_plan.refusals import DeadlineExceededError, LostError, StoppingError
 from sampling import engine as engine_module
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError
 from sampling.policy import Requester, choose_batch
-from sampling.program import Call, Program, Tensors
+from sampling.program import NetworkCall, Program, Tensors
 from sampling.rows import Finite
 from tests.sampling.test_device import META, Watch
 from tests.sampling.test_engine import CountingNetworks, Rows, on_engine, steps
@@ -32,7 +32,7 @@ def from_value(value: float, count: int = 1) -> Program[float]:
     """Starts at ``value`` instead of 0 and says which output it needs."""
     x = torch.full((1, WIDTH), value)
     for _ in range(count):
-        x = (yield Call("net", {"x": x}, {"y": (WIDTH,)}))["y"]
+        x = (yield NetworkCall("net", {"x": x}, {"y": (WIDTH,)}))["y"]
     return float(x.mean())
 
 
@@ -136,17 +136,17 @@ def test_a_network_that_is_gone_is_not_asked_again_for_each() -> None:
 
 
 def no_rows() -> Program[float]:
-    yield Call("net", {"x": torch.zeros(0, WIDTH)})
+    yield NetworkCall("net", {"x": torch.zeros(0, WIDTH)})
     return 0.0
 
 
 def uneven_rows() -> Program[float]:
-    yield Call("net", {"x": torch.zeros(1, WIDTH), "t": torch.zeros(2, 1)})
+    yield NetworkCall("net", {"x": torch.zeros(1, WIDTH), "t": torch.zeros(2, 1)})
     return 0.0
 
 
 def unknown_network() -> Program[float]:
-    yield Call("nobody", {"x": torch.zeros(1, WIDTH)})
+    yield NetworkCall("nobody", {"x": torch.zeros(1, WIDTH)})
     return 0.0
 
 
@@ -157,10 +157,10 @@ def no_call() -> Program[float]:
 
 def cannot_be_closed() -> Program[float]:
     try:
-        yield Call("net", {"x": torch.zeros(1, WIDTH)})
+        yield NetworkCall("net", {"x": torch.zeros(1, WIDTH)})
         yield "net"  # type: ignore[misc]
     finally:
-        yield Call("net", {"x": torch.zeros(1, WIDTH)})
+        yield NetworkCall("net", {"x": torch.zeros(1, WIDTH)})
     return 0.0
 
 
@@ -266,7 +266,7 @@ def test_a_cancelled_call_leaves_the_queue_and_its_program_is_closed() -> None:
 
     def closing() -> Program[float]:
         try:
-            yield Call("net", {"x": torch.zeros(1, WIDTH)})
+            yield NetworkCall("net", {"x": torch.zeros(1, WIDTH)})
         finally:
             closed.set()
         return 0.0

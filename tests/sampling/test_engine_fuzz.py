@@ -15,11 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.plan import DeadlineExceededError, StoppingError
+from request_plan.refusals import DeadlineExceededError, StoppingError
 from sampling.engine import StepEngine
 from sampling.faults import AnswerError, MalformedAnswerError, NotFiniteError
 from sampling.policy import Requester
-from sampling.program import Call, Program, Tensors, run_alone
+from sampling.program import NetworkCall, Program, Tensors, run_alone
 from sampling.slots import Slots
 from tests.sampling.test_engine import Rows
 
@@ -92,15 +92,15 @@ def program(run: Run, fault: str = NO_FAULT) -> Program[list[float]]:
             if now == "asks for nothing":
                 inputs["mark"] = mark[:0]
             network = "nobody" if now == "asks nobody" else run.network
-            x = (yield Call(network, inputs, {"y": (run.width,)}))["y"]
+            x = (yield NetworkCall(network, inputs, {"y": (run.width,)}))["y"]
     except GeneratorExit:
         if run.stubborn:
-            yield Call("net", {"x": torch.zeros(1, 1)})
+            yield NetworkCall("net", {"x": torch.zeros(1, 1)})
         raise
     return [float(value) for value in x.flatten()]
 
 
-def compute(call: Call) -> Tensors:
+def compute(call: NetworkCall) -> Tensors:
     a, b = NETWORKS[call.network]
     return {"y": call.inputs["x"] * a + b}
 
@@ -125,7 +125,7 @@ class Toys:
     async def run(self, network: str, inputs: Tensors) -> Tensors:
         for _ in range(next(self._durations)):
             await asyncio.sleep(0)
-        y, mark = compute(Call(network, inputs))["y"], inputs["mark"]
+        y, mark = compute(NetworkCall(network, inputs))["y"], inputs["mark"]
         for fault, number in MARKS.items():
             bad = mark == number
             if not bad.any():

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.images import Pixels
-from preprocessing.limits import Limits
-from preprocessing.packing import pixels_at
-from preprocessing.plan import DeadlineExceededError, StoppingError
 from preprocessing.prepare import Prepared
+from request_plan.limits import Limits
+from request_plan.packing import pixels_at
+from request_plan.refusals import DeadlineExceededError, StoppingError
 from runners.in_process import LocalNetworks
 from sampling.faults import IncidentError
 from sampling.pipeline import Pipeline, load_pipelines
 from sampling.program import Tensors
 from sampling.service import DetailService, SampledRequest
 from segs_client import Seg, Segs
+from segs_client.arrays import ByteArray
 from tests.sampling.test_work import prepared
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def in_loop(service: DetailService, work: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def crops_of(done: SampledRequest | BaseException) -> dict[int, Pixels]:
+def crops_of(done: SampledRequest | BaseException) -> dict[int, ByteArray]:
     assert isinstance(done, SampledRequest), done
     return {seg.index: pixels_at(done.sampled, seg.pixels) for seg in done.outcome.segs}
 
@@ -387,14 +387,14 @@ def test_array_work_that_raises_fails_its_seg(
     healthy: Shared, pipelines: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = DetailService(healthy, pipelines)
-    aside, calls = service.aside, iter(range(100))
+    arrays, calls = service.threads.arrays, iter(range(100))
 
     async def failing(work: Callable[[], T]) -> T:
         if next(calls) == 0:
             raise MemoryError
-        return await aside(work)
+        return await arrays(work)
 
-    monkeypatch.setattr(service, "aside", failing)
+    monkeypatch.setattr(service.threads, "arrays", failing)
     (done,) = serve(service, request_for(pipelines, "a face", POISON))
     assert isinstance(done, SampledRequest)
     assert len(done.outcome.failed) == len(done.outcome.segs) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from preprocessing.control import preprocessors
-from preprocessing.prepare import Inputs
+from preprocessing.prepare import RequestTensors
 from runners.in_process import LocalDetailer
 from segs_client.contract import ContractError, DetailRequest
 from tests.conftest import CONTROLNET
@@ -68,12 +68,12 @@ def detailer(repository: Path) -> LocalDetailer:
     made = LocalDetailer([repository])
     made.detail(inputs(request()))
     with pytest.raises(ContractError):
-        made.detail(Inputs(b"{}", PICTURE.reshape(-1)))
+        made.detail(RequestTensors(b"{}", PICTURE.reshape(-1)))
     return made
 
 
-def inputs(asked: DetailRequest) -> Inputs:
-    return Inputs(asked.model_dump_json().encode(), PICTURE.reshape(-1))
+def inputs(asked: DetailRequest) -> RequestTensors:
+    return RequestTensors(asked.model_dump_json().encode(), PICTURE.reshape(-1))
 
 
 def request(text: str = "a face", **changes: Any) -> DetailRequest:
@@ -130,7 +130,7 @@ def test_names_are_looked_up_and_open_nothing(
     asked = request().model_dump() | changes[where]
     text = DetailRequest.model_construct(**asked).model_dump_json(warnings=False).encode()
     with WATCH.watching() as seen, pytest.raises(ContractError) as refusal:
-        detailer.detail(Inputs(text, PICTURE.reshape(-1)))
+        detailer.detail(RequestTensors(text, PICTURE.reshape(-1)))
     assert refusal.value.detail.field
     assert _paths(seen) == []
 

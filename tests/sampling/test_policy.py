@@ -10,7 +10,7 @@ import torch
 
 from sampling.costs import CostModel
 from sampling.policy import Requester, choose_batch, leading_call
-from sampling.program import Call
+from sampling.program import NetworkCall
 
 ROW = 4
 """Elements of a row."""
@@ -27,12 +27,12 @@ class Rows:
 @dataclass(frozen=True)
 class Asked:
     requester: Requester
-    call: Call
+    call: NetworkCall
     arrival: int
 
 
 def asked(requester: Requester, arrival: int, rows: int = 2) -> Asked:
-    return Asked(requester, Call("net", {"x": torch.zeros(rows, ROW)}), arrival)
+    return Asked(requester, NetworkCall("net", {"x": torch.zeros(rows, ROW)}), arrival)
 
 
 def cpu() -> CostModel:

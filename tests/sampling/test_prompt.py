@@ -11,10 +11,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from pipelines.descriptor import TextEncoderSpec
-from preprocessing.limits import DEFAULT
+from request_plan.limits import DEFAULT
+from request_plan.prompt_weights import parse_weights
 from sampling.conditioning import to_common_length
-from sampling.program import Call, Tensors, run_alone
-from sampling.prompt import ChunkLayout, lay_out, parse_weights
+from sampling.program import NetworkCall, Tensors, run_alone
+from sampling.prompt import ChunkLayout, lay_out
 from sampling.text import TextEncoder, check_prompt, encode_prompt
 from segs_client.contract import ContractError
 from tests.conftest import CHECKPOINTS, GOLDEN
@@ -105,7 +106,7 @@ def test_conditioning_is_the_references() -> None:
     model = transformers.CLIPTextModel.from_pretrained(CHECKPOINTS / "sd15" / "text_encoder")
     model = model.float().eval()
 
-    def networks(call: Call) -> Tensors:
+    def networks(call: NetworkCall) -> Tensors:
         with torch.no_grad():
             ids = call.inputs["input_ids"].long()
             return {"hidden_state": model(ids).last_hidden_state}
@@ -188,7 +189,7 @@ def test_an_encoding_keeps_no_more_alive_than_itself() -> None:
     )
     encoder = TextEncoder("text", spec, Tokenizer(WordLevel({"cat": 3}, unk_token="cat")))
 
-    def batch(call: Call) -> Tensors:
+    def batch(call: NetworkCall) -> Tensors:
         ids = call.inputs["input_ids"]
         return {"hidden_state": torch.zeros(8, *ids.shape[1:], 4)[:1], "pooled": torch.zeros(8, 4)}
 

@@ -20,8 +20,9 @@ from pipelines import Network, PipelineDescriptor, load_all
 from pipelines.descriptor import NetworkRole
 from runners.in_process import LocalNetworks
 from sampling import vae
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
+from segs_client.arrays import ByteArray
 from tests.descriptors import bare_pipeline
 
 CELLS = (136, 152)
@@ -65,9 +66,9 @@ class LocalVae:
     """A VAE in which every cell sees itself alone; its calls are kept."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[NetworkCall] = []
 
-    def __call__(self, call: Call) -> Tensors:
+    def __call__(self, call: NetworkCall) -> Tensors:
         self.calls.append(call)
         if call.network == "vae_encoder":
             means = F.avg_pool2d(call.inputs["sample"], 8)
@@ -188,13 +189,13 @@ def test_built_networks_are_bounded_by_their_pixels(
     assert networks["text_encoder"].max_batch_elements is None
 
 
-def gradient(side: int) -> vae.Pixels:
+def gradient(side: int) -> ByteArray:
     down, across = np.mgrid[:side, :side] / side
     values = np.stack([across, down, (across + down) / 2], axis=-1)
     return np.asarray(255 * values, np.uint8)
 
 
-def scene(side: int) -> vae.Pixels:
+def scene(side: int) -> ByteArray:
     return np.array(draw()[0].resize((side, side), Image.Resampling.LANCZOS))
 
 
@@ -213,14 +214,14 @@ def worst_seam(tiled: NDArray[Any], whole: NDArray[Any], grid: Grid, cell: int) 
 
 @pytest.mark.parametrize("picture", [gradient, scene])
 def test_seams_are_no_steeper_than_the_picture(
-    repository: Path, picture: Callable[[int], vae.Pixels]
+    repository: Path, picture: Callable[[int], ByteArray]
 ) -> None:
     networks = LocalNetworks([repository])
     whole, tiled = (
         bounded(load_all([repository])["sd15"][0], pixels) for pixels in (None, 512 * 512)
     )
 
-    def run(call: Call) -> Tensors:
+    def run(call: NetworkCall) -> Tensors:
         return asyncio.run(networks.run(call.network, call.inputs))
 
     values = vae.to_values(picture(640))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocessing.prepare import Inputs, Prepared, prepare
+from preprocessing.prepare import Prepared, RequestTensors, prepare
 from runners.in_process import LocalNetworks
 from sampling.costs import CostModel
 from sampling.pipeline import Pipeline, load_pipelines
@@ -51,7 +51,7 @@ def pipelines(repository: Path) -> dict[str, Pipeline]:
 
 def prepared(pipelines: dict[str, Pipeline], segs: Segs = ONE, **options: Any) -> Prepared:
     built = build(PICTURE, segs, **{"pipeline": "sd15", **SMALL, **options})
-    inputs = Inputs(
+    inputs = RequestTensors(
         built.request.model_dump_json().encode(), built.image, built.masks, built.seg_images
     )
     descriptors = {name: pipeline.descriptor for name, pipeline in pipelines.items()}
@@ -168,10 +168,10 @@ def test_prompts_are_encoded_in_turn_with_the_steps_of_others(
     service = DetailService(networks, pipelines)
     run, texts = service.engine.run, set()
 
-    async def spy(program: Any, requester: Any = None, witness: Any = None) -> Any:
+    async def spy(program: Any, requester: Any = None, batch_listener: Any = None) -> Any:
         if program.__name__ == "encode_prompt":
             texts.add((requester, requester.request_id, requester.weight, requester.deadline_s))
-        return await run(program, requester, witness)
+        return await run(program, requester, batch_listener)
 
     service.engine.run = spy  # type: ignore[method-assign]
     items = tuple(

@@ -15,7 +15,7 @@ from onnx import NodeProto, helper, numpy_helper
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
 from runners.in_process import LocalNetworks
 from sampling.pipeline import load_pipelines
-from sampling.program import Call, Tensors, run_alone
+from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.text import encode_prompt
 
 NAME = "sd15"
@@ -55,7 +55,7 @@ def _told(repository: Path, prompt: str) -> np.ndarray[tuple[int], np.dtype[np.f
     """What the UNet is told of a prompt, at one token: ``[D]``."""
     networks = LocalNetworks([repository])
 
-    def answer(call: Call) -> Tensors:
+    def answer(call: NetworkCall) -> Tensors:
         return networks.session(call.network).run(call.inputs)
 
     pipeline = load_pipelines([repository])[NAME]

@@ -12,7 +12,7 @@ from benchmarks.crowds.crowd import Crowd, Target
 from benchmarks.crowds.ends import LEFT, OK
 from benchmarks.crowds.modes import BadPng, Gone, Honest, Leaver, Photos, Refused, Streams, Webp
 from benchmarks.crowds.result import Result, measure
-from tests.faults.supervised import PIPELINE, serve
+from benchmarks.supervised import PIPELINE, serve
 
 pytestmark = pytest.mark.server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.descriptor import EngineSpec, Target
+from pipelines.descriptor import EngineSpec, TargetName
 from pipelines.gpu import Gpu, GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version, version_text
 from serving.engines import check_engines
@@ -72,7 +72,7 @@ def pipelines(tmp_path: Path) -> Path:
     return write_descriptor(tmp_path / "pipelines", "tensorrt", engine)
 
 
-def write_descriptor(folder: Path, target: Target, engine: EngineSpec | None) -> Path:
+def write_descriptor(folder: Path, target: TargetName, engine: EngineSpec | None) -> Path:
     descriptor = bare_pipeline(target=target, engine=engine)
     folder.mkdir()
     (folder / "base.pipeline.json").write_text(descriptor.model_dump_json())

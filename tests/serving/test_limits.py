@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.limits import DEFAULT, Limits
+from request_plan.limits import DEFAULT, Limits
 from serving.__main__ import _parser, main
+from serving.flags import chosen_limits
 from serving.installation import Installation
-from serving.limit_flags import chosen_limits
 from serving.options import ServerOptions
 from serving.workspace import server_environment
 from triton_models import environment

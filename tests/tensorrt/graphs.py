@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import Checkpoint, open_checkpoint
+from build_engines.checkpoint import Checkpoint
 from build_engines.export import MODEL_FILE, export_onnx
 from build_engines.fingerprint import build_versions
-from build_engines.networks import NetworkExport
+from build_engines.formats import open_checkpoint
 from build_engines.options import PRECISIONS
 from build_engines.pipeline import open_pipeline
-from build_engines.precision import lower
+from build_engines.weights import load_network
+from networks import NetworkExport
+from networks.precision import lower
 from pipelines.descriptor import Precision
 from tests.conftest import CHECKPOINTS, CONTROLNET, PIPELINES
 
@@ -74,7 +76,7 @@ def export(name: str, precision: Precision) -> Path:
 
 def _export(part: Part, precision: Precision, folder: Path) -> None:
     network = part.network
-    module = network.load(part.checkpoint)
+    module = load_network(network, part.checkpoint)
     example = network.example(network.cases()[0], torch.Generator().manual_seed(0))
     network.prepare(module, PLAIN)
     lowered = lower(network, module, precision, [list(example.values())])

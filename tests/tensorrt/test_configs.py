@@ -9,12 +9,12 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from build_engines.networks import ControlNet, Unet
 from build_engines.options import TargetOptions
 from build_engines.targets.onnx import OnnxTarget
 from build_engines.targets.tensorrt import TensorRtTarget
 from build_engines.tensorrt.trtexec import TrtexecBuilder
 from build_engines.triton_config import ensemble_config, model_config
+from networks import ControlNet, Unet
 from pipelines.gpu import Gpu
 from tests.conftest import CONTROLNET
 from tests.tensorrt.graphs import PARTS

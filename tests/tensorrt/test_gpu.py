@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from build_engines import TargetOptions, build
-from build_engines.checkpoint import open_checkpoint
-from build_engines.networks import NetworkExport
+from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
 from build_engines.tensorrt.find import import_tensorrt
-from build_engines.verify import Inputs, Outputs, references, verify
+from build_engines.verify import InputArrays, OutputArrays, references, verify
+from build_engines.weights import load_network
+from networks import NetworkExport
 from tests.build_engines.conftest import copy_checkpoint
 
 
@@ -50,7 +51,7 @@ class Engine:
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         assert self.engine is not None
 
-    def run(self, inputs: Inputs) -> Outputs:
+    def run(self, inputs: InputArrays) -> OutputArrays:
         """The outputs, in the network's order, by the first profile that holds the inputs."""
         context = self.engine.create_execution_context()
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -69,7 +70,7 @@ class Engine:
         stream.synchronize()
         return [tensors[output.name].cpu().numpy() for output in self.network.outputs]
 
-    def _profile(self, inputs: Inputs) -> int:
+    def _profile(self, inputs: InputArrays) -> int:
         for index in range(self.engine.num_optimization_profiles):
             shapes = {name: self.engine.get_tensor_profile_shape(name, index) for name in inputs}
             if all(
@@ -86,7 +87,7 @@ def check(checkpoint: Path, repository: Path, precision: Any) -> None:
     pipeline = open_pipeline("base", open_checkpoint(checkpoint), {}, None)
     for network, source in pipeline.exports:
         engine = Engine(network, repository / network.model_name("base") / "1" / "model.plan")
-        verify(network, engine.run, references(network, network.load(source)), precision)
+        verify(network, engine.run, references(network, load_network(network, source)), precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from segs_client.contract import ErrorDetail
 from tests import virtual_time
 from tests.triton_models import pb_utils

@@ -12,7 +12,7 @@ import pytest
 from segs_client.contract import ContractError
 from serving.__main__ import main
 from triton_models import api_keys, environment
-from triton_models.api_keys import ApiKeys, Key, hash_key, parse_keys, read_keys
+from triton_models.api_keys import ApiKey, ApiKeys, hash_key, parse_keys, read_keys
 from triton_models.errors import KeyFileError
 
 HASH = hash_key("right")
@@ -162,4 +162,4 @@ def test_the_environment_says_whether_keys_are_asked_for(
     keys = api_keys.keys_of_environment()
     assert keys is not None
     assert keys.check(with_key("canary")) == "canary"
-    assert ApiKeys(file, [Key("x", hash_key("canary"))]).check(with_key("canary")) == "x"
+    assert ApiKeys(file, [ApiKey("x", hash_key("canary"))]).check(with_key("canary")) == "x"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.plan import CancelledByClientError, StoppingError
+from request_plan.refusals import CancelledByClientError, StoppingError
 from tests.triton_models.pb_utils import Request
 from tests.virtual_time import run
 from triton_models.front_end import ClientRequest

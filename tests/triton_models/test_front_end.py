@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.limits import Limits
-from preprocessing.plan import StoppingError
+from request_plan.limits import Limits
+from request_plan.refusals import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
+from segs_client.triton_messages import process_ended, server_stopping
 from tests.triton_models.front_ends import Bench, StageCall, run
 from tests.triton_models.pb_utils import Request, Sender, Tensor
 from tests.virtual_time import now_s
-from triton_models import environment, front_end, stub
+from triton_models import environment, front_end
 from triton_models.api_keys import ApiKeys
 from triton_models.front_end import ClientRequest, FrontEnd
 from triton_models.in_flight import EXPRESS_CALLS, MOST_CALLS
@@ -362,8 +363,8 @@ def test_a_request_without_a_key_is_refused_where_one_is_required(
     ],
 )
 def test_tritons_messages_are_told_apart(message: str, is_death: bool, is_stop: bool) -> None:
-    assert stub.tells_of_death(message) is is_death
-    assert stub.tells_of_stop(message) is is_stop
+    assert process_ended(message) is is_death
+    assert server_stopping(message) is is_stop
 
 
 def test_waiting_requests_are_reported_every_few_seconds(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from preprocessing.limits import Limits
-from preprocessing.plan import OverloadedError
+from request_plan.limits import Limits
+from request_plan.refusals import OverloadedError
 from triton_models.in_flight import (
     EXPRESS_CALLS,
     LOST_LIMIT,

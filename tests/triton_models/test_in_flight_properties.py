@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.limits import Limits
+from request_plan.limits import Limits
 from triton_models.in_flight import MOST_CALLS, InFlight, Place
 from triton_models.request_cost import LARGE_BYTES, RequestCost
 

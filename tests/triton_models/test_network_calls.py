@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.plan import LostError
+from request_plan.refusals import LostError
 from tests.virtual_time import run, use_virtual_time
 from triton_models import network_calls
 from triton_models.network_calls import TritonNetworks

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocessing.prepare import Inputs, check
+from preprocessing.prepare import RequestTensors, check
 from tests.preprocessing.test_prepare import BASE, request
 from triton_models.request_cost import LARGE_BYTES, PICTURE_BYTES_PER_S, RequestCost
 
@@ -16,7 +16,7 @@ def cost_of(side_px: int = 128, **fields: object) -> RequestCost:
     """The cost of a request with a raw picture."""
     image = np.zeros(side_px * side_px * 3, np.uint8)
     raw = {"encoding": "raw", "shape": [side_px, side_px, 3]}
-    inputs = Inputs(request(image=raw, **fields), image)
+    inputs = RequestTensors(request(image=raw, **fields), image)
     return RequestCost.of(check(inputs, pipelines={"base": BASE}))
 
 
@@ -49,7 +49,7 @@ def test_control_images_and_masks_count_as_pictures() -> None:
     fields = {"segs": {"items": [seg]}, "controlnets": chain}
     base = BASE.model_copy(update={"controlnets": {"tile": None}})
     image = np.zeros(128 * 128 * 3, np.uint8)
-    inputs = Inputs(
+    inputs = RequestTensors(
         request(image={"encoding": "raw", "shape": [128, 128, 3]}, **fields),
         image,
         masks=np.zeros(64 * 64, np.uint8),

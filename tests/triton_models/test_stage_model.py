@@ -16,7 +16,7 @@ from tests.triton_models.pb_utils import Request
 from triton_models import environment, stage_model
 from triton_models.request_cost import LARGE_BYTES
 from triton_models.request_registry import RequestRegistry
-from triton_models.stage_model import StageModel, Work
+from triton_models.stage_model import StageModel, StageWork
 from triton_models.state import Heartbeat
 
 
@@ -52,7 +52,7 @@ class Model(StageModel):
 
     name = "stage"
 
-    def begin(self, request: Any, deadline_s: float | None) -> Work:
+    def begin(self, request: Any, deadline_s: float | None) -> StageWork:
         self.began = [*getattr(self, "began", []), request.request_id()]
         self.deadline_s = deadline_s
         if request.request_id() == "wrong":
@@ -60,7 +60,7 @@ class Model(StageModel):
         if request.request_id() == "begin":
             raise MemoryError("no room at /a/path")
         large = request.request_id() == "large"
-        return Work(lambda: self._finish_one(request), LARGE_BYTES + large)
+        return StageWork(lambda: self._finish_one(request), LARGE_BYTES + large)
 
     def _finish_one(self, request: Any) -> Any:
         if request.request_id() == "run":

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from segs_client.async_client import AsyncClient
 from segs_client.batch.items import Item, from_folder, from_lines
 from segs_client.batch.journal import FILE_NAME, Journal
-from segs_client.batch.run import Batch, Outcome, Tally
+from segs_client.batch.run import Batch, ItemOutcome, Tally
 from segs_client.errors import InvalidRequest, SegsError, Unauthenticated
 from segs_client.flags import add_flags, box_flag, given_options
 from segs_client.local_files import check_options
@@ -109,7 +109,7 @@ def _summarise(tally: Tally, count: int, output: Path, status: int) -> None:
     sys.stdout.write(f"{count} pictures: {', '.join(parts)}{ending}\n")
 
 
-_WORDS: tuple[tuple[Outcome, str], ...] = (
+_WORDS: tuple[tuple[ItemOutcome, str], ...] = (
     ("as before", "there already"),
     ("partly", "with SEGs that failed"),
     ("failed", "failed"),

@@ -16,7 +16,7 @@ from segs_client.errors import SegsError, ServerUnavailable, Unauthenticated
 from segs_client.local_files import save
 from segs_client.messages import DetailResult
 
-Outcome = Literal["done", "partly", "failed", "as before"]
+ItemOutcome = Literal["done", "partly", "failed", "as before"]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Tally:
         wrong: what became of those that are not whole.
     """
 
-    counts: Counter[Outcome] = field(default_factory=Counter)
+    counts: Counter[ItemOutcome] = field(default_factory=Counter)
     changed: int = 0
     empty: int = 0
     wrong: list[Entry] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Batch:
             self._tally.wrong.append(entry)
         self._count(entry.status)
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: ItemOutcome) -> None:
         self._tally.counts[outcome] += 1
         self._tell()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from preprocessing.composite import composite
-from preprocessing.plan import Outcome, Plan
+from request_plan.plan import Plan, SampleOutcome
 from sampling.statistics import Counter
 from segs_client.contract import SegStatus
 from triton_models import stub
 from triton_models.metrics import Source
-from triton_models.stage_model import StageModel, Work
+from triton_models.stage_model import StageModel, StageWork
 
 
 class TritonPythonModel(StageModel):
@@ -23,16 +23,16 @@ class TritonPythonModel(StageModel):
     def sources(self) -> dict[str, Source]:
         return {"segs_segments_total": self._segments.values}
 
-    def begin(self, request: Any, deadline_s: float | None) -> Work:
+    def begin(self, request: Any, deadline_s: float | None) -> StageWork:
         plan = Plan.model_validate_json(stub.text(request, "plan"))
         canvas = stub.required(request, "canvas")
         size_bytes = canvas.size + stub.required(request, "sampled").size
-        return Work(lambda: self._compose(request, plan, canvas), size_bytes)
+        return StageWork(lambda: self._compose(request, plan, canvas), size_bytes)
 
-    def _compose(self, request: Any, plan: Plan, canvas: Any) -> dict[str, stub.Tensor]:
+    def _compose(self, request: Any, plan: Plan, canvas: Any) -> dict[str, stub.StubTensor]:
         composed = composite(
             plan,
-            Outcome.model_validate_json(stub.text(request, "outcome")),
+            SampleOutcome.model_validate_json(stub.text(request, "outcome")),
             canvas=canvas,
             crops=stub.required(request, "crops"),
             sampled=stub.required(request, "sampled"),

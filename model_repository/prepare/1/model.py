@@ -6,7 +6,7 @@ from typing import Any
 
 from preprocessing.prepare import Checked, check
 from triton_models import stub
-from triton_models.stage_model import StageModel, Work
+from triton_models.stage_model import StageModel, StageWork
 
 
 class TritonPythonModel(StageModel):
@@ -17,7 +17,7 @@ class TritonPythonModel(StageModel):
         self._pipelines = stub.pipelines()
         super().initialize(args)
 
-    def begin(self, request: Any, deadline_s: float | None) -> Work:
+    def begin(self, request: Any, deadline_s: float | None) -> StageWork:
         checked = check(
             stub.inputs(request),
             pipelines=self._pipelines,
@@ -26,9 +26,9 @@ class TritonPythonModel(StageModel):
             deadline_s=deadline_s,
         )
         crop_bytes = 3 * checked.survey.sampled_pixels
-        return Work(lambda: self._decode(checked), checked.picture_bytes + crop_bytes)
+        return StageWork(lambda: self._decode(checked), checked.picture_bytes + crop_bytes)
 
-    def _decode(self, checked: Checked) -> dict[str, stub.Tensor]:
+    def _decode(self, checked: Checked) -> dict[str, stub.StubTensor]:
         prepared = checked.decode()
         self.seconds.add(prepared.plan.prepare_s, "prepare")
         return {

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 import torch
 
-from preprocessing.images import Pixels
-from preprocessing.plan import CancelledByClientError, Plan
+from request_plan.plan import Plan
+from request_plan.refusals import CancelledByClientError
 from sampling.pipeline import load_pipelines, network_table
-from sampling.progress import Follower
+from sampling.progress import RequestListener
 from sampling.service import DetailService
+from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
 from triton_models import state, stub
 from triton_models.engine_metrics import engine_sources
@@ -54,8 +55,8 @@ class _Asked:
     token: str
     is_followed: bool
     plan_json: bytes
-    crops: Pixels
-    masks: Pixels
+    crops: ByteArray
+    masks: ByteArray
     start_ns: int = field(default_factory=time.time_ns)
 
     @property
@@ -186,12 +187,12 @@ class TritonPythonModel:
         """The response; never raises."""
         try:
             plan = Plan.model_validate_json(asked.plan_json)
-            followers: list[Follower] = []
+            listeners: list[RequestListener] = []
             if asked.is_followed:
-                followers.append(ProgressPublisher(self._events, asked.token, plan))
+                listeners.append(ProgressPublisher(self._events, asked.token, plan))
             if span.trace_id is not None:
-                followers.append(SegSpans(self._tracing, span, plan))
-            done = await self._service.sample(plan, asked.crops, asked.masks, followers)
+                listeners.append(SegSpans(self._tracing, span, plan))
+            done = await self._service.sample(plan, asked.crops, asked.masks, listeners)
             self._answered += 1
             return stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled

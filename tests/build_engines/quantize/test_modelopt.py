@@ -12,8 +12,8 @@ import pytest
 
 from build_engines import TargetOptions, build
 from build_engines.attention import PLAIN
-from build_engines.checkpoint import open_checkpoint
 from build_engines.errors import BuildError, QualityError
+from build_engines.formats import open_checkpoint
 from build_engines.graph import write_graph
 from build_engines.options import QualityLimits, QuantizeOptions
 from build_engines.pipeline import open_pipeline

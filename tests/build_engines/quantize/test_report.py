@@ -15,7 +15,6 @@ import pytest
 
 from build_engines import TargetOptions, build
 from build_engines.errors import BuildError, QualityError
-from build_engines.networks import Unet
 from build_engines.options import QualityLimits, QuantizeOptions
 from build_engines.quantize import open_quantizer, quantizer, toolkit
 from build_engines.quantize.compare import difference, judge
@@ -28,9 +27,10 @@ from build_engines.quantize.report import (
     violations,
 )
 from build_engines.quantize.runs import Redrawn
-from build_engines.quantize.structure import Structure, check_structure
-from build_engines.quantize.workload import Request
+from build_engines.quantize.structure import QuantizedStructure, check_structure
+from build_engines.quantize.workload import CalibrationRequest
 from build_engines.targets.onnx import OnnxTarget
+from networks import Unet
 from pipelines.descriptor import EngineSpec, Quality, load_all
 from tests.build_engines.conftest import snapshot
 from tests.conftest import CHECKPOINTS
@@ -69,7 +69,7 @@ def test_a_difference_is_relative() -> None:
 
 def test_pictures_are_compared_within_the_box() -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
-    request = Request("x", picture, (2, 2, 6, 6), {"prompt": "", "denoise": 1.0})
+    request = CalibrationRequest("x", picture, (2, 2, 6, 6), {"prompt": "", "denoise": 1.0})
     latent = np.ones((1, 4, 1, 1), np.float32)
     other = picture.copy()
     other[0, 0] = 255  # outside
@@ -209,7 +209,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Change:
 
     monkeypatch.setattr(quantizer, "modelopt_version", lambda python: "0.0")
     monkeypatch.setattr(
-        quantizer, "check_structure", lambda model, mode: Structure({"Conv": (1, 2)}, 19)
+        quantizer, "check_structure", lambda model, mode: QuantizedStructure({"Conv": (1, 2)}, 19)
     )
     return replace
 

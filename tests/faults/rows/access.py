@@ -11,13 +11,13 @@ import grpc
 import psutil
 from tritonclient.grpc import service_pb2 as pb
 
+from benchmarks.supervised import Supervised
 from segs_client.access import API_KEY_VARIABLE
 from segs_client.contract import API_KEY_HEADER
 from tests.faults import calls
 from tests.faults.bench import Bench
 from tests.faults.calls import Answer, infer, send, small
 from tests.faults.row import Rows, require
-from tests.faults.supervised import Supervised
 from tests.faults.traffic import Ask, require_all_answered
 from triton_models.api_keys import key_line, new_key
 

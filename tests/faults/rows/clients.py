@@ -14,12 +14,12 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from benchmarks.supervised import PIPELINE, Supervised
 from segs_client import DeadlineExceeded
 from serving.options import REPOSITORY_ROOT
 from tests.faults import calls, http2
 from tests.faults.bench import Bench
 from tests.faults.row import Rows, require
-from tests.faults.supervised import PIPELINE, Supervised
 from tests.faults.traffic import Ask, require_all_answered
 
 ROWS = Rows()

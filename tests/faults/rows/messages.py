@@ -16,13 +16,13 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import triton_to_np_dtype
 
+from benchmarks.supervised import PIPELINE, Supervised
 from segs_client.contract import MODEL_NAME
 from serving.options import MODEL_REPOSITORY
 from tests.faults import calls, http2
 from tests.faults.bench import Bench
 from tests.faults.calls import PIXELS, infer, require_refused, send, small
 from tests.faults.row import Rows, require
-from tests.faults.supervised import PIPELINE, Supervised
 from tests.faults.traffic import LONG, require_all_answered
 from tests.fuzz.messages import can_exist
 

@@ -6,12 +6,12 @@ import time
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from benchmarks.supervised import PromiseBroken, Setup, Supervised
 from segs_client import SegsError
 from tests.faults.bench import Bench
 from tests.faults.calls import add_input, send
 from tests.faults.faulty import UNET, FaultyPipeline
-from tests.faults.row import PromiseBroken, Rows, require
-from tests.faults.supervised import Setup, Supervised
+from tests.faults.row import Rows, require
 from tests.faults.traffic import LONG, Ask, Outcome, Traffic, require_all_answered
 
 ROWS = Rows()

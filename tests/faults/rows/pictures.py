@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from benchmarks.supervised import Supervised
 from tests.faults.bench import Bench
 from tests.faults.calls import SIDE_PX, infer, require_refused, send, small
 from tests.faults.row import Rows, require
-from tests.faults.supervised import Supervised
 
 ROWS = Rows()
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import psutil
 
+from benchmarks.supervised import PIPELINE, PromiseBroken, Supervised
 from tests.faults.bench import Bench, require_no_leftovers
-from tests.faults.row import Check, PromiseBroken, Rows, require
-from tests.faults.supervised import PIPELINE, Supervised
+from tests.faults.row import Check, Rows, require
 from tests.faults.traffic import FOLLOWED, LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
 from triton_models.in_flight import MOST_CALLS
 

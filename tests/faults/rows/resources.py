@@ -16,11 +16,11 @@ from dataclasses import replace
 from os.path import ismount
 from pathlib import Path
 
+from benchmarks.supervised import PIPELINE, START_S, Supervised
 from serving.options import REPOSITORY_ROOT
 from tests.conftest import CHECKPOINTS
 from tests.faults.bench import Bench
 from tests.faults.row import NotPossible, Rows, require
-from tests.faults.supervised import PIPELINE, START_S, Supervised
 from tests.faults.traffic import LONG, Ask, require_all_answered
 
 ROWS = Rows()

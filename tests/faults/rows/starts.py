@@ -8,10 +8,10 @@ import signal
 import socket
 import time
 
+from benchmarks.supervised import PIPELINE, START_S, PromiseBroken, Supervised
 from tests.faults.bench import Bench
 from tests.faults.calls import infer, send, small
-from tests.faults.row import Check, PromiseBroken, Rows, require
-from tests.faults.supervised import PIPELINE, START_S, Supervised
+from tests.faults.row import Check, Rows, require
 
 ROWS = Rows()
 

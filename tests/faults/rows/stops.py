@@ -6,11 +6,11 @@ import shutil
 import signal
 import time
 
+from benchmarks.supervised import Supervised
 from segs_client import SegsError, ServerUnavailable
 from serving.options import MODEL_REPOSITORY
 from tests.faults.bench import Bench
 from tests.faults.row import Rows, require
-from tests.faults.supervised import Supervised
 from tests.faults.traffic import LONG, Ask, Traffic, require_all_answered
 
 ROWS = Rows()

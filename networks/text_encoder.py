@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_engines.networks.base import Adapter, Attention, NetworkExport, Tensor
+from networks.base import Adapter, Attention, NetworkExport, TensorSpec
 from pipelines.descriptor import TextRole
 
 CHUNK_TOKENS = 77
@@ -49,12 +49,12 @@ class ClipTextEncoder(NetworkExport):
     max_batch = 16
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("input_ids", "INT32", (CHUNK_TOKENS,)),)
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("input_ids", "INT32", (CHUNK_TOKENS,)),)
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("hidden_state", "FP32", (CHUNK_TOKENS, self.width)),)
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("hidden_state", "FP32", (CHUNK_TOKENS, self.width)),)
 
     @property
     def width(self) -> int:
@@ -86,7 +86,7 @@ class ClipTextEncoder(NetworkExport):
         attention.use_in_clip(self.encoder(module))
 
     def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+        self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
         """Token ids over the whole vocabulary, and an end somewhere in every row."""
         limit = self.config["vocab_size"]
@@ -113,8 +113,8 @@ class SdxlTextEncoder2(ClipTextEncoder):
     pooled = True
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        return (*super().outputs, Tensor("pooled", "FP32", (self.pooled_width,)))
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (*super().outputs, TensorSpec("pooled", "FP32", (self.pooled_width,)))
 
     @property
     def pooled_width(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from build_engines.networks.base import Adapter, Attention, Axis, NetworkExport, Space, Tensor
+from networks.base import Adapter, Attention, Axis, NetworkExport, Space, TensorSpec
 
 DEFAULT_LATENT_SCALE = 0.18215
 """Of a VAE whose configuration names none."""
@@ -100,18 +100,22 @@ class VaeEncoder(_VaeHalf):
     )
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("sample", "FP32", (self.config["in_channels"], "height_px", "width_px")),)
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("sample", "FP32", (self.config["in_channels"], "height_px", "width_px")),
+        )
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("latent_mean", "FP32", (self.config["latent_channels"], "height", "width")),)
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("latent_mean", "FP32", (self.config["latent_channels"], "height", "width")),
+        )
 
     def sizes_at(self, side: int) -> dict[str, int]:
         return {"height_px": side, "width_px": side}
 
     def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+        self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
         """Pixels between −1 and 1."""
         return torch.rand(shape, generator=generator) * 2 - 1
@@ -135,20 +139,24 @@ class VaeDecoder(_VaeHalf):
     checked_sizes = ({"height": 19, "width": 24}, {"height": 16, "width": 13})
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return (
-            Tensor("latent_sample", "FP32", (self.config["latent_channels"], "height", "width")),
+            TensorSpec(
+                "latent_sample", "FP32", (self.config["latent_channels"], "height", "width")
+            ),
         )
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("sample", "FP32", (self.config["out_channels"], "height_px", "width_px")),)
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("sample", "FP32", (self.config["out_channels"], "height_px", "width_px")),
+        )
 
     def sizes_at(self, side: int) -> dict[str, int]:
         return {"height": side, "width": side}
 
     def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+        self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
         """Latents as large as they are in use: of unit variance, over the scaling factor."""
         return super().fill(tensor, shape, generator) / self.latent_scale

@@ -15,9 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import nn
 
-from build_engines.checkpoint import Checkpoint
-from build_engines.weights import load_weights
-from pipelines.descriptor import Box
+from pipelines.descriptor import BatchBox
 
 DType = Literal["FP32", "INT32"]
 
@@ -38,7 +36,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """A tensor of the network. ``dims`` leave the batch out; a string names a dynamic axis."""
 
     name: str
@@ -62,7 +60,9 @@ class Profile:
     rows: tuple[int, int, int]
     sizes: Mapping[str, tuple[int, int, int]]
 
-    def shapes(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    def shapes(
+        self, tensor: TensorSpec
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """A tensor's least, usual and greatest shape, the batch included."""
         least, usual, most = (
             (self.rows[i], *(self.sizes[d][i] if isinstance(d, str) else d for d in tensor.dims))
@@ -72,12 +72,12 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """What may be in one batch, as :class:`pipelines.descriptor.Network` says it."""
 
     max_batch: int
     max_batch_elements: int | None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[BatchBox, ...] = ()
 
 
 class Attention(Protocol):
@@ -95,7 +95,7 @@ class Attention(Protocol):
 
 
 @dataclass(frozen=True)
-class Case:
+class ShapeCase:
     """A shape that the export is checked at: rows, and a size for each dynamic axis."""
 
     rows: int
@@ -144,12 +144,12 @@ class NetworkExport(ABC):
 
     @property
     @abstractmethod
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         """Input tensors, in the order of the module's arguments."""
 
     @property
     @abstractmethod
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         """Output tensors."""
 
     @property
@@ -169,17 +169,6 @@ class NetworkExport(ABC):
         """The name that a tensor of a checkpoint has in the library's model; None for one that
         is not used."""
         return name
-
-    def load(self, checkpoint: Checkpoint) -> Adapter:
-        """The checkpoint's own network in float32.
-
-        Raises:
-            CheckpointError: the weights are missing or do not fit.
-        """
-        module = self.skeleton()
-        load_weights(module.model, checkpoint, self.part, self.current_name)
-        self.complete(module)
-        return module
 
     @abstractmethod
     def prepare(self, module: Adapter, attention: Attention) -> None:
@@ -202,16 +191,16 @@ class NetworkExport(ABC):
         channels = self.inputs[0].dims[0]
         return self.max_batch_area * int(channels)
 
-    def limits(self, memory_gb: float | None) -> Limits:
+    def limits(self, memory_gb: float | None) -> BatchLimits:
         """What may be in one batch; ``memory_gb`` is the GPU's, None stands for a CPU."""
         if memory_gb is None or not self.spaces:
-            return Limits(self.max_batch, self.max_batch_elements)
+            return BatchLimits(self.max_batch, self.max_batch_elements)
         first = self.inputs[0].dims
         boxes = tuple(
-            Box(rows=space.rows, shape=(int(first[0]), space.side, space.side))
+            BatchBox(rows=space.rows, shape=(int(first[0]), space.side, space.side))
             for space in self.space(memory_gb)
         )
-        return Limits(max(box.rows for box in boxes), None, boxes)
+        return BatchLimits(max(box.rows for box in boxes), None, boxes)
 
     def space(self, memory_gb: float) -> tuple[Space, ...]:
         """What an engine for a GPU with that much memory is compiled for."""
@@ -240,14 +229,14 @@ class NetworkExport(ABC):
         """The Triton model's name."""
         return f"{pipeline}_{self.role}"
 
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[ShapeCase]:
         """The shapes to check: the profile's least, then each of :attr:`checked_sizes` with 1
         and with 3 rows."""
-        least = Case(1, {axis.name: axis.min for axis in self.axes})
-        rest = [Case(rows, sizes) for rows in (1, 3) for sizes in self.checked_sizes]
+        least = ShapeCase(1, {axis.name: axis.min for axis in self.axes})
+        rest = [ShapeCase(rows, sizes) for rows in (1, 3) for sizes in self.checked_sizes]
         return [least, *rest] if self.axes else rest
 
-    def example(self, case: Case, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def example(self, case: ShapeCase, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Plausible inputs of that shape, by name."""
         return {
             tensor.name: self.fill(tensor, self._shape(tensor, case), generator)
@@ -255,12 +244,12 @@ class NetworkExport(ABC):
         }
 
     def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+        self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
         """Plausible values for one input; standard normal unless a network knows better."""
         return torch.randn(shape, generator=generator)
 
     @staticmethod
-    def _shape(tensor: Tensor, case: Case) -> tuple[int, ...]:
+    def _shape(tensor: TensorSpec, case: ShapeCase) -> tuple[int, ...]:
         dims = (case.sizes[dim] if isinstance(dim, str) else dim for dim in tensor.dims)
         return (case.rows, *dims)

@@ -1,37 +1,37 @@
 """The networks of a pipeline, each a class that owns all that its export needs."""
 
-from build_engines.networks.base import (
+from networks.base import (
     Adapter,
     Attention,
     Axis,
-    Case,
-    Limits,
+    BatchLimits,
     NetworkExport,
     Profile,
+    ShapeCase,
     Space,
-    Tensor,
+    TensorSpec,
 )
-from build_engines.networks.controlnet import ControlNet
-from build_engines.networks.text_encoder import ClipTextEncoder, SdxlTextEncoder, SdxlTextEncoder2
-from build_engines.networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
-from build_engines.networks.vae import VaeDecoder, VaeEncoder
+from networks.controlnet import ControlNet
+from networks.text_encoder import ClipTextEncoder, SdxlTextEncoder, SdxlTextEncoder2
+from networks.unet import SdxlRefinerUnet, SdxlUnet, Unet
+from networks.vae import VaeDecoder, VaeEncoder
 
 __all__ = [
     "Adapter",
     "Attention",
     "Axis",
-    "Case",
+    "BatchLimits",
     "ClipTextEncoder",
     "ControlNet",
-    "Limits",
     "NetworkExport",
     "Profile",
     "SdxlRefinerUnet",
     "SdxlTextEncoder",
     "SdxlTextEncoder2",
     "SdxlUnet",
+    "ShapeCase",
     "Space",
-    "Tensor",
+    "TensorSpec",
     "Unet",
     "VaeDecoder",
     "VaeEncoder",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.networks import Adapter, NetworkExport
+from networks import Adapter, NetworkExport
 from pipelines.descriptor import Precision
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 HEADROOM = 8.0
 """A block goes to float16 only if the probe's values stay so many times below its greatest."""
 
-Inputs = Sequence[torch.Tensor]
+ProbeInputs = Sequence[torch.Tensor]
 
 
 class _Cast(nn.Module):
@@ -52,7 +52,7 @@ class _Cast(nn.Module):
 
 
 def lower(
-    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[Inputs]
+    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[ProbeInputs]
 ) -> nn.Module:
     """The loaded module in that precision, with the same inputs and outputs in FP32.
 
@@ -65,7 +65,7 @@ def lower(
 
 
 def overflowing(
-    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[Inputs]
+    network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[ProbeInputs]
 ) -> tuple[str, ...]:
     """Names of the loaded module's blocks that have to stay in float32: those in which some value
     of the probes comes near float16's greatest."""

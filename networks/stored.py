@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from build_engines import networks
-from build_engines.networks import Adapter, NetworkExport
-from build_engines.precision import lowered
-from build_engines.publish import write_flushed
+import networks
+from networks import Adapter, NetworkExport
+from networks.precision import lowered
 from pipelines.descriptor import Precision
+from pipelines.files import write_flushed
 
 WEIGHTS_FILE = "model.safetensors"
 NETWORK_FILE = "network.json"
@@ -36,7 +36,7 @@ class NetworkFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    network: Annotated[str, Field(description="class in build_engines.networks")]
+    network: Annotated[str, Field(description="class in networks")]
     arguments: dict[str, Any]
     config: dict[str, Any]
     precision: Precision

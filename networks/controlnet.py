@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from build_engines.networks.base import Adapter, Attention, Axis, Tensor
-from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
-from build_engines.networks.residuals import Residual, residuals
+from networks.base import Adapter, Attention, Axis, TensorSpec
+from networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from networks.residuals import Residual, residuals
 
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
@@ -70,19 +70,19 @@ class ControlNet(DiffusionExport):
         return _with_pixels(super().sizes_at(side))
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         timestep, text, *added = self.conditioning
         return (
-            Tensor("sample", "FP32", (LATENT_CHANNELS, "height", "width")),
+            TensorSpec("sample", "FP32", (LATENT_CHANNELS, "height", "width")),
             timestep,
             text,
-            Tensor("controlnet_cond", "FP32", (3, "height_px", "width_px")),
-            Tensor("conditioning_scale", "FP32", (1,)),
+            TensorSpec("controlnet_cond", "FP32", (3, "height_px", "width_px")),
+            TensorSpec("conditioning_scale", "FP32", (1,)),
             *added,
         )
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return tuple(residual.tensor for residual in self.residuals)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from build_engines.networks.base import Axis, Tensor
+from networks.base import Axis, TensorSpec
 
 MID = "mid_residual"
 
@@ -20,9 +20,9 @@ class Residual:
     level: int
 
     @property
-    def tensor(self) -> Tensor:
+    def tensor(self) -> TensorSpec:
         """The UNet's input, and the ControlNet's output."""
-        return Tensor(self.name, "FP32", (self.channels, f"{self.name}_h", f"{self.name}_w"))
+        return TensorSpec(self.name, "FP32", (self.channels, f"{self.name}_h", f"{self.name}_w"))
 
     @property
     def axes(self) -> tuple[Axis, ...]:

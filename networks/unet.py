@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from diffusers import UNet2DConditionModel
 
-from build_engines.networks.base import Adapter, Attention, Tensor
-from build_engines.networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
-from build_engines.networks.residuals import Residual, residuals
+from networks.base import Adapter, Attention, TensorSpec
+from networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
+from networks.residuals import Residual, residuals
 
 ALWAYS_PASS_SIZES = 40
 """As ``num_upsamplers``: diffusers passes the skip connections' sizes to the up-path where a
@@ -82,16 +82,16 @@ class Unet(DiffusionExport):
         return self._with_residuals(super().sizes_at(side))
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return (
-            Tensor("sample", "FP32", (self.config["in_channels"], "height", "width")),
+            TensorSpec("sample", "FP32", (self.config["in_channels"], "height", "width")),
             *self.conditioning,
             *(residual.tensor for residual in self.residuals),
         )
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor("out_sample", "FP32", (self.config["out_channels"], "height", "width")),)
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("out_sample", "FP32", (self.config["out_channels"], "height", "width")),)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from build_engines.networks.base import Axis, NetworkExport, Space, Tensor
+from networks.base import Axis, NetworkExport, Space, TensorSpec
 
 SIDES = (4, 64, 256)
 """Least, usual and greatest side of a latent."""
@@ -60,23 +60,23 @@ class DiffusionExport(NetworkExport):
         return total - self.time_ids * size
 
     @property
-    def conditioning(self) -> tuple[Tensor, ...]:
+    def conditioning(self) -> tuple[TensorSpec, ...]:
         """``timestep`` [B, 1], ``encoder_hidden_states`` [B, L, D] and, with size conditioning,
         ``text_embeds`` [B, P] and ``time_ids`` [B, N]."""
         conditioning = (
-            Tensor("timestep", "FP32", (1,)),
-            Tensor("encoder_hidden_states", "FP32", ("sequence", self.context_dim)),
+            TensorSpec("timestep", "FP32", (1,)),
+            TensorSpec("encoder_hidden_states", "FP32", ("sequence", self.context_dim)),
         )
         if self.time_ids == 0:
             return conditioning
         return (
             *conditioning,
-            Tensor("text_embeds", "FP32", (self.pooled_dim,)),
-            Tensor("time_ids", "FP32", (self.time_ids,)),
+            TensorSpec("text_embeds", "FP32", (self.pooled_dim,)),
+            TensorSpec("time_ids", "FP32", (self.time_ids,)),
         )
 
     def fill(
-        self, tensor: Tensor, shape: tuple[int, ...], generator: torch.Generator
+        self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
         """Another timestep, picture size and strength in every row; pixels from 0 to 1."""
         if tensor.name in ("timestep", "time_ids"):
