@@ -21,7 +21,6 @@ PYTEST_ARGS ?=
 # Of the tests. Those on real servers wait more than they compute.
 WORKERS ?= $(shell nproc)
 SERVER_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
-PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 PERF_ARGS ?=
@@ -82,11 +81,11 @@ quality: $(STAMP) ## measure the demo's pictures on 64 scenes; writes docs/lab/q
 
 .PHONY: test
 test: $(STAMP) ## units, properties, golden cases, one real server: some minutes (PYTEST_ARGS=...)
-	$(PYTEST) -n $(WORKERS) -m "not (server or slow or quantize)" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) -m "not (server or slow or quantize)" $(PYTEST_ARGS)
 
 .PHONY: test-server
 test-server: $(STAMP) ## the tests on real servers: service, faults, fuzzing, quality (PYTEST_ARGS=...)
-	$(PYTEST) -n $(SERVER_WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(SERVER_WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: test test-server ## both: all but what needs gigabytes or another environment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +20,13 @@ def bench(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
         yield running
 
 
-def _case(row: Row) -> Any:
-    """Rows whose servers are their own can be run beside the others, subject by subject."""
+def _name(row: Row) -> str:
+    """After the subject, if its servers are its own: then it can be run beside the others."""
     subject = row.check.__module__.rpartition(".")[2]
-    group = subject if subject in ("starts", "stops", "resources") else "shared"
-    return pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(f"faults: {group}"))
+    return f"{subject if subject in ('starts', 'stops', 'resources') else 'shared'}/{row.name}"
 
 
-@pytest.mark.parametrize("row", map(_case, find_rows((), short=True)))
+@pytest.mark.parametrize("row", find_rows((), short=True), ids=_name)
 def test_the_promise_is_kept(row: Row, bench: Bench) -> None:
     result = run_row(row, bench)
     if result.kept is None:
