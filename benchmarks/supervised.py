@@ -148,10 +148,6 @@ class Supervised:
         """Of gRPC."""
         return f"127.0.0.1:{self.ports['grpc']}"
 
-    @property
-    def http_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['http']}"
-
     def log_tail(self, lines: int = 12) -> str:
         """The end of what it has written."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])

@@ -50,11 +50,6 @@ class Watched:
         """Rows of a batch of the UNet, in the mean."""
         return mean_rows(self.batches)
 
-    @property
-    def network_s(self) -> float:
-        """Seconds in networks."""
-        return sum(batch.seconds for batch in self.batches)
-
 
 def mean_rows(batches: Sequence[Batch]) -> float:
     """Rows of a batch of the UNet, in the mean; 0 where there was none."""

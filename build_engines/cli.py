@@ -23,6 +23,7 @@ from build_engines.options import (
     QuantizeOptions,
     TargetOptions,
 )
+from segs_client import __version__
 
 log = logging.getLogger("build_engines")
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m build_engines",
+        prog="python -m build_engines" if Path(sys.argv[0]).name == "__main__.py" else None,
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "several times",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log details and tracebacks")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 

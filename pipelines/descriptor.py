@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 DESCRIPTOR_SUFFIX = ".pipeline.json"
-DESCRIPTOR_VERSION = 1
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +123,7 @@ class ControlNetSpec(_Model):
 class EngineSpec(_Model):
     """What compiled engines are tied to: they run nowhere else."""
 
-    tensorrt: Annotated[str, Field(description="version of libnvinfer, e.g. 10.13.3")]
+    tensorrt: Annotated[str, Field(description="version of libnvinfer, e.g. 11.2.1")]
     gpu: Annotated[str, Field(description="the GPU's name")]
     compute_capability: Annotated[str, Field(description="the GPU's, e.g. 9.0")]
 

@@ -21,11 +21,11 @@ def linked_version(file: Path, environment: Mapping[str, str] | None = None) -> 
     """The version of the libnvinfer that the dynamic loader gives a program or library.
 
     Args:
-        file: what is linked with it: Triton's TensorRT backend, or trtexec.
+        file: what is linked with it, such as Triton's TensorRT backend.
         environment: of the program; LD_LIBRARY_PATH counts. None: this process's.
 
     Returns:
-        "10.13.3" and the like.
+        "11.2.1" and the like.
 
     Raises:
         LibraryError: the file is linked with none that is here, or it cannot be loaded.
@@ -39,8 +39,8 @@ def linked_version(file: Path, environment: Mapping[str, str] | None = None) -> 
 
 
 def version_text(number: int) -> str:
-    """``getInferLibVersion``'s number as text: 101303 is 10.13.3; before 10 8601 was 8.6.1."""
-    major, rest = divmod(number, 10_000 if number >= 100_000 else 1000)
+    """``getInferLibVersion``'s number as text: 110201 is 11.2.1."""
+    major, rest = divmod(number, 10_000)
     return f"{major}.{rest // 100}.{rest % 100}"
 
 

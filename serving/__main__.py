@@ -1,4 +1,4 @@
-"""Command line: ``python -m serving serve``, ``healthcheck``, ``canary`` and ``new-key``."""
+"""``segs-server`` and ``python -m serving``: serve pipelines, ask a server how it is, make keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from segs_client import access
+from segs_client import __version__, access
 from segs_client.errors import InvalidRequest
 from serving.canary import Canary, run_canary
 from serving.connection import Connection
@@ -59,7 +59,11 @@ def _write_key(name: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m serving" if Path(sys.argv[0]).name == "__main__.py" else None,
+        description="Serve pipelines on tritonserver, ask a server how it is, make API keys.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     serve = commands.add_parser(

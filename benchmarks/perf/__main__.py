@@ -1,4 +1,4 @@
-"""Load tests with perf_analyzer: ``python -m benchmarks.perf``, or ``make perf PERF_ARGS=...``.
+"""Load tests with perf_analyzer: ``python -m benchmarks.perf``.
 
 Without --url the tiny pipeline is built and served on this machine. Without --picture the requests
 are seven on a drawn scene. What follows ``--`` goes to perf_analyzer as it is.

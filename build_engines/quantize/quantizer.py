@@ -79,7 +79,7 @@ class Quantizer:
             original = copy_graph(model, Path(scratch))
             log.info("quantizing the UNet to %s with %d inputs", mode, count)
             quantize_graph(self.options.python, model, mode, rows, folder / f"modelopt-{mode}.log")
-            structure = check_structure(model, mode)
+            linear = check_structure(model, mode)
             before, after = open_session(original), self._session(model)
             steps, requests = compare(runs, self.workload.judging(), before, after)
         quality = summary(steps, requests)
@@ -90,7 +90,7 @@ class Quantizer:
             modelopt=self.modelopt,
             onnxruntime=onnxruntime.__version__,
             calibration_rows=count,
-            linear=structure.linear,
+            linear=linear,
             steps=steps,
             requests=requests,
             limits=asdict(self.options.limits),

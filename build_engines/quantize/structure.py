@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -18,16 +17,11 @@ _STORED: dict[Quantization, int] = {
 }
 
 
-@dataclass(frozen=True)
-class QuantizedStructure:
-    """Operators with weights: type → (those all of whose inputs are quantised, all); bias aside."""
-
-    linear: dict[str, tuple[int, int]]
-    opset: int
-
-
-def check_structure(model: Path, mode: Quantization) -> QuantizedStructure:
+def check_structure(model: Path, mode: Quantization) -> dict[str, tuple[int, int]]:
     """Reads a graph and makes sure that it is quantised as it was asked to be.
+
+    Returns:
+        Operators with weights: type → (those all of whose inputs are quantised, all); bias aside.
 
     Raises:
         BuildError: nothing is quantised, or not in this type.
@@ -49,7 +43,4 @@ def check_structure(model: Path, mode: Quantization) -> QuantizedStructure:
         if node.op_type in LINEAR:
             every[node.op_type] += 1
             quantized[node.op_type] += dequantized.issuperset(node.input[:2])
-    linear = {name: (quantized[name], every[name]) for name in LINEAR if every[name]}
-    return QuantizedStructure(
-        linear, max(each.version for each in graph.opset_import if not each.domain)
-    )
+    return {name: (quantized[name], every[name]) for name in LINEAR if every[name]}

@@ -50,8 +50,8 @@ def modelopt_version(python: Path) -> str:
     if found.returncode == 0:
         return found.stdout.strip()
     raise BuildError(
-        f"quantizer_python: {python} has no NVIDIA ModelOpt. Make an environment for it: "
-        "make install-quantize; and name it: --quantizer-python .venv-quantize/bin/python"
+        f"quantizer_python: {python} has no NVIDIA ModelOpt. Name an environment that has it by "
+        "--quantizer-python; docs/quantization.md says how to make one"
     )
 
 

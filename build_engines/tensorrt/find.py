@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import importlib
-import shutil
-from pathlib import Path
 from typing import Any
 
 from build_engines.errors import BuildError
-from build_engines.tensorrt.api import ApiBuilder
-from build_engines.tensorrt.base import Builder
-from build_engines.tensorrt.trtexec import TrtexecBuilder
+from build_engines.tensorrt.engine_builder import EngineBuilder
 
-MAJORS = (10, 11)
-"""Of TensorRT, that the builders are written for."""
+MAJOR = 11
+"""Of TensorRT, that the builder is written for and that the GPU image serves with."""
 _PACKAGES = ("tensorrt", "tensorrt_bindings")
 """The bindings are installed alone where the libraries are the system's, as in Triton's image."""
-_IN_NVIDIA_IMAGES = Path("/usr/src/tensorrt/bin/trtexec")
 
 
-def find_builder() -> Builder:
-    """The Python package where it can be imported, else the program trtexec.
+def find_builder() -> EngineBuilder:
+    """The builder with the TensorRT of this machine.
 
     Raises:
-        BuildError: neither is here, or its version is another than :data:`MAJORS`.
+        BuildError: none can be imported, or its version is another than :data:`MAJOR`.
     """
-    builder = _find()
-    if int(builder.version.split(".")[0]) not in MAJORS:
-        allowed = " and ".join(f"{major}.x" for major in MAJORS)
-        raise BuildError(f"target: TensorRT {builder.version}; allowed: {allowed}")
+    try:
+        builder = EngineBuilder(import_tensorrt())
+    except ImportError as error:
+        raise BuildError(
+            f"target: no Python package of TensorRT ({error}). "
+            "Build in the image that serves, or install the package in the version that serves"
+        ) from error
+    if not builder.version.startswith(f"{MAJOR}."):
+        raise BuildError(f"target: TensorRT {builder.version}; allowed: {MAJOR}.x")
     return builder
 
 
@@ -45,18 +45,3 @@ def import_tensorrt() -> Any:
         except ImportError as error:
             reasons.append(str(error))
     raise ImportError("; ".join(reasons))
-
-
-def _find() -> Builder:
-    try:
-        return ApiBuilder(import_tensorrt())
-    except ImportError as error:
-        reason = str(error)
-    found = shutil.which("trtexec")
-    program = Path(found) if found else _IN_NVIDIA_IMAGES
-    if program.is_file():
-        return TrtexecBuilder(program)
-    raise BuildError(
-        f"target: no TensorRT: no Python package ({reason}), and no program trtexec. "
-        "Build in the image that serves, or install the package in the version that serves"
-    )

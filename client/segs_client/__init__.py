@@ -12,6 +12,8 @@ Example::
 
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 from segs_client.access import Tls
 from segs_client.compare import compare_image
 from segs_client.contract import (

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from segs_client import __version__
 from segs_client.client import Client
 from segs_client.compare import compare_image
 from segs_client.contract import Report, SegReport
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "segs-detail convert --help",
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {__version__}")
     add("image", type=Path, metavar="IMAGE", help="the picture")
     add(
         "-o",

@@ -1,4 +1,4 @@
-"""The example for Node against a server on loopback; `make test-node` installs what it needs."""
+"""The example for Node against a server on loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segs_client.contract import API_KEY_HEADER, ErrorDetail, parse_request
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "node"
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (FOLDER / "node_modules").is_dir(),
-    reason="needs node and examples/node/node_modules: make test-node",
+    reason="needs node and examples/node/node_modules: npm ci",
 )
 
 

@@ -7,25 +7,13 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /opt/segs-detailer
 
-COPY requirements.txt requirements-nodeps.txt ./
+COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" \
-        --requirement requirements.txt \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements-nodeps.txt
+        --requirement requirements.txt
 
-COPY pyproject.toml README.md LICENSE ./
-COPY backends backends
-COPY build_engines build_engines
-COPY client client
-COPY model_repository model_repository
-COPY networks networks
-COPY pipelines pipelines
-COPY preprocessing preprocessing
-COPY request_plan request_plan
-COPY runners runners
-COPY sampling sampling
-COPY serving serving
-COPY triton_models triton_models
+# All that .dockerignore leaves.
+COPY . .
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
     && groupadd --gid 10001 segs \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \

@@ -13,30 +13,20 @@ RUN apt-get update \
 WORKDIR /opt/segs-detailer
 
 # The image has a tritonserver of its own; the one of nvidia-pytriton is left out.
-COPY requirements.txt requirements-nodeps.txt ./
+COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
     && grep -v '^nvidia-pytriton==' requirements.txt > /tmp/requirements.txt \
     && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps --requirement requirements-nodeps.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps \
         "${TENSORRT}==${TENSORRT_VERSION}" "${TENSORRT}-bindings==${TENSORRT_VERSION}" \
     && rm /tmp/requirements.txt
 
-COPY networks networks
 COPY pipelines pipelines
 COPY deploy/docker/check_tensorrt.py deploy/docker/
 RUN PYTHONPATH=. /opt/venv/bin/python deploy/docker/check_tensorrt.py
 
-COPY pyproject.toml README.md LICENSE ./
-COPY backends backends
-COPY build_engines build_engines
-COPY client client
-COPY model_repository model_repository
-COPY preprocessing preprocessing
-COPY request_plan request_plan
-COPY runners runners
-COPY sampling sampling
-COPY serving serving
-COPY triton_models triton_models
+# All that .dockerignore leaves.
+COPY . .
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --editable client --editable . \
     && groupadd --gid 10001 segs \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp segs \

@@ -327,7 +327,7 @@ def perf_analyzer() -> PerfAnalyzer:
     except PerfError as error:
         pytest.skip(str(error))
     if found is None:
-        pytest.skip("perf_analyzer is neither on PATH nor fetched; make perf fetches it")
+        pytest.skip("perf_analyzer is not here; python -m benchmarks.perf fetches it")
     return found
 
 

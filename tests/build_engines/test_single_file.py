@@ -264,7 +264,7 @@ def test_a_missing_vocabulary_says_what_to_install(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(vocabulary, "distribution", absent)
-    with pytest.raises(CheckpointError, match="pip install --no-deps open_clip_torch"):
+    with pytest.raises(CheckpointError, match="pip install openai-clip"):
         open_checkpoint(sd15_file).source_files(["unet"], ["tokenizer"])
 
 

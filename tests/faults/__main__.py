@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=(), metavar="NAME", help="rows, or beginnings of their names"
     )
     parser.add_argument(
-        "--short", action="store_true", help="only the rows that `make test-server` runs"
+        "--short", action="store_true", help="only the rows that `make test-all` runs"
     )
     parser.add_argument("--list", action="store_true", help="show the rows and run none")
     parser.add_argument(

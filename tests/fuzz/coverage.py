@@ -1,7 +1,6 @@
 """Coverage-guided fuzzing of what reads strangers' bytes: ``python -m tests.fuzz.coverage NAME``.
 
-Needs atheris (requirements-fuzz.txt); ``make fuzz-coverage`` runs every harness. What is found is
-written to out/fuzz; small enough, it belongs to tests/fuzz/seeds.
+What is found is written to out/fuzz; small enough, it belongs to tests/fuzz/seeds.
 """
 
 from __future__ import annotations

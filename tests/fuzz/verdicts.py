@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from segs_client.contract import ErrorDetail
-
 Verdict = Literal[
     "answered", "refused", "late", "foreign", "failed", "anonymous", "hang", "leak", "wrong", "gone"
 ]
@@ -63,9 +61,3 @@ def judge(outcome: Outcome, sent: bytes) -> Verdict:
     if _INCIDENT.search(outcome.text):
         return "failed"
     return "foreign" if _FOREIGN.fullmatch(outcome.text) else "anonymous"
-
-
-def has_detail(outcome: Outcome) -> bool:
-    """Whether a refusal ends in the contract's line of JSON, with the request's id."""
-    detail = ErrorDetail.from_status_message(outcome.text)
-    return detail is not None and bool(detail.request_id)

@@ -12,14 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-PINNED = Path(sysconfig.get_path("purelib"))
-"""Where requirements-nodeps.txt puts 11.x."""
-OLDER = Path(sys.prefix) / "tensorrt-10"
-"""Where the Makefile puts 10.x, beside it, as both have the same module name."""
 
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _FUNCTIONS = (
@@ -35,25 +31,24 @@ _FUNCTIONS = (
 )
 
 
-def why_not(folder: Path) -> str | None:
-    """Why the bindings in that folder cannot be asked; None where they can."""
+def why_not() -> str | None:
+    """Why the bindings cannot be asked; None where they can."""
     if shutil.which("cc") is None:
         return "needs a C compiler (cc) for the stand-ins of TensorRT's libraries"
-    if not (folder / "tensorrt_bindings").is_dir():
-        return f"the bindings are not installed in {folder}; make install"
+    if find_spec("tensorrt_bindings") is None:
+        return "the package tensorrt_cu13_bindings is not installed"
     return None
 
 
-def read_api(folder: Path, scratch: Path) -> dict[str, Any]:
-    """The API of the bindings in a folder, as dump_api.py says it."""
-    (info,) = folder.glob("tensorrt_cu13_bindings-*.dist-info")
-    major = info.name.split("-")[1].split(".")[0]
+def read_api(scratch: Path) -> dict[str, Any]:
+    """The API of the bindings, as dump_api.py says it."""
+    major = version("tensorrt_cu13_bindings").split(".")[0]
     source = scratch / "stand_in.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in _FUNCTIONS))
     for library in _LIBRARIES:
         compile_library(source, scratch / f"lib{library}.so.{major}")
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("dump_api.py")), str(folder)],
+        [sys.executable, str(Path(__file__).with_name("dump_api.py"))],
         env={**os.environ, "LD_LIBRARY_PATH": str(scratch)},
         capture_output=True,
         text=True,

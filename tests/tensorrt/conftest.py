@@ -16,25 +16,19 @@ from tests.tensorrt import bindings
 from tests.tensorrt.double import Double
 from tests.tensorrt.fake import Fake
 
-FOLDERS = {"11": bindings.PINNED, "10": bindings.OLDER}
-
 
 @pytest.fixture(scope="session")
-def apis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each major version of the bindings offers, where it is installed."""
-    return {
-        major: bindings.read_api(folder, tmp_path_factory.mktemp(f"tensorrt{major}"))
-        for major, folder in FOLDERS.items()
-        if bindings.why_not(folder) is None
-    }
+def bindings_api(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the bindings offer."""
+    if reason := bindings.why_not():
+        pytest.skip(reason)
+    return bindings.read_api(tmp_path_factory.mktemp("tensorrt"))
 
 
-@pytest.fixture(params=FOLDERS)
-def api(request: pytest.FixtureRequest, apis: dict[str, Any]) -> dict[str, Any]:
-    """One of them, a copy that a test may change."""
-    if request.param not in apis:
-        pytest.skip(str(bindings.why_not(FOLDERS[request.param])))
-    return copy.deepcopy(apis[request.param])
+@pytest.fixture
+def api(bindings_api: dict[str, Any]) -> dict[str, Any]:
+    """A copy that a test may change."""
+    return copy.deepcopy(bindings_api)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Prints what the real TensorRT bindings offer, as JSON: run in a process of its own.
 
-``python dump_api.py FOLDER``, FOLDER being where the package ``tensorrt_bindings`` lies. The
-bindings' docstrings hold the signatures; they need libraries of TensorRT to be imported, for which
-empty ones will do.
+The bindings' docstrings hold the signatures; they need libraries of TensorRT to be imported, for
+which empty ones will do.
 """
 
 from __future__ import annotations
@@ -66,7 +65,6 @@ def describe(kind: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.path.insert(0, sys.argv[1])
     trt: Any = importlib.import_module("tensorrt_bindings")
     kinds = {name: value for name, value in vars(trt).items() if isinstance(value, type)}
     classes = {name: describe(kind) for name, kind in sorted(kinds.items())}

@@ -26,7 +26,7 @@ class PretendedBuilder:
     """Writes plans that say how they were made."""
 
     def __init__(self) -> None:
-        self.version = "10.13.3"
+        self.version = "11.2.1"
         self.failure: BaseException | None = None
         self.refuses = False
         self.jobs: list[Job] = []
@@ -84,7 +84,7 @@ def test_only_the_plan_remains(builder: PretendedBuilder, checkpoint: Path) -> N
     descriptor = make(checkpoint, precision="fp16")
     assert (descriptor.target, descriptor.precision) == ("tensorrt", "fp16")
     assert descriptor.engine == EngineSpec(
-        tensorrt="10.13.3", gpu="NVIDIA A10", compute_capability="8.6"
+        tensorrt="11.2.1", gpu="NVIDIA A10", compute_capability="8.6"
     )
     for role in ROLES:
         version = checkpoint.parent / "repository" / f"base_{role}" / "1"
@@ -100,7 +100,7 @@ def test_only_the_plan_remains(builder: PretendedBuilder, checkpoint: Path) -> N
     builder.jobs.clear()
     make(checkpoint, precision="fp16")
     assert builder.jobs == []  # unchanged
-    builder.version = "10.14.1"
+    builder.version = "11.4.0"
     builder.jobs.append(unet)
     builder.failure = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -129,7 +129,7 @@ def test_another_checkpoint_of_the_shape_is_refitted(
 ) -> None:
     version = write("sd15-vae_decoder", tmp_path, refit=True)
     assert {path.name for path in version.iterdir()} == {"model.plan", "engine.json"}
-    assert json.loads((version / "engine.json").read_text())["built_with"]["tensorrt"] == "10.13.3"
+    assert json.loads((version / "engine.json").read_text())["built_with"]["tensorrt"] == "11.2.1"
     for _ in range(2):
         write("sdxl-vae_decoder", tmp_path, refit=True)
         assert (version / "model.plan").read_text() == "refitted"
@@ -165,7 +165,7 @@ def test_another_structure_is_built_anew(builder: PretendedBuilder, tmp_path: Pa
 
 def test_another_tensorrt_is_built_anew(builder: PretendedBuilder, tmp_path: Path) -> None:
     write("sd15-vae_decoder", tmp_path, refit=True)
-    builder.version = "10.14.1"
+    builder.version = "11.4.0"
     version = write("sdxl-vae_decoder", tmp_path, refit=True)
     assert (version / "model.plan").read_text() == "built"
 

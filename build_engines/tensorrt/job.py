@@ -1,11 +1,10 @@
-"""What both ways of building an engine have in common."""
+"""What an engine is built from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 Shape = tuple[int, ...]
 Profiles = Sequence[Mapping[str, tuple[Shape, Shape, Shape]]]
@@ -32,25 +31,3 @@ class Job:
     weight_streaming: bool = False
     tf32: bool = True
     """Whether float32 products may be rounded to TF32."""
-
-
-class Builder(Protocol):
-    """Builds engines with one TensorRT."""
-
-    @property
-    def version(self) -> str:
-        """TensorRT's, e.g. "10.13.3"; a plan runs with no other."""
-
-    def build(self, job: Job) -> None:
-        """Writes the plan, or leaves no file.
-
-        Raises:
-            BuildError: says what TensorRT complained of.
-        """
-
-    def refit(self, old: Path, graph: Path, plan: Path) -> None:
-        """Writes the old plan with the weights of another graph of the same structure.
-
-        Raises:
-            RefitError: that cannot be done; no file is left.
-        """

@@ -1,7 +1,6 @@
-"""TensorRT through its Python package, 10.x or 11.x.
+"""Engines by TensorRT's Python package, 11.x.
 
-The package is handed in as :class:`ApiBuilder`'s argument. Every network is strongly typed: the
-graph's types are the engine's. 11.x knows no other kind and ignores the flag that says so.
+All networks of 11.x are strongly typed: the graph's types are the engine's.
 """
 
 from __future__ import annotations
@@ -15,28 +14,35 @@ from typing import Any
 
 from build_engines.errors import BuildError, RefitError
 from build_engines.tensorrt import timing_cache
-from build_engines.tensorrt.base import Job, Profiles
 from build_engines.tensorrt.callbacks import make_logger, make_monitor
+from build_engines.tensorrt.job import Job, Profiles
 from build_engines.tensorrt.structure import read_structure
 
 log = logging.getLogger(__name__)
 
 
-class ApiBuilder:
-    """See :class:`build_engines.tensorrt.base.Builder`."""
+class EngineBuilder:
+    """Builds engines.
+
+    Args:
+        trt: the module ``tensorrt``.
+    """
 
     def __init__(self, trt: Any) -> None:
-        """``trt``: the module ``tensorrt``."""
         self._trt = trt
         self.version = ".".join(trt.__version__.split(".")[:3])
+        """TensorRT's, e.g. "11.2.1"; a plan runs with no other."""
 
     def build(self, job: Job) -> None:
-        """See :meth:`Builder.build`."""
+        """Writes the plan, or leaves no file.
+
+        Raises:
+            BuildError: says what TensorRT complained of.
+        """
         trt = self._trt
         logger = make_logger(trt)
         builder = self._start(trt.Builder, logger)
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = builder.create_network(flags)
+        network = builder.create_network()
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(job.graph)):
             raise BuildError(f"{job.graph.name}: TensorRT cannot parse it: {_errors(parser)}")
@@ -54,7 +60,11 @@ class ApiBuilder:
             self._keep_timings(config, job.timing_cache)
 
     def refit(self, old: Path, graph: Path, plan: Path) -> None:
-        """See :meth:`Builder.refit`."""
+        """Writes the old plan with the weights of another graph of the same structure.
+
+        Raises:
+            RefitError: that cannot be done; no file is left.
+        """
         trt = self._trt
         logger = make_logger(trt)
         runtime = self._start(trt.Runtime, logger)
@@ -119,11 +129,9 @@ class ApiBuilder:
         timing_cache.update(path, merge)
 
     def _serialize(self, engine: Any) -> Any:
-        """The refitted engine as a plan that can be refitted again, where TensorRT has that."""
+        """The refitted engine as a plan that can be refitted again."""
         config = engine.create_serialization_config()
-        remain = getattr(self._trt.SerializationFlag, "INCLUDE_REFIT", None)
-        if remain is not None:  # 10.16 has it, 10.13 has not
-            config.set_flag(remain)
+        config.set_flag(self._trt.SerializationFlag.INCLUDE_REFIT)
         return engine.serialize_with_config(config)
 
 

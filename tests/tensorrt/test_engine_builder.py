@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from build_engines.errors import BuildError, RefitError
-from build_engines.tensorrt.api import ApiBuilder
-from build_engines.tensorrt.base import Job
+from build_engines.tensorrt import EngineBuilder, Job, find_builder
 from tests.tensorrt.conftest import write_graph
 from tests.tensorrt.double import Double
 from tests.tensorrt.fake import Fake
@@ -35,9 +36,8 @@ def flags(trt: Double, name: str) -> list[str]:
 
 def test_everything_is_set(trt: Double, graph: Path) -> None:
     wanted = job(graph, optimization_level=4, refit=True, weight_streaming=True)
-    ApiBuilder(trt).build(wanted)
-    strongly_typed = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # 1 in 10.x, 0 in 11.x
-    assert trt.called("Builder.create_network") == [{"flags": 1 << strongly_typed}]
+    EngineBuilder(trt).build(wanted)
+    assert trt.called("Builder.create_network") == [{}]
     assert trt.called("OnnxParser.parse_from_file") == [{"model": str(graph)}]
     shapes = [
         {"input": name, "min": least, "opt": usual, "max": most}
@@ -55,7 +55,7 @@ def test_everything_is_set(trt: Double, graph: Path) -> None:
 
 
 def test_nothing_more_is_set(trt: Double, graph: Path) -> None:
-    ApiBuilder(trt).build(job(graph, tf32=False))
+    EngineBuilder(trt).build(job(graph, tf32=False))
     assert flags(trt, "IBuilderConfig.set_flag") == []
     assert flags(trt, "IBuilderConfig.clear_flag") == ["TF32"]
     assert trt.called("IBuilderConfig.create_timing_cache") == []
@@ -67,13 +67,35 @@ def test_nothing_more_is_set(trt: Double, graph: Path) -> None:
 
 
 def test_the_version_is_the_librarys(trt: Double) -> None:
-    assert trt.__version__.startswith(ApiBuilder(trt).version + ".")
-    assert ApiBuilder(trt).version.count(".") == 2
+    assert trt.__version__.startswith(EngineBuilder(trt).version + ".")
+    assert EngineBuilder(trt).version.count(".") == 2
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt_bindings"])
+def test_the_package_is_found(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Triton's image has the libraries, to which the bindings are added alone."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, package, types.SimpleNamespace(__version__="11.2.1.2"))
+    assert find_builder().version == "11.2.1"
+
+
+def test_a_version_that_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10.x would build networks that are not strongly typed."""
+    monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(__version__="10.16.1.11"))
+    with pytest.raises(BuildError, match=r"TensorRT 10\.16\.1; allowed: 11\.x"):
+        find_builder()
+
+
+def test_no_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BuildError, match=r"no Python package of TensorRT \(.*tensorrt"):
+        find_builder()
 
 
 def test_its_log_is_ours(trt: Double, graph: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "tensorrt"):
-        ApiBuilder(trt).build(job(graph))
+        EngineBuilder(trt).build(job(graph))
     assert [record.message for record in caplog.records if record.name == "tensorrt"] == ["slow"]
 
 
@@ -92,7 +114,7 @@ def test_timings_are_kept(trt: Double, graph: Path, before: str | None, after: s
     if before is not None:
         cache.parent.mkdir()
         cache.write_text(before)
-    ApiBuilder(trt).build(job(graph, timing_cache=cache))
+    EngineBuilder(trt).build(job(graph, timing_cache=cache))
     assert cache.read_text() == after
     assert {path.name for path in cache.parent.iterdir()} == {"timings", "timings.lock"}
 
@@ -106,7 +128,7 @@ def test_timings_of_a_build_meanwhile_are_kept_too(trt: Double, graph: Path) -> 
         return build(*args, **kwargs)
 
     trt.handlers["Builder.build_serialized_network"] = build_beside_another
-    ApiBuilder(trt).build(job(graph, timing_cache=cache))
+    EngineBuilder(trt).build(job(graph, timing_cache=cache))
     assert cache.read_text() == "a10 measured other"
 
 
@@ -132,7 +154,7 @@ def test_every_complaint_of_the_parser_is_told(trt: Double, graph: Path) -> None
     }
     told = "model.onnx: .* Resize up.0: not supported; GridSample odd: not supported"
     with pytest.raises(BuildError, match=told):
-        ApiBuilder(trt).build(job(graph))
+        EngineBuilder(trt).build(job(graph))
 
 
 def test_a_failed_build_leaves_no_file(trt: Double, graph: Path) -> None:
@@ -143,7 +165,7 @@ def test_a_failed_build_leaves_no_file(trt: Double, graph: Path) -> None:
     trt.handlers["Builder.build_serialized_network"] = fail
     wanted = job(graph, timing_cache=graph.parent / "timings")
     with pytest.raises(BuildError, match="cannot build the engine: out of memory"):
-        ApiBuilder(trt).build(wanted)
+        EngineBuilder(trt).build(wanted)
     assert not wanted.plan.exists()
     assert not (graph.parent / "timings").exists()
 
@@ -155,7 +177,7 @@ def test_no_gpu_is_told(trt: Double, graph: Path) -> None:
 
     trt.handlers["Builder.__init__"] = refuse
     with pytest.raises(BuildError, match="cannot start: CUDA initialization failure"):
-        ApiBuilder(trt).build(job(graph))
+        EngineBuilder(trt).build(job(graph))
 
 
 def test_ctrl_c_ends_a_build(trt: Double, graph: Path) -> None:
@@ -167,7 +189,7 @@ def test_ctrl_c_ends_a_build(trt: Double, graph: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            ApiBuilder(trt).build(wanted)
+            EngineBuilder(trt).build(wanted)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not wanted.plan.exists()
@@ -178,14 +200,14 @@ def test_another_input_than_the_profiles(trt: Double, graph: Path) -> None:
     for profile in renamed:
         del profile["sample"]
     with pytest.raises(BuildError, match=r"\['gain', 'sample'\], the profile's \['gain', 'latent'"):
-        ApiBuilder(trt).build(job(graph, profiles=renamed))
+        EngineBuilder(trt).build(job(graph, profiles=renamed))
 
 
 def refit(trt: Double, graph: Path, old: bytes = b"plan:old") -> bytes:
     (graph.parent / "old.plan").write_bytes(old)
     plan = graph.parent / "new.plan"
     try:
-        ApiBuilder(trt).refit(graph.parent / "old.plan", graph, plan)
+        EngineBuilder(trt).refit(graph.parent / "old.plan", graph, plan)
     except RefitError:
         assert not plan.exists()
         raise
@@ -197,8 +219,7 @@ def test_refitting(trt: Double, graph: Path) -> None:
     assert trt.called("Runtime.deserialize_cuda_engine") == [{"serialized_engine": b"plan:old"}]
     assert trt.called("OnnxParserRefitter.refit_from_file") == [{"model": str(graph)}]
     assert len(trt.called("Refitter.refit_cuda_engine")) == 1
-    kept = flags(trt, "ISerializationConfig.set_flag")
-    assert kept == (["INCLUDE_REFIT"] if hasattr(trt.SerializationFlag, "INCLUDE_REFIT") else [])
+    assert flags(trt, "ISerializationConfig.set_flag") == ["INCLUDE_REFIT"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +299,7 @@ def test_a_changed_api_is_noticed(api: dict[str, Any], tmp_path: Path, change: s
     graph = write_graph(tmp_path / "graph", seed=0)
     trt = Fake(Double(api)).double
     with pytest.raises((AttributeError, TypeError)):
-        ApiBuilder(trt).build(job(graph, refit=True, timing_cache=tmp_path / "timings"))
+        EngineBuilder(trt).build(job(graph, refit=True, timing_cache=tmp_path / "timings"))
         refit(trt, graph)
 
 
