@@ -5,23 +5,35 @@
 where its networks differ, a class in :mod:`networks`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
 from build_engines.options import TargetOptions
-
-if TYPE_CHECKING:
-    from build_engines.builder import build
+from pipelines.descriptor import PipelineDescriptor
 
 __all__ = ["BuildError", "CheckpointError", "TargetOptions", "VerificationError", "build"]
 
 
-def __getattr__(name: str) -> Any:
-    # Torch and its libraries, which build imports, take seconds; --help does not need them.
-    if name == "build":
-        from build_engines.builder import build
+def build(
+    checkpoint: Path,
+    name: str,
+    repository: Path,
+    target: TargetOptions | None = None,
+    controlnets: Mapping[str, Path] | None = None,
+    *,
+    prediction: str | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+    embeddings: Mapping[str, Path] | None = None,
+) -> PipelineDescriptor:
+    """Builds a pipeline, unless an unchanged build of it is there; see
+    :func:`build_engines.builder.build` for arguments and errors."""
+    # Imported here: torch and its libraries take seconds, which --help has no use for.
+    from build_engines.builder import build as run
 
-        return build
-    raise AttributeError(name)
+    return run(
+        *(checkpoint, name, repository, target, controlnets),
+        prediction=prediction,
+        loras=loras,
+        embeddings=embeddings,
+    )
