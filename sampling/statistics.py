@@ -64,22 +64,29 @@ class Observations:
 class EngineStats:
     """What the step engine has done since its start."""
 
-    shared_batches: int = 0
-    """Batches with calls of more than one request."""
     batch_rows: Counter = field(default_factory=Counter)
     """By network and shape."""
     batch_fill: Observations = field(default_factory=Observations)
     """Rows of a batch to those that its network takes, 0…1; by network and shape."""
+    batch_requests: Observations = field(default_factory=Observations)
+    """Requests with calls in a batch, by network."""
     batch_failures: Counter = field(default_factory=Counter)
     """Batches that failed, by network."""
     step_seconds: Observations = field(default_factory=Observations)
     """What a batch took, by network."""
 
-    def began(self, network: str, row_shape: tuple[int, ...], rows: int, limit: int) -> None:
-        """Takes in a batch; the network takes ``limit`` rows of that shape."""
+    def began(
+        self, network: str, row_shape: tuple[int, ...], rows: int, requests: int, limit: int
+    ) -> None:
+        """Takes in a batch.
+
+        Args:
+            limit: rows that the network takes of that shape.
+        """
         shape = shape_label(row_shape)
         self.batch_rows.add(network, shape, amount=rows)
         self.batch_fill.add(rows / max(limit, rows), network, shape)
+        self.batch_requests.add(requests, network)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What both front ends are as Triton models: an event loop in a thread of its own.
 
-``execute`` returns at once; responses are sent from threads. Importable in a stub only.
+``execute`` returns at once; responses are sent from threads.
 """
 
 from __future__ import annotations

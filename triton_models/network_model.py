@@ -1,7 +1,4 @@
-"""What the Python-based backends of networks share: checks, answers and refusals.
-
-Importable in Triton's Python stub only.
-"""
+"""What the Python-based backends of networks share: checks, answers and refusals."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import triton_python_backend_utils as pb_utils
-
 from runners.tensor_rules import InputRules, TensorError
 from sampling.faults import incident_message, open_incident
 from segs_client.contract import ContractError
+from triton_models import pb_utils
 from triton_models.internal_token import check_internal, count_warm_up
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging

@@ -1,6 +1,6 @@
 """What the stages prepare and composite have in common as Triton models.
 
-``execute`` returns at once; threads do the work and send the responses. Importable in a stub only.
+``execute`` returns at once; threads do the work and send the responses.
 """
 
 from __future__ import annotations
