@@ -17,6 +17,9 @@ UV := uv==0.13.9
 
 REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
+# Of the tests. Those on real servers wait more than they compute.
+WORKERS ?= $(shell nproc)
+SERVER_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 FAULT_ARGS ?=
@@ -90,12 +93,12 @@ bench: $(RUNTIME) ## measure what serving adds to one SEG, and what batching buy
 	$(PY) -m benchmarks
 
 .PHONY: test
-test: $(TOOLS) ## run the tests but for the slow ones (PYTEST_ARGS=...)
-	$(PY) -m pytest -m "not slow and not quantize" $(PYTEST_ARGS)
+test: $(TOOLS) ## units, properties, golden cases, one real server: some minutes (PYTEST_ARGS=...)
+	$(PY) -m pytest -n $(WORKERS) -m "not (server or slow or quantize)" $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: $(TOOLS) ## run the slow ones too: minutes and gigabytes each (PYTEST_ARGS=...)
-	$(PY) -m pytest -m "not quantize" $(PYTEST_ARGS)
+test-all: test ## and all that needs real servers: service, faults, fuzzing, quality (PYTEST_ARGS=...)
+	$(PY) -m pytest -n $(SERVER_WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff: rules and formatting; import-linter: imports run one way

@@ -308,12 +308,13 @@ class Supervised:
         return left
 
 
-def link_pipeline(repository: Path, folder: Path) -> None:
-    """Makes a folder with the pipeline ``sd15`` of a repository alone."""
+def link_pipeline(repository: Path, folder: Path) -> Path:
+    """Makes the folder, with the pipeline ``sd15`` of a repository alone."""
     folder.mkdir()
     for path in repository.glob(f"{PIPELINE}_*"):
         (folder / path.name).symlink_to(path.resolve())
     shutil.copy(repository / f"{PIPELINE}.pipeline.json", folder)
+    return folder
 
 
 @contextlib.contextmanager

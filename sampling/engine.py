@@ -242,9 +242,8 @@ class StepEngine:
                 del self._groups[key]
 
     def _count(self, batch: list[WaitingCall]) -> None:
-        call = batch[0].call
-        self.stats.began(call.network, call.row_shape, _rows(batch), self._limit(call))
-        self.stats.shared_batches += len({waiting.requester for waiting in batch}) > 1
+        call, requests = batch[0].call, len({waiting.requester for waiting in batch})
+        self.stats.began(call.network, call.row_shape, _rows(batch), requests, self._limit(call))
 
     async def _run_batch(self, batch: list[WaitingCall]) -> None:
         try:

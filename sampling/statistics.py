@@ -62,22 +62,29 @@ class Observations:
 class EngineStats:
     """Counters of the step engine since its start."""
 
-    shared_batches: int = 0
-    """Batches with calls of more than one request."""
     batch_rows: Counter = field(default_factory=Counter)
     """Rows by network and shape."""
     batch_fill: Observations = field(default_factory=Observations)
     """Rows of a batch over the network's limit, 0…1; by network and shape."""
+    batch_requests: Observations = field(default_factory=Observations)
+    """Requests with calls in a batch, by network."""
     batch_failures: Counter = field(default_factory=Counter)
     """Failed batches by network."""
     step_seconds: Observations = field(default_factory=Observations)
     """Seconds of a batch, by network."""
 
-    def began(self, network: str, row_shape: tuple[int, ...], rows: int, limit: int) -> None:
-        """Counts a batch; ``limit``: the network's limit of rows of this shape."""
+    def began(
+        self, network: str, row_shape: tuple[int, ...], rows: int, requests: int, limit: int
+    ) -> None:
+        """Counts a batch.
+
+        Args:
+            limit: the network's limit of rows of this shape.
+        """
         shape = shape_label(row_shape)
         self.batch_rows.add(network, shape, amount=rows)
         self.batch_fill.add(rows / max(limit, rows), network, shape)
+        self.batch_requests.add(requests, network)
 
 
 @dataclass

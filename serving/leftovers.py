@@ -139,7 +139,7 @@ class Belongings:
         others_s = [
             each.info["create_time"] for each in living if each.info["name"] == "tritonserver"
         ]
-        for path in Path("/tmp").glob("python_env_*"):
+        for path in _PLAIN.glob("python_env_*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 made_s = status.st_mtime

@@ -104,7 +104,6 @@ def test_a_command_has_the_name_that_it_was_called_by(
 
 
 @pytest.mark.server
-@pytest.mark.slow
 def test_from_a_checkpoint_to_a_picture(environment: Path, tmp_path: Path) -> None:
     build, serve, detail = (
         str(environment / "bin" / f"segs-{name}") for name in ("build", "server", "detail")

@@ -34,6 +34,7 @@ def engine_sources(
         "segs_queued": lambda: {(): state().queued},
         "segs_step_seconds": engine.step_seconds,
         "segs_batch_fill_ratio": engine.batch_fill,
+        "segs_batch_requests": engine.batch_requests,
         "segs_batch_rows_total": engine.batch_rows.values,
         "segs_batch_failures_total": engine.batch_failures.values,
         "segs_cache_requests_total": cache_requests,

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 from preprocessing.images import encode
 from segs_client.events import EVENT_ADAPTER, EVENT_OUTPUT, PICTURE_OUTPUT
-from triton_models import stub
+from triton_models import pb_utils, stub
 from triton_models.event_channel import END
 
 if TYPE_CHECKING:

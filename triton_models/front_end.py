@@ -4,8 +4,6 @@ Triton reports a disconnected client or a passed deadline only to the model that
 not to the steps of an ensemble. So this model is called before the ensemble: it bounds the requests
 in flight, cancels those without a caller in the stages, and repeats calls that were lost with a
 stage's process.
-
-Importable in a stub only.
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import triton_python_backend_utils as pb_utils
-
 from pipelines import PipelineDescriptor
 from preprocessing.prepare import check
 from request_plan.limits import Limits
@@ -35,7 +31,7 @@ from request_plan.refusals import (
     StoppingError,
 )
 from segs_client.contract import ErrorCode, ErrorDetail
-from triton_models import stub
+from triton_models import pb_utils, stub
 from triton_models.api_keys import CANARY, ApiKeys
 from triton_models.disconnects import DisconnectPoller
 from triton_models.front_end_stats import FrontEndStats

@@ -1,6 +1,6 @@
 """The base of both front ends' Triton models: an event loop in a thread.
 
-``execute`` returns at once; responses are sent from threads. Importable in a stub only.
+``execute`` returns at once; responses are sent from threads.
 """
 
 from __future__ import annotations

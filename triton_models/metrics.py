@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sampling.statistics import Labels, Observations
-from triton_models import environment
+from triton_models import environment, pb_utils
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _AT_ONCE = 16
 _BATCH_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STAGE_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _FILL = (0.125, 0.25, 0.5, 0.75, 1.0)
+_REQUESTS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -96,6 +97,9 @@ METRICS: Mapping[str, Metric] = {
         "Rows of a batch over the network's limit for this shape.",
         ("network", "shape"),
         _FILL,
+    ),
+    "segs_batch_requests": Metric(
+        "histogram", "Requests that share a batch.", ("network",), _REQUESTS
     ),
     "segs_batch_rows_total": Metric("counter", "Rows sent to networks.", ("network", "shape")),
     "segs_batch_failures_total": Metric(
@@ -193,9 +197,6 @@ def start_publishing(sources: Mapping[str, Source]) -> None:
     """
     if environment.METRICS not in os.environ:
         return
-    # Imported here: the table and the publisher are also used outside a stub.
-    import triton_python_backend_utils as pb_utils
-
     family: Any = getattr(pb_utils, "MetricFamily", None)
     # Older servers have no histograms, or no metrics of models at all.
     known = {name: getattr(family, METRICS[name].kind.upper(), None) for name in sources}

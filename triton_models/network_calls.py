@@ -8,12 +8,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 from request_plan.refusals import LostError, StoppingError
 from sampling.program import Tensors
 from segs_client.triton_messages import process_ended, server_stopping
+from triton_models import pb_utils
 from triton_models.internal_token import internal_parameters
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,4 @@
-"""The base of the networks' Python-based backends: checks, responses and errors.
-
-Importable in Triton's Python stub only.
-"""
+"""The base of the networks' Python-based backends: checks, responses and errors."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import triton_python_backend_utils as pb_utils
-
 from runners.tensor_rules import InputRules, TensorError
 from sampling.faults import incident_message, open_incident
 from segs_client.contract import ContractError
+from triton_models import pb_utils
 from triton_models.internal_token import check_internal, count_warm_up
 from triton_models.state import Heartbeat
 from triton_models.stub_logging import configure_logging

@@ -1,7 +1,4 @@
-"""Calls of the ensemble of stages, with detection of calls lost with a stage's process.
-
-Importable in a stub only.
-"""
+"""Calls of the ensemble of stages, with detection of calls lost with a stage's process."""
 
 from __future__ import annotations
 
@@ -14,11 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from request_plan.refusals import StoppingError
 from segs_client.contract import ContractError, ErrorDetail
 from segs_client.triton_messages import process_ended, server_stopping
+from triton_models import pb_utils
 from triton_models.in_flight import InFlight, Place
 from triton_models.internal_token import internal_parameters
 from triton_models.request_registry import RequestRegistry

@@ -1,6 +1,6 @@
 """The common base of the Triton models prepare and composite.
 
-``execute`` returns at once; threads do the work and send the responses. Importable in a stub only.
+``execute`` returns at once; threads do the work and send the responses.
 """
 
 from __future__ import annotations

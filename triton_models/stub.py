@@ -1,7 +1,4 @@
-"""Functions of the models inside Triton's Python stub: tensors, errors, configuration.
-
-Importable in a stub only.
-"""
+"""Functions of the models inside Triton's Python stub: tensors, errors, configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from pipelines import PipelineDescriptor, load_all
@@ -21,7 +17,7 @@ from request_plan.limits import Limits
 from request_plan.refusals import CancelledByClientError, DeadlineExceededError, UnavailableError
 from sampling.faults import IncidentError, incident_message, open_incident
 from segs_client.contract import ContractError, ErrorDetail
-from triton_models import environment
+from triton_models import environment, pb_utils
 from triton_models.internal_token import read_parameters
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 from runners.cores import NETWORK_NICENESS, lower_priority
 from runners.onnx_session import OnnxSession, SessionSettings, open_session
+from triton_models import pb_utils
 from triton_models.network_model import NetworkModel
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 from runners.cores import NETWORK_NICENESS, lower_priority, physical_cores
 from runners.torch_session import TorchSession, TorchSettings, instance_device, open_torch_session
+from triton_models import pb_utils
 from triton_models.network_model import NetworkModel
 
 

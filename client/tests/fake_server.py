@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -56,6 +57,14 @@ def _response(request: Any, outputs: dict[str, bytes]) -> Any:
         response.outputs.add(name=name, datatype="UINT8", shape=[len(data)])
         response.raw_output_contents.append(data)
     return response
+
+
+def silent(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
+    """Does not answer before the client has gone."""
+    gone = threading.Event()
+    context.add_callback(gone.set)
+    gone.wait(60)
+    return {}
 
 
 def inputs_of(request: Any) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_server import FakeTriton, inputs_of, serving
+from fake_server import FakeTriton, inputs_of, serving, silent
 from test_client_calls import PICTURE, SEGS, closed_port, echo
 
 import segs_client
@@ -121,16 +121,12 @@ def test_errors_are_those_of_the_sync_client() -> None:
 
 
 def test_deadline() -> None:
-    def slow(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
-        time.sleep(1)
-        return {}
-
     async def main(url: str) -> None:
         async with AsyncClient(url, pipeline="base") as client:
             await client.detail(PICTURE, SEGS, timeout_s=0.2, request_id="late")
 
     with (
-        serving(FakeTriton(slow)) as url,
+        serving(FakeTriton(silent)) as url,
         pytest.raises(segs_client.DeadlineExceeded) as caught,
     ):
         asyncio.run(main(url))
@@ -138,16 +134,18 @@ def test_deadline() -> None:
 
 
 def test_the_async_client_goes_elsewhere() -> None:
+    told: list[segs_client.Retry] = []
+
     async def main(urls: list[str]) -> list[DetailResult]:
-        async with AsyncClient(urls, pipeline="base") as client:
+        retries = Retries(on_retry=told.append)
+        async with AsyncClient(urls, pipeline="base", retries=retries) as client:
             return [await client.detail(PICTURE, SEGS, output=RAW) for _ in range(4)]
 
     with two(FakeTriton(stopping), FakeTriton(echo)) as urls:
-        begun = time.monotonic()
         results = asyncio.run(main(urls))
     assert {each.url for each in results} == {urls[1]}
     assert sorted(each.tries for each in results)[:3] == [1, 1, 1]
-    assert time.monotonic() - begun < 4  # nobody waited for the 5 s that the other one asked for
+    assert {each.pause_s for each in told} == {0.0}  # though the other one asked for 5 s
 
 
 def test_a_dead_server_is_no_obstacle_and_comes_back() -> None:
@@ -164,7 +162,7 @@ def test_a_dead_server_is_no_obstacle_and_comes_back() -> None:
             assert client.is_ready()
             with serving(FakeTriton(echo), port) as back:
                 assert back == dead
-                end = time.monotonic() + 20
+                end = time.monotonic() + 60
                 while client.detail(PICTURE, SEGS, output=RAW).url != back:
                     assert time.monotonic() < end
                     time.sleep(0.05)

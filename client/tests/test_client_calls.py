@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from fake_server import FakeTriton, inputs_of, serving
+from fake_server import FakeTriton, inputs_of, serving, silent
 
 import segs_client
-from segs_client import Client, Segs
+from segs_client import Client, Retries, Segs
 from segs_client.contract import ErrorDetail, parse_request
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
@@ -152,15 +151,12 @@ def test_long_detail_survives_grpc() -> None:
 
 
 def test_deadline() -> None:
-    def slow(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
-        time.sleep(1)
-        return {}
-
-    with serving(FakeTriton(slow)) as url, Client(url, pipeline="base") as client:
-        start = time.monotonic()
-        with pytest.raises(segs_client.DeadlineExceeded) as caught:
-            client.detail(PICTURE, SEGS, timeout_s=0.2, request_id="late")
-        assert time.monotonic() - start < 0.9
+    with (
+        serving(FakeTriton(silent)) as url,
+        Client(url, pipeline="base") as client,
+        pytest.raises(segs_client.DeadlineExceeded) as caught,
+    ):
+        client.detail(PICTURE, SEGS, timeout_s=0.2, request_id="late")
     assert caught.value.request_id == "late"
 
 
@@ -197,10 +193,8 @@ def closed_port() -> int:
 def test_wait_ready_gives_up_and_says_what_it_saw() -> None:
     url = f"127.0.0.1:{closed_port()}"
     with Client(url) as client:
-        start = time.monotonic()
         with pytest.raises(segs_client.ServerUnavailable, match=f"{url}.*last seen: UNAVAILABLE"):
             client.wait_ready(0.7)
-        assert time.monotonic() - start < 3
         assert not client.is_ready()
 
 
@@ -215,8 +209,8 @@ def test_wait_ready_waits_for_the_model() -> None:
 
 def test_unreachable_server_is_retryable() -> None:
     with (
-        Client(f"127.0.0.1:{closed_port()}", pipeline="base") as client,
+        Client(f"127.0.0.1:{closed_port()}", pipeline="base", retries=Retries(rounds=0)) as client,
         pytest.raises(segs_client.ServerUnavailable) as caught,
     ):
-        client.detail(PICTURE, SEGS, timeout_s=5)
+        client.detail(PICTURE, SEGS)
     assert caught.value.retryable

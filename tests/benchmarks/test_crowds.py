@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,6 +43,7 @@ from benchmarks.crowds.watch import HEALTH_S, Seen, ServerWatch
 from segs_client.contract import ErrorDetail
 from serving.health import Health, HealthServer
 from tests.benchmarks.scripted_server import DETAILS, REPORT, scripted
+from tests.waiting import wait_until
 
 LATER, NEVER, WRONG = DETAILS["later"], DETAILS["never"], DETAILS["wrong"]
 NOW = ErrorDetail(code="UNAVAILABLE", message="full", retry_after_s=0)
@@ -237,7 +237,7 @@ def test_restarts_and_time_not_ready_are_counted() -> None:
         with ServerWatch(Target("", "demo", f"http://127.0.0.1:{server.port}")) as watch:
             health.restarted(3, "meanwhile")
             health.reloading(1, "meanwhile")
-            time.sleep(3 * HEALTH_S)
+            wait_until(lambda: watch.seen().not_ready_s)
         seen = watch.seen()
     assert (seen.restarts, seen.reloads, seen.peak_threads) == (2, 1, None)
     assert seen.not_ready_s is not None and seen.not_ready_s >= HEALTH_S

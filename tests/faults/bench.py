@@ -35,8 +35,7 @@ class Bench:
 
     def __init__(self, repository: Path, folder: Path) -> None:
         self.folder = folder
-        self.repository = folder / "pipelines"
-        link_pipeline(repository, self.repository)
+        self.repository = link_pipeline(repository, folder / "pipelines")
         self._case = read(GOLDEN / f"{GOLDEN_CASE}.npz")
         self._shared: tuple[str, Supervised] | None = None
         self._right: dict[Ask, ByteArray] = {}

@@ -16,6 +16,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.supervised import link_pipeline
 from serving.options import MODEL_REPOSITORY
 from tests.conftest import build_pipelines
 from tests.fuzz.calls import Calls
@@ -23,7 +24,7 @@ from tests.fuzz.models import Material, read_models
 from tests.fuzz.runner import Run
 from tests.fuzz.sending import Sender
 from tests.fuzz.table import as_json, as_markdown, is_clean
-from tests.fuzz.target import Target, pick_pipeline
+from tests.fuzz.target import Target
 from tests.fuzz.verdicts import judge
 
 PIPELINE = "sd15"
@@ -34,7 +35,7 @@ def main() -> int:
     options = _parser().parse_args()
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        return _run(options, pick_pipeline(build_pipelines([PIPELINE]), PIPELINE, Path(folder)))
+        return _run(options, link_pipeline(build_pipelines([PIPELINE]), Path(folder) / "pipelines"))
 
 
 def _run(options: argparse.Namespace, pipelines: Path) -> int:

@@ -17,6 +17,7 @@ from preprocessing.prepare import RequestTensors, prepare
 from request_plan.limits import DEFAULT
 from segs_client.contract import ContractError, ErrorDetail, ImageInput, parse_request
 from segs_client.wildcards import resolve
+from tests.descriptors import bare_pipeline
 from tests.fuzz import documents, pictures
 
 _STATUS_BYTES = 8192
@@ -25,18 +26,10 @@ _STATUS_BYTES = 8192
 
 _NETWORK = Network(model="n", max_batch=1, inputs={}, outputs={}, files={})
 PIPELINES: Mapping[str, PipelineDescriptor] = {
-    "sd15": PipelineDescriptor(
+    "sd15": bare_pipeline(
         name="sd15",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.18215,
         context_dim=32,
-        text_encoders=(),
-        networks={},
         controlnets={"controlnet": ControlNetSpec(network=_NETWORK, unet="u")},
-        source={},
-        built_with={},
     )
 }
 """What preparing a request has to know of a pipeline."""

@@ -23,13 +23,6 @@ from tests.fuzz.calls import Port
 log = logging.getLogger(__name__)
 
 
-def pick_pipeline(repository: Path, name: str, folder: Path) -> Path:
-    """Links one of the pipelines of a repository into a folder, so that a server starts soon."""
-    for path in (repository / f"{name}.pipeline.json", *repository.glob(f"{name}_*")):
-        (folder / path.name).symlink_to(path)
-    return folder
-
-
 class Target:
     """A server with its health ports; a context manager. Started again where it was broken.
 

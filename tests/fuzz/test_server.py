@@ -24,8 +24,8 @@ SEED = 6
 
 
 @pytest.fixture(scope="module")
-def target(server: EmbeddedServer, repository: Path) -> Iterator[Target]:
-    with Target([repository], PIPELINE, server) as running:
+def target(full_server: EmbeddedServer, repository: Path) -> Iterator[Target]:
+    with Target([repository], PIPELINE, full_server) as running:
         yield running
 
 

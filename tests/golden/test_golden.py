@@ -22,8 +22,8 @@ def engine_runner(repository: Path) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def server_runner(server: EmbeddedServer) -> Iterator[Runner]:
-    runner = ServerRunner(server.grpc_url)
+def server_runner(full_server: EmbeddedServer) -> Iterator[Runner]:
+    runner = ServerRunner(full_server.grpc_url)
     yield runner
     runner.close()
 

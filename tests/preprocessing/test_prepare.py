@@ -8,27 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import PipelineDescriptor
 from preprocessing.images import encode
 from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.sizes import sampled_size
 from request_plan.packing import mask_at, pixels_at
 from segs_client.contract import ContractError, DetailRequest
+from tests.descriptors import bare_pipeline
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 
-BASE = PipelineDescriptor(
-    name="base",
-    family="sd1",
-    target="onnx",
-    prediction="epsilon",
-    latent_scale=0.18215,
-    context_dim=768,
-    text_encoders=(),
-    networks={},
-    source={},
-    built_with={},
-)
+BASE = bare_pipeline()
 
 
 def request(**fields: Any) -> bytes:

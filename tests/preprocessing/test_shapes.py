@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import PipelineDescriptor
 from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.shapes import MAX_GROWTH, SIDES_PX, TOLERANCE, Shape, common_shape
 from preprocessing.sizes import sampled_size
@@ -19,22 +18,12 @@ from request_plan.packing import mask_at
 from request_plan.plan import PlannedSeg
 from segs_client.boxes import Box, Size, crop_region
 from segs_client.contract import DetailRequest
+from tests.descriptors import bare_pipeline
 
 RANDOM = np.random.default_rng(3)
 MOST = DEFAULT.max_seg_pixels
 PIXELS = RANDOM.integers(0, 256, (240, 320, 3), dtype=np.uint8)
-BASE = PipelineDescriptor(
-    name="base",
-    family="sd1",
-    target="onnx",
-    prediction="epsilon",
-    latent_scale=0.18215,
-    context_dim=768,
-    text_encoders=(),
-    networks={},
-    source={},
-    built_with={},
-)
+BASE = bare_pipeline()
 
 
 def drawn(seed: int) -> tuple[Box, Size, Size, float]:

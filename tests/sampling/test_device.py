@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipelines import Network, PipelineDescriptor, Schedule
+from pipelines import Network, Schedule
 from pipelines.descriptor import TextEncoderSpec
 from request_plan.plan import Piece, PlannedSeg
 from sampling import detail, vae
@@ -34,6 +34,7 @@ from sampling.text import TextEncoder, encode_prompt
 from sampling.unet import Control, ControlModels, UNet
 from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest
+from tests.descriptors import bare_pipeline
 from tests.sampling.test_samplers import STOCHASTIC
 
 META = torch.device("meta")
@@ -126,22 +127,10 @@ def network(model: str, bound: int | None = None) -> Network:
 
 
 def pipeline(channels: int = 4, family: str = "sd1", bound: int | None = None) -> Pipeline:
-    descriptor = PipelineDescriptor(
-        name="meta",
-        family=family,  # type: ignore[arg-type]
-        target="onnx",
-        prediction="epsilon",
-        unet_channels=channels,  # type: ignore[arg-type]
-        latent_scale=0.2,
-        context_dim=2,
-        text_encoders=(),
-        networks={
-            "unet": network("unet"),
-            "vae_encoder": network("vae_encoder", bound),
-            "vae_decoder": network("vae_decoder", bound),
-        },
-        source={},
-        built_with={},
+    bounds = {"unet": None, "vae_encoder": bound, "vae_decoder": bound}
+    networks = {role: network(role, most) for role, most in bounds.items()}
+    descriptor = bare_pipeline(
+        family=family, unet_channels=channels, latent_scale=0.2, context_dim=2, networks=networks
     )
     schedule = DiscreteSchedule.of(Schedule())
     unet = UNet("unet", "epsilon", schedule, channels, RESIDUALS)

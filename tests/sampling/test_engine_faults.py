@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from sampling.program import NetworkCall, Program, Tensors
 from sampling.rows import Finite
 from tests.sampling.test_device import META, Watch
 from tests.sampling.test_engine import CountingNetworks, Rows, on_engine, steps
+from tests.virtual_time import now_s
 
 WIDTH = 2
 
@@ -247,7 +247,7 @@ def test_what_comes_again_by_itself_keeps_its_deadline_and_can_be_cancelled() ->
     networks = CountingNetworks(seconds=0.05)
 
     async def work(engine: StepEngine) -> list[float | BaseException]:
-        late = Requester(deadline_s=time.time() + 0.06)
+        late = Requester(deadline_s=now_s() + 0.06)
         tasks = [
             asyncio.create_task(engine.run(steps(1, network="broken"), requester))
             for requester in (None, late, None)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from sampling.engine import StepEngine
-from sampling.statistics import Counter, Observations, shape_label
+from sampling.statistics import Counter, EngineStats, Observations, shape_label
 from tests.sampling.test_engine import CountingNetworks, on_engine, steps
 
 
@@ -53,18 +53,19 @@ def test_all_sizes_of_latents_have_nine_names() -> None:
     assert len(names) <= 9
 
 
-def test_the_engine_counts_rows_fill_and_seconds() -> None:
-    async def work(engine: StepEngine) -> StepEngine:
-        engine.stats.step_seconds.wanted = engine.stats.batch_fill.wanted = True
+def test_the_engine_counts_rows_fill_requests_and_seconds() -> None:
+    async def work(engine: StepEngine) -> EngineStats:
+        stats = engine.stats
+        for each in (stats.step_seconds, stats.batch_fill, stats.batch_requests):
+            each.wanted = True
         await asyncio.gather(*(engine.run(steps(3)) for _ in range(2)))
-        return engine
+        return stats
 
-    stats = on_engine(work, CountingNetworks(), max_batch=8).stats
+    stats = on_engine(work, CountingNetworks(seconds=0.25), max_batch=8)
     assert stats.batch_rows.values() == {("net", "2"): 6}
     assert stats.batch_fill.take() == [(0.25, ("net", "2"))] * 3
-    seconds = stats.step_seconds.take()
-    assert [labels for _, labels in seconds] == [("net",)] * 3
-    assert all(each > 0 for each, _ in seconds)
+    assert stats.batch_requests.take() == [(2, ("net",))] * 3
+    assert stats.step_seconds.take() == [(0.25, ("net",))] * 3
 
 
 def test_the_engine_counts_batches_that_fail() -> None:

@@ -23,6 +23,7 @@ from sampling import vae
 from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.tiles import OVERLAP, Cover, Grid
 from segs_client.arrays import ByteArray
+from tests.descriptors import bare_pipeline
 
 CELLS = (136, 152)
 """Of a latent that is tiled where 1024² px are the bound."""
@@ -57,19 +58,8 @@ def network(model: str, bound: int | None = None) -> Network:
 @pytest.fixture(scope="module")
 def descriptor() -> PipelineDescriptor:
     """Of a pipeline that is nothing but a VAE."""
-    bare = PipelineDescriptor(
-        name="p",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.2,
-        context_dim=1,
-        text_encoders=(),
-        networks={"vae_encoder": network("vae_encoder"), "vae_decoder": network("vae_decoder")},
-        source={},
-        built_with={},
-    )
-    return bounded(bare, BOUND_PX)
+    networks = {role: network(role) for role in ("vae_encoder", "vae_decoder")}
+    return bounded(bare_pipeline(latent_scale=0.2, networks=networks), BOUND_PX)
 
 
 class LocalVae:
@@ -234,7 +224,7 @@ def test_seams_are_no_steeper_than_the_picture(
     def run(call: NetworkCall) -> Tensors:
         return asyncio.run(networks.run(call.network, call.inputs))
 
-    values = vae.to_values(picture(832))
+    values = vae.to_values(picture(640))
     latent, in_tiles = (run_alone(vae.encode(each, values), run) for each in (whole, tiled))
     grid = vae.decoder(tiled).grid(*latent.shape[-2:])
     assert worst_seam(in_tiles[0].numpy(), latent[0].numpy(), grid, 1) < 1

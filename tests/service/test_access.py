@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,12 +21,12 @@ from segs_client import Cancelled, Client, NotFound, Tls, Unauthenticated
 from segs_client.contract import ErrorDetail
 from serving.__main__ import main
 from serving.canary import Canary, canary_request
-from serving.errors import ModelsDownError
 from serving.options import TlsFiles
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.certificates import Authority
-from tests.service.test_gone import wait_until
+from tests.service.observed import wait_for_the_dead
+from tests.waiting import wait_until
 from triton_models.api_keys import key_line
 
 pytestmark = pytest.mark.server
@@ -64,10 +63,10 @@ def tls(folder: Path) -> Tls:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path, folder: Path, keys: Path, tls: Tls) -> Iterator[EmbeddedServer]:
+def server(sd15: Path, folder: Path, keys: Path, tls: Tls) -> Iterator[EmbeddedServer]:
     """With keys, mutual TLS and HTTP; its start has sent a canary for each pipeline."""
     files = TlsFiles(folder / "server.pem", folder / "server.key", Path(str(tls.ca)))
-    with EmbeddedServer([repository], api_keys=keys, tls=files, http_port=0) as running:
+    with EmbeddedServer([sd15], api_keys=keys, tls=files, http_port=0) as running:
         yield running
 
 
@@ -152,9 +151,9 @@ def test_models_behind_the_front_end_refuse_every_key(server: EmbeddedServer, mo
 
 
 def test_a_controlnet_is_called_through_its_ensemble(
-    server: EmbeddedServer, tls: Tls, repository: Path
+    server: EmbeddedServer, tls: Tls, sd15: Path
 ) -> None:
-    name, *_ = load_all([repository])["sd15"][0].controlnets
+    name, *_ = load_all([sd15])["sd15"][0].controlnets
     with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
         controlnets = [{"name": name, "image": PICTURE}]
         result = client.detail(PICTURE, BOXES, controlnets=controlnets, **OPTIONS)
@@ -196,14 +195,8 @@ def test_http_asks_too(server: EmbeddedServer, header: str | None) -> None:
 def test_a_dead_process_is_replaced_behind_tls_and_keys(server: EmbeddedServer, tls: Tls) -> None:
     for pid in [pid for name, pid in model_processes(server.pid).items() if "prepare" in name]:
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    down: ModelsDownError | None = None
-    while down is None and time.monotonic() < deadline:
-        try:
-            server.check()
-        except ModelsDownError as error:
-            down = error
-    assert down is not None and down.models == {"prepare"}
+    down = wait_for_the_dead(server)
+    assert down.models == {"prepare"}
     server.reload(down)
     with Client(server.grpc_url, tls=tls, api_key=KEY) as client:
         client.detail(PICTURE, BOXES, **OPTIONS)

@@ -27,9 +27,9 @@ LONG = 60
 
 
 @pytest.fixture(scope="module")
-def target(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def target(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A supervised server of its own: its readiness and its restarts are looked at."""
-    with serve(repository, tmp_path_factory.mktemp("crowds")) as server:
+    with serve(sd15, tmp_path_factory.mktemp("crowds")) as server:
         health_url = f"http://127.0.0.1:{server.ports['health']}"
         yield Target(server.url, PIPELINE, health_url, server.pid)
 

@@ -20,8 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import ErrorDetail
 from serving.server import EmbeddedServer
+from tests.service.observed import batches_shared
 from tests.service.poison import NARROW, NOT_A_NUMBER, add_poisoned
-from tests.service.test_gone import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -42,12 +43,10 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def poisoned(
-    repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedServer]:
+def poisoned(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     folder = tmp_path_factory.mktemp("poisoned")
-    add_poisoned(repository, folder)
-    with EmbeddedServer([folder], log_level="DEBUG") as running:
+    add_poisoned(sd15, folder)
+    with EmbeddedServer([folder], metrics_port=0) as running:
         yield running
 
 
@@ -90,6 +89,7 @@ def test_the_others_get_the_pictures_that_they_get_alone(poisoned: EmbeddedServe
     ]
     spoiled = {NOT_A_NUMBER, NARROW}
     plain = [ask(poisoned, ["plain" if p in spoiled else p for p in prompts]) for prompts in asked]
+    before = batches_shared(poisoned, 3)
     with ThreadPoolExecutor(len(asked)) as pool:
         together = list(pool.map(lambda prompts: ask(poisoned, prompts), asked))
     for prompts, one, among in zip(asked, plain, together, strict=True):
@@ -102,8 +102,7 @@ def test_the_others_get_the_pictures_that_they_get_alone(poisoned: EmbeddedServe
             else:
                 assert seg["status"] == "enhanced"
                 assert np.abs(found - kept).max() <= 2
-    shared = r"batch network=sd15_unet rows=\d+ calls=\d+ requests=(\d+)"
-    assert max(map(int, re.findall(shared, poisoned.tail(100_000)))) >= 3
+    wait_until(lambda: batches_shared(poisoned, 3) > before)
 
 
 def test_a_failed_seg_says_where_the_log_explains_it(poisoned: EmbeddedServer) -> None:

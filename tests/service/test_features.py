@@ -29,8 +29,8 @@ COMMON: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def client(server: EmbeddedServer) -> Iterator[Client]:
-    with Client(server.grpc_url, pipeline="sd15", timeout_s=120) as connected:
+def client(full_server: EmbeddedServer) -> Iterator[Client]:
+    with Client(full_server.grpc_url, pipeline="sd15", timeout_s=120) as connected:
         yield connected
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +14,25 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from segs_client import transport
+from segs_client import Client, StepEvent, transport
 from segs_client.contract import MODEL_NAME, ErrorDetail
 from segs_client.messages import build
 from serving.server import EmbeddedServer
+from tests.service.observed import batches_shared, executions, wait_idle
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
 PICTURE = np.full((96, 128, 3), 128, np.uint8)
 BOX = (40, 30, 60, 50)
-DROPPED_S = 0.5
-"""From the client's end until the engine runs no batch for it: it is looked for every 50 ms."""
+STEPS = 9000
+"""Of a request that nobody waits for to its end; each takes two rows of the UNet."""
+SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
 
 
-def arguments(steps: int) -> dict[str, Any]:
+def arguments() -> dict[str, Any]:
     """Of tritonclient's ``infer``; the time-out is far off."""
-    options = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
-    built = build(PICTURE, [BOX], pipeline="sd15", steps=steps, **options)
+    built = build(PICTURE, [BOX], pipeline="sd15", steps=STEPS, **SMALL)
     return transport.infer_arguments(built, "gone", 300.0)
 
 
@@ -43,94 +42,83 @@ def triton(server: EmbeddedServer) -> Iterator[InferenceServerClient]:
         yield client
 
 
-def batches(server: EmbeddedServer) -> list[str]:
-    return re.findall(r"batch network=\S+ rows=\d+ calls=\d+ requests=\d+ ms=\S+", server.tail(500))
-
-
-def wait_until(what: Callable[[], bool], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def wait_at_work(server: EmbeddedServer) -> None:
-    last = batches(server)[-4:]
-    wait_until(lambda: batches(server)[-4:] != last)
+    """Until the UNet has run some more steps."""
+    last = executions(server).rows
+    wait_until(lambda: executions(server).rows >= last + 8)
 
 
-def assert_idle(server: EmbeddedServer) -> None:
-    """No batch runs any more, and soon the engine reports no request."""
-    time.sleep(DROPPED_S)
-    last = batches(server)[-4:]
-    time.sleep(0.5)
-    assert batches(server)[-4:] == last
-    wait_until(lambda: (state := server.engine_state()) is not None and state.requests == 0, 3)
+@pytest.fixture
+def dropped(server: EmbeddedServer) -> Iterator[None]:
+    """After the test the server is soon idle, and a request was not worked on to its end."""
+    before = executions(server).rows
+    yield
+    wait_idle(server)
+    assert executions(server).rows - before < 2 * STEPS
 
 
+@pytest.mark.usefixtures("dropped")
 def test_a_cancelled_request_is_dropped(
     server: EmbeddedServer, triton: InferenceServerClient
 ) -> None:
     told: list[Any] = []
     call = triton.async_infer(
-        **arguments(9000), callback=lambda result, error: told.append((result, error))
+        **arguments(), callback=lambda result, error: told.append((result, error))
     )
     wait_at_work(server)
     call.cancel()
-    assert_idle(server)
+    wait_until(lambda: told)
     (answer,) = told
     assert "CANCELLED" in str(answer[1].status())
 
 
+@pytest.mark.usefixtures("dropped")
 def test_a_client_that_has_died_is_noticed(server: EmbeddedServer, tmp_path: Path) -> None:
     script = tmp_path / "client.py"
     script.write_text(
         "import sys; import numpy as np; from segs_client import Client\n"
         "with Client(sys.argv[1], pipeline='sd15') as client:\n"
-        f"    client.detail(np.full((96, 128, 3), 128, np.uint8), [{BOX}], steps=9000,"
+        f"    client.detail(np.full((96, 128, 3), 128, np.uint8), [{BOX}], steps={STEPS},"
         " guide_size=64, max_size=64, denoise=1.0)\n"
     )
     client = subprocess.Popen([sys.executable, str(script), server.grpc_url])
     wait_at_work(server)
     client.send_signal(signal.SIGKILL)
     client.wait()
-    assert_idle(server)
 
 
-def test_the_deadline_of_grpc_alone_bounds_the_work(
-    server: EmbeddedServer, triton: InferenceServerClient
-) -> None:
-    given = {**arguments(9000), "client_timeout": 1.0}
+@pytest.mark.usefixtures("dropped")
+def test_the_deadline_of_grpc_alone_bounds_the_work(triton: InferenceServerClient) -> None:
+    given = {**arguments(), "client_timeout": 1.0}
     del given["timeout"]
     with pytest.raises(InferenceServerException, match="Deadline"):
         triton.infer(**given)
-    assert_idle(server)
 
 
-def test_the_requests_own_time_bounds_the_work(
-    server: EmbeddedServer, triton: InferenceServerClient
-) -> None:
-    begun = time.monotonic()
+@pytest.mark.usefixtures("dropped")
+def test_the_requests_own_time_bounds_the_work(triton: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException) as refused:
-        triton.infer(**{**arguments(9000), "timeout": 700_000})
-    assert time.monotonic() - begun < 0.7 + DROPPED_S
+        triton.infer(**{**arguments(), "timeout": 700_000})
     detail = ErrorDetail.from_status_message(refused.value.message())
     assert detail is not None
     assert (detail.code, detail.request_id) == ("DEADLINE_EXCEEDED", "gone")
-    assert_idle(server)
 
 
+@pytest.mark.usefixtures("dropped")
 def test_batches_shrink_and_the_others_go_on(
     server: EmbeddedServer, triton: InferenceServerClient
 ) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(triton.infer, **arguments(1500))
-        call = triton.async_infer(**arguments(9000), callback=lambda result, error: None)
-        wait_until(lambda: bool(re.search("unet.*requests=2", "\n".join(batches(server)[-3:]))))
+    shared = batches_shared(server, 2)
+    with Client(server.grpc_url, pipeline="sd15") as client:
+        other = client.stream(PICTURE, [BOX], steps=STEPS, **SMALL)
+        assert any(isinstance(update.event, StepEvent) for update in other)
+        call = triton.async_infer(**arguments(), callback=lambda result, error: None)
+        wait_until(lambda: batches_shared(server, 2) > shared)
         call.cancel()
-        wait_until(lambda: all("requests=1" in each for each in batches(server)[-8:]), 5)
-        assert not other.done()
-        assert other.result(120).as_numpy("report") is not None
+        alone = batches_shared(server, 1) - batches_shared(server, 2)
+        wait_until(lambda: batches_shared(server, 1) - batches_shared(server, 2) > alone)
+        assert any(isinstance(update.event, StepEvent) for update in other)
+        other.close()
 
 
 def test_a_request_without_an_id_gets_one(triton: InferenceServerClient) -> None:

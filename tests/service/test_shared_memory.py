@@ -21,8 +21,8 @@ BOXES = [(8, 8, 72, 72)]
 
 
 @pytest.fixture(scope="module")
-def open_server(repository: Path) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer([repository], open_protocols=("shared-memory",)) as running:
+def open_server(sd15: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer([sd15], open_protocols=("shared-memory",)) as running:
         yield running
 
 

@@ -34,41 +34,19 @@ from segs_client.messages import build
 from segs_client.streaming import open_stream, stream_message
 from serving.errors import ModelsDownError, ServingError
 from serving.server import EmbeddedServer
-from tests.service.test_gone import assert_idle
-from triton_models.state import read_front_ends
+from tests.service.observed import wait_idle
 
 pytestmark = pytest.mark.server
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 BOXES = [(40, 30, 60, 50), (10, 10, 30, 30)]
 SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
-REPORTED_S = 10.0
-"""Until engine and front ends report that they hold nothing, which they do every second: on a busy
-machine they are late."""
 
 
 @pytest.fixture
 def client(server: EmbeddedServer) -> Iterator[Client]:
     with Client(server.grpc_url, pipeline="sd15") as opened:
         yield opened
-
-
-def left(server: EmbeddedServer) -> tuple[int, ...]:
-    """Of the engine: requests, SEGs, programs; of the front ends: requests, streams followed."""
-    engine = server.engine_state()
-    assert engine is not None
-    front_ends = read_front_ends(server.state)
-    assert {each.model for each in front_ends} == {"segs_detailer", "segs_detailer_stream"}
-    pending = sum(each.pending for each in front_ends)
-    followed = sum(each.followed for each in front_ends)
-    return engine.requests, engine.segs, engine.programs, pending, followed
-
-
-def assert_nothing_left(server: EmbeddedServer) -> None:
-    deadline = time.monotonic() + REPORTED_S
-    while any(found := left(server)):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
 
 
 def until_step(stream: Iterator[StreamUpdate], step: int) -> StepEvent:
@@ -173,8 +151,7 @@ def test_closing_the_generator_cancels(server: EmbeddedServer, client: Client) -
     stream = client.stream(PICTURE, BOXES, steps=9000, **SMALL)
     until_step(stream, 5)
     stream.close()
-    assert_idle(server)  # its SEGs are in no batch any more
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_cancel_by_id(server: EmbeddedServer, client: Client) -> None:
@@ -190,8 +167,7 @@ def test_cancel_by_id(server: EmbeddedServer, client: Client) -> None:
         assert cancelled.value.request_id == "mine"
         with pytest.raises(NotFound):
             other.cancel("mine")
-    assert_idle(server)
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_one_stream_with_several_requests(server: EmbeddedServer, client: Client) -> None:
@@ -211,13 +187,13 @@ def test_one_stream_with_several_requests(server: EmbeddedServer, client: Client
             break
     assert ended == ["short"]
     call.cancel()
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_the_deadline_ends_a_stream(server: EmbeddedServer, client: Client) -> None:
     with pytest.raises(DeadlineExceeded):
         list(client.stream(PICTURE, BOXES, steps=9000, timeout_s=1.0, **SMALL))
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_a_client_that_has_died_is_noticed(server: EmbeddedServer, tmp_path: Path) -> None:
@@ -237,7 +213,7 @@ def test_a_client_that_has_died_is_noticed(server: EmbeddedServer, tmp_path: Pat
         assert process.poll() is None
     process.kill()
     process.communicate()
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_a_hundred_streams_half_of_them_cancelled_leave_nothing(
@@ -270,7 +246,7 @@ def test_a_hundred_streams_half_of_them_cancelled_leave_nothing(
         ends = list(pool.map(one, range(100)))
     assert {ends[number] for number in range(100) if number not in cancelled} == {"enhanced"}
     assert {ends[number] for number in cancelled} == {"closed", "cancelled"}
-    assert_nothing_left(server)
+    wait_idle(server)
 
 
 def test_the_death_of_this_front_end_takes_a_new_server(server: EmbeddedServer) -> None:
@@ -302,4 +278,4 @@ def test_who_does_not_read_costs_little(server: EmbeddedServer, client: Client) 
     assert told[-1].result is not None
     for call in calls:
         call.cancel()
-    assert_nothing_left(server)
+    wait_idle(server)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from serving.server import EmbeddedServer
 from tests.serving import toys
+from tests.waiting import wait_until
 
 
 def _owner(path: Path) -> str:
@@ -41,13 +41,11 @@ def _traces() -> set[str]:
 
 @pytest.fixture
 def no_traces() -> Iterator[None]:
-    """Compares processes, shared memory and temporary folders before and after the test."""
+    """Compares processes, shared memory and temporary folders before and after the test. Those of
+    servers that other tests start or stop just then are soon not there any more."""
     before = _traces()
     yield
-    deadline = time.monotonic() + 3
-    while (left := _traces() - before) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == set()
+    wait_until(lambda: _traces() <= before)
 
 
 @pytest.fixture(scope="session")

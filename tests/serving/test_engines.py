@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.descriptor import EngineSpec, PipelineDescriptor, TargetName
+from pipelines.descriptor import EngineSpec, TargetName
 from pipelines.gpu import Gpu, GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version, version_text
 from serving.engines import check_engines
 from serving.errors import EngineError
 from serving.installation import Installation
 from tests.conftest import CHECKPOINTS
+from tests.descriptors import bare_pipeline
 
 A10 = "NVIDIA A10, 8.6, 23028, 580.95.05"
 L4 = "NVIDIA L4, 8.9, 23034, 580.95.05"
@@ -72,19 +73,7 @@ def pipelines(tmp_path: Path) -> Path:
 
 
 def write_descriptor(folder: Path, target: TargetName, engine: EngineSpec | None) -> Path:
-    descriptor = PipelineDescriptor(
-        name="base",
-        family="sd1",
-        target=target,
-        engine=engine,
-        prediction="epsilon",
-        latent_scale=0.18215,
-        context_dim=768,
-        text_encoders=(),
-        networks={},
-        source={},
-        built_with={},
-    )
+    descriptor = bare_pipeline(target=target, engine=engine)
     folder.mkdir()
     (folder / "base.pipeline.json").write_text(descriptor.model_dump_json())
     return folder

@@ -22,11 +22,12 @@ PREFIX = "segs0000000000ff-"
 
 
 @pytest.fixture
-def environment() -> Iterator[Path]:
-    """A folder as the Python backend makes at start."""
-    path = Path(tempfile.mkdtemp(prefix="python_env_", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the Python backend makes at start, where no other server looks."""
+    monkeypatch.setattr(leftovers, "_PLAIN", tmp_path)
+    path = tmp_path / "python_env_new"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

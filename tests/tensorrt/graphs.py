@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +63,13 @@ def export(name: str, precision: Precision) -> Path:
     made_by = hashlib.sha256(json.dumps(build_versions(), sort_keys=True).encode()).hexdigest()
     folder = FOLDER / made_by[:16] / f"{name}-{precision}"
     if not folder.is_dir():
-        scratch = FOLDER / "making"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        _export(PARTS[name], precision, scratch)
-        folder.parent.mkdir(exist_ok=True)
-        scratch.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            scratch = Path(made) / "making"
+            scratch.mkdir()
+            _export(PARTS[name], precision, scratch)
+            with contextlib.suppress(OSError):  # another worker was faster
+                scratch.rename(folder)
         _remove_older(folder.parent)
     return folder / MODEL_FILE
 

@@ -12,7 +12,8 @@ import pytest
 
 from request_plan.limits import Limits
 from segs_client.contract import ErrorDetail
-from tests.triton_models import pb_utils, virtual_time
+from tests import virtual_time
+from tests.triton_models import pb_utils
 from tests.triton_models.pb_utils import InferenceRequest, InferenceResponse, Request, TritonError
 from triton_models import front_end, stage_calls
 from triton_models.front_end import ClientRequest, FrontEnd

@@ -9,7 +9,7 @@ import pytest
 
 from request_plan.refusals import CancelledByClientError, StoppingError
 from tests.triton_models.pb_utils import Request
-from tests.triton_models.virtual_time import run
+from tests.virtual_time import run
 from triton_models.front_end import ClientRequest
 
 

@@ -6,8 +6,6 @@ import asyncio
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.waiting import PATIENCE_S, wait_until
 from triton_models import environment
 from triton_models.event_channel import EventPublisher, EventSubscriber
 
@@ -22,13 +21,6 @@ from triton_models.event_channel import EventPublisher, EventSubscriber
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environment.INTERNAL_TOKEN, "secret")
-
-
-async def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def test_messages_arrive_in_order_at_their_subscriber(tmp_path: Path) -> None:
@@ -44,7 +36,7 @@ def test_messages_arrive_in_order_at_their_subscriber(tmp_path: Path) -> None:
         publisher.put((1,), {"token": "mine", "event": "step", "seg": 1})
         publisher.put((2,), {"token": "mine", "event": "preview"}, pixels)
         publisher.put((3,), {"token": "mine", "event": "segment"}, torch.from_numpy(pixels))
-        await until(lambda: len(received) == 3)
+        await asyncio.to_thread(wait_until, lambda: len(received) == 3)
         subscriber.unsubscribe("mine")
         assert len(subscriber) == 0
         return received
@@ -67,7 +59,7 @@ def test_a_publisher_without_the_token_is_closed(
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(str(tmp_path / "events"))
             stranger.sendall(b"\0\0\0\x02\0\0\0\0{}" + b"\0\0\0\x11\0\0\0\0" + b'{"token": "mine"}')
-            stranger.settimeout(5)
+            stranger.settimeout(PATIENCE_S)
             assert await asyncio.to_thread(_is_closed, stranger)
         assert received == []
 
@@ -82,22 +74,19 @@ def _is_closed(stranger: socket.socket) -> bool:
 
 
 def test_a_subscriber_that_does_not_read_holds_up_no_publisher(tmp_path: Path) -> None:
-    """Of what has the same key the newest waits; pixels are bounded; putting takes no time."""
+    """Of what has the same key the newest waits; pixels are bounded; putting does not wait."""
     with socket.socket(socket.AF_UNIX) as stuck:
         stuck.bind(str(tmp_path / "events"))
         stuck.listen()
         publisher = EventPublisher(tmp_path / "events")
         large = np.zeros((1024, 1024, 3), np.uint8)
-        begun_s = time.perf_counter()
         for step in range(20_000):
             publisher.put(("step", step % 3), {"event": "step", "step": step})
         for number in range(200):
             publisher.put(("preview", number), {"event": "preview"}, large)
-        taken_s = time.perf_counter() - begun_s
         assert publisher._waiting_bytes <= 128 << 20
         assert 200 - 128 // 3 - 4 <= publisher.lost <= 200
         assert len(publisher._waiting) <= 3 + 128 // 3 + 1
-        assert taken_s < 5
 
 
 def test_without_a_socket_everything_is_lost_and_nothing_waits(tmp_path: Path) -> None:
@@ -106,10 +95,7 @@ def test_without_a_socket_everything_is_lost_and_nothing_waits(tmp_path: Path) -
     assert (publisher.lost, len(publisher._waiting)) == (1, 0)
     publisher = EventPublisher(tmp_path / "missing")
     publisher.put((1,), {"event": "step"})
-    deadline = time.monotonic() + 10
-    while not publisher.lost:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: publisher.lost)
     assert len(publisher._waiting) == 0
 
 

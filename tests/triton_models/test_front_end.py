@@ -16,7 +16,7 @@ from segs_client.contract import ContractError, ErrorDetail
 from segs_client.triton_messages import process_ended, server_stopping
 from tests.triton_models.front_ends import Bench, StageCall, run
 from tests.triton_models.pb_utils import Request, Sender, Tensor
-from tests.triton_models.virtual_time import now_s
+from tests.virtual_time import now_s
 from triton_models import environment, front_end
 from triton_models.api_keys import ApiKeys
 from triton_models.front_end import ClientRequest, FrontEnd

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
-import time
 
 import pytest
 
 from serving.logs import LogReader, parse_line
+from tests.waiting import PATIENCE_S, wait_until
 from triton_models.log_format import FIELDS, JsonFormatter, about, parse_json_line
 
 
@@ -65,10 +65,8 @@ def test_the_reader_hands_on_what_a_model_wrote(log: logging.Logger, written: io
     outer = logging.Logger("tritonserver")
     outer.addHandler(Keeper())
     reader = LogReader(io.StringIO(written.getvalue()), outer, None)
-    deadline = time.monotonic() + 10
-    while not records and time.monotonic() < deadline:
-        time.sleep(0.01)
-    reader.join(1)
+    wait_until(lambda: records)
+    reader.join(PATIENCE_S)
     (record,) = records
     assert (record.levelname, record.getMessage()) == ("ERROR", "incident 1")
     again = json.loads(JsonFormatter().format(record))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from request_plan.refusals import LostError
-from tests.triton_models.virtual_time import run, use_virtual_time
+from tests.virtual_time import run, use_virtual_time
 from triton_models import network_calls
 from triton_models.network_calls import TritonNetworks
 

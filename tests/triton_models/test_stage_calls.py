@@ -9,7 +9,7 @@ import pytest
 from segs_client.contract import ErrorDetail
 from tests.triton_models.front_ends import MISSING, Bench, run
 from tests.triton_models.pb_utils import Request
-from tests.triton_models.virtual_time import now_s
+from tests.virtual_time import now_s
 
 SUCCESSOR_S = 30.0
 """A missing process is waited for so long."""

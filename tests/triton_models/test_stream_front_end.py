@@ -21,7 +21,7 @@ from segs_client.events import (
 )
 from tests.triton_models.front_ends import Bench, run
 from tests.triton_models.pb_utils import Request
-from tests.triton_models.virtual_time import use_virtual_time
+from tests.virtual_time import use_virtual_time
 from triton_models import event_writer
 from triton_models.event_channel import END, EventSubscriber
 from triton_models.in_flight import EXPRESS_CALLS, MOST_CALLS

@@ -6,13 +6,14 @@ import time
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from benchmarks.supervised import PromiseBroken, Setup, Supervised
+from benchmarks.supervised import Setup, Supervised
 from segs_client import SegsError
 from tests.faults.bench import Bench
 from tests.faults.calls import add_input, send
 from tests.faults.faulty import UNET, FaultyPipeline
 from tests.faults.row import Rows, require
 from tests.faults.traffic import LONG, Ask, Outcome, Traffic, require_all_answered
+from tests.waiting import wait_until
 
 ROWS = Rows()
 
@@ -31,13 +32,8 @@ def _sampling(bench: Bench) -> tuple[FaultyPipeline, Supervised, Traffic]:
     pipeline, server = _server(bench)
     bench.learn(server, LONG)
     traffic = bench.traffic(server, LONG)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        state = server.engine()
-        if state is not None and state.requests >= 3:
-            return pipeline, server, traffic
-        time.sleep(0.05)
-    raise PromiseBroken("requests never came to be sampled")
+    wait_until(lambda: (state := server.engine()) is not None and state.requests >= 3)
+    return pipeline, server, traffic
 
 
 def _meet(bench: Bench, order: str) -> tuple[Supervised, list[Outcome]]:

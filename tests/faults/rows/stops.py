@@ -12,6 +12,7 @@ from serving.options import MODEL_REPOSITORY
 from tests.faults.bench import Bench
 from tests.faults.row import Rows, require
 from tests.faults.traffic import LONG, Ask, Traffic, require_all_answered
+from tests.waiting import wait_until
 
 ROWS = Rows()
 
@@ -44,14 +45,8 @@ def _under_way(bench: Bench, server: Supervised, asks: tuple[Ask, ...]) -> Traff
     if asks is LONG:
         bench.learn(server, asks)
     traffic = bench.traffic(server, asks)
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        state = server.engine()
-        if state is not None and state.requests == len(asks):
-            return traffic
-        time.sleep(0.05)
-    require(False, "requests never came to be sampled")
-    raise AssertionError
+    wait_until(lambda: (state := server.engine()) is not None and state.requests == len(asks))
+    return traffic
 
 
 def _wait_end(server: Supervised, limit_s: float) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -54,8 +54,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The result of the work in an event loop with virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work())
+    loop = VirtualLoop()
+    try:
+        return loop.run_until_complete(work())
+    finally:
+        loop.run_until_complete(_end(asyncio.all_tasks(loop)))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def now_s() -> float:
@@ -67,7 +79,9 @@ def now_s() -> float:
 
 
 def use_virtual_time(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """These modules read the running loop's time, as both of their clocks."""
+    """These modules read the running loop's time, whichever of their clocks they ask."""
+    clocks = SimpleNamespace(
+        monotonic=now_s, perf_counter=now_s, time=now_s, time_ns=lambda: round(now_s() * 1e9)
+    )
     for module in modules:
-        clocks = SimpleNamespace(monotonic=now_s, time=now_s)
         monkeypatch.setattr(f"{module}.time", clocks)
