@@ -1,13 +1,12 @@
 """The two forms that attention is exported in.
 
-:data:`FUSED` is one onnxruntime operator, ``com.microsoft.MultiHeadAttention``. Exported as plain
-operators, attention is a score matrix of heads × tokens × tokens: 2.7 GB a row for a 768 px
-picture. The operator computes it in blocks (flash attention) on a CPU and with fused kernels on a
-GPU. :data:`PLAIN` is that score matrix, MatMul, Softmax, MatMul of the ONNX standard, which
-TensorRT recognises and fuses by itself.
+:data:`FUSED` is one onnxruntime operator, ``com.microsoft.MultiHeadAttention``, which computes
+attention in blocks (flash attention) on a CPU and with fused kernels on a GPU. :data:`PLAIN` is
+MatMul, Softmax, MatMul of the ONNX standard, which TensorRT recognises and fuses; its score matrix
+of heads × tokens × tokens takes 2.7 GB per row for a picture of 768 px.
 
-Modules are switched only for the export; the results they are checked against come from the
-libraries' own attention.
+Modules are switched only for the export; they are checked against the results of the libraries'
+own attention.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ it is causal → [B, S, H·E]."""
 
 @dataclass(frozen=True)
 class AttentionForm:
-    """One form of attention, for both libraries' models."""
+    """A form of attention for the models of both libraries."""
 
     name: str
     attend: Attend
     domains: Mapping[str, int] = field(default_factory=dict)
-    """Operator sets that it needs beside the standard one, with their versions."""
+    """Further operator sets with their versions."""
 
     def use_in_diffusers(self, model: Any) -> None:
-        """Switches a diffusers model, in place."""
+        """Switches a diffusers model in place."""
         model.set_attn_processor(_Processor(self.attend))
 
     def use_in_clip(self, encoder: Any) -> None:
-        """Switches a CLIP text encoder, in place. With an attention of an unknown name
-        transformers makes no mask: this one is causal by itself."""
+        """Switches a CLIP text encoder in place. For an attention with an unknown name,
+        transformers makes no mask; this one is causal without it."""
         name = f"segs_causal_{self.name}"
         AttentionInterface.register(name, _clip_attention(self.attend))
         encoder.config._attn_implementation = name
@@ -68,7 +67,7 @@ class _MultiHeadAttention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, q: Any, k: Any, v: Any, heads: int, scale: float, causal: bool) -> Any:
-        """The exporter's view: one node whose shape is the query's."""
+        """The exported node, with the query's shape."""
         out = g.op(
             f"{CONTRIB_DOMAIN}::MultiHeadAttention",
             *(q, k, v),
@@ -84,7 +83,7 @@ def _plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, scale: float, causal: bool
 ) -> torch.Tensor:
     q, k, v = (_split(x, heads).transpose(1, 2) for x in (q, k, v))
-    # Scaled before the product, which could overflow in half precision.
+    # Scaled before the product, which could overflow in half precision otherwise.
     scores = (q * scale) @ k.transpose(2, 3)
     if causal:
         tokens = int(scores.shape[-1])
@@ -99,7 +98,7 @@ def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 class _Processor:
-    """A diffusers attention processor: the default one's arithmetic, in a form of ours."""
+    """A diffusers attention processor: the default arithmetic in one of the two forms."""
 
     def __init__(self, attend: Attend) -> None:
         self._attend = attend

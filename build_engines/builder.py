@@ -1,4 +1,4 @@
-"""Builds a pipeline: hash, compare with what is there, export and check, put into place."""
+"""Builds a pipeline: hash, compare with an existing build, export, check, publish."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def build(
     loras: Sequence[tuple[Path, float]] = (),
     embeddings: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
-    """Builds the Triton models of one checkpoint, unless an unchanged build is there already.
+    """Builds the Triton models of one checkpoint, unless an unchanged build exists.
 
     Args:
         checkpoint: a diffusers folder with safetensors weights, or a single safetensors file in
             a published layout; of any floating-point dtype.
         name: the pipeline's; its models are ``NAME_unet``, ``NAME_vae_decoder`` and so on.
-        repository: the folder that gets the models and ``NAME.pipeline.json``; made if needed.
-        target: what runs the networks; None: onnxruntime in float32.
-        controlnets: the name each ControlNet gets → its diffusers folder. X becomes the models
+        repository: the folder for the models and ``NAME.pipeline.json``; created if needed.
+        target: the networks' runtime; None: onnxruntime in float32.
+        controlnets: the name of each ControlNet → its diffusers folder. X becomes the models
             ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the UNet.
-        prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint does
-            not say it, or not rightly.
+        prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint's value
+            is missing or wrong.
         loras: safetensors files that are folded into the weights, each with its weight.
-        embeddings: the name each textual inversion gets in prompts → its safetensors file.
+        embeddings: the name of each textual inversion in prompts → its safetensors file.
 
     Returns:
-        The descriptor that was written, or found.
+        The written or existing descriptor.
 
     Raises:
-        BuildError: nothing was changed: a build that was there before is still whole.
+        BuildError: the build failed; an existing build is unchanged.
     """
     controlnets, embeddings = controlnets or {}, embeddings or {}
     chosen = check_options(name, controlnets, prediction, embeddings)
@@ -92,7 +92,7 @@ def build(
         pipeline.unet.rewrite = quantizer
     with staging(repository, name) as folder:
         if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
-            return found  # another process has just built it
+            return found  # built by another process meanwhile
         _build_models(pipeline, made_for, folder)
         if quantizer is not None:
             quantizer.write_report(folder / pipeline.unet.model_name(name))
@@ -109,7 +109,7 @@ def build(
 
 
 def _build_models(pipeline: SourcePipeline, target: Target, folder: Path) -> None:
-    """All Triton models of the pipeline, one network after the other."""
+    """Builds all Triton models of the pipeline, one network at a time."""
     name, exports = pipeline.name, pipeline.exports
     with progress(f"Building {name}", len(exports) * target.stages, "step") as advance:
         for network, checkpoint in exports:
@@ -121,19 +121,19 @@ def _build_models(pipeline: SourcePipeline, target: Target, folder: Path) -> Non
                 advance(what=f"{role}: {stage}")
 
             target.write(network, checkpoint, version, report)
-            gc.collect()  # a module's cycles would keep its weights while the next one loads
+            gc.collect()  # reference cycles would keep the weights in memory
     for encoder in pipeline.text_encoders:
         write_tokenizer(pipeline.checkpoint, encoder.tokenizer, folder / encoder.model_name(name))
     for model, controlnet in pipeline.ensembles.items():
         version = _make_model(
             folder, model, ensemble_config(pipeline.unet, controlnet, name, target)
         )
-        # An ensemble has no file of its own, and an empty folder is easily lost in a copy.
+        # An ensemble has no file, and copies often omit empty folders.
         (version / ".keep").touch()
 
 
 def _make_model(folder: Path, name: str, config: str) -> Path:
-    """Makes a Triton model's folder with its config.pbtxt; returns the folder of its version."""
+    """Creates a Triton model's folder with its config.pbtxt; returns its version's folder."""
     version = folder / name / _VERSION
     version.mkdir(parents=True)
     write_flushed(folder / name / "config.pbtxt", config)

@@ -1,7 +1,7 @@
-"""Reads a checkpoint: configurations, tensors, vocabulary, by the names of diffusers' folders.
+"""Reads a checkpoint: configurations, tensors and vocabulary, by the names of diffusers' folders.
 
-Only safetensors weights are read. A pickle (.bin, .ckpt, .pt) can run any code when it is
-loaded, so one is refused, not converted.
+Only safetensors weights are read. A pickle (.bin, .ckpt, .pt) can run any code when it is loaded,
+so it is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint that is read only when it is asked for."""
+    """A tensor of a checkpoint that is read at its use."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,16 +45,15 @@ class StoredTensor:
 
 
 class Checkpoint(ABC):
-    """What a build reads of a checkpoint. Whatever its layout, parts, files and tensors have
-    the names that they have in a diffusers folder: one part per network, tokenizer and
-    scheduler."""
+    """A checkpoint as a build reads it. In every layout, parts, files and tensors have the names
+    of a diffusers folder: one part per network, tokenizer and scheduler."""
 
     root: Path
-    """What messages call it."""
+    """Its name in messages."""
 
     @abstractmethod
     def has(self, part: str) -> bool:
-        """Whether the checkpoint has that part."""
+        """Whether the checkpoint has a part."""
 
     @abstractmethod
     def text(self, relative: str) -> str:
@@ -81,13 +80,13 @@ class Checkpoint(ABC):
         """
 
     def embeddings(self, part: str) -> dict[str, tuple[int, ...]]:
-        """Textual inversions that were added to a text encoder: name → ids of their tokens."""
+        """Textual inversions added to a text encoder: name → ids of their tokens."""
         return {}
 
     @abstractmethod
     def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
-        """Every file that is read for these networks' parts, these tokenizers and the noise
-        schedule, by a name that stays the same wherever the checkpoint lies.
+        """The files of these networks' parts, these tokenizers and the noise schedule, by names
+        that do not depend on the checkpoint's location.
 
         Raises:
             CheckpointError: one is missing, or there is only a pickle.
@@ -95,16 +94,16 @@ class Checkpoint(ABC):
 
 
 def read_tensors(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, which stays open for as long as one can be read.
+    """The tensors of a safetensors file, which stays open while they exist.
 
-    The library checks the header: its length and its JSON, that the tensors fill the file without
-    gaps or overlaps, and that each has as many bytes as its shape and data type take.
+    The library checks the header: its length and JSON, that the tensors fill the file without gaps
+    or overlaps, and that the size of each fits its shape and data type.
 
     Raises:
-        CheckpointError: the file is broken, or has tensors that no network of ours has.
+        CheckpointError: the file is broken, or a tensor's data type is not supported.
     """
     try:
-        # Not closed here: tensors are read later. Not mapped: pages would count as ours.
+        # Not closed: tensors are read later. Not mapped: pages count as this process's memory.
         file: Any = safe_open(path, framework="pt", backend="pread")
         names = list(file.keys())
         if len(names) > _MOST_TENSORS:
@@ -121,7 +120,7 @@ def read_tensors(path: Path) -> Iterator[StoredTensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata that a safetensors file has beside its tensors.
+    """The metadata of a safetensors file.
 
     Raises:
         CheckpointError: the file is broken.
@@ -134,10 +133,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuses a file by its name.
-
+    """
     Raises:
-        CheckpointError: it is a pickle.
+        CheckpointError: the file is a pickle, by its name.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(f"{path}: {_PICKLE_REASON}")
@@ -150,10 +148,10 @@ class DiffusersFolder(Checkpoint):
     root: Path
 
     def path(self, relative: str) -> Path:
-        """The path of a file that must be there.
+        """The path of an existing file.
 
         Raises:
-            CheckpointError: it is missing; the message names it.
+            CheckpointError: it is missing.
         """
         path = self.root / relative
         if not path.is_file():
@@ -195,7 +193,8 @@ class DiffusersFolder(Checkpoint):
         return {file: self.path(file) for file in sorted(files)}
 
     def weights(self, part: str) -> str:
-        """The safetensors file of a part, relative to the root; full precision before fp16.
+        """The safetensors file of a part, relative to the root; full precision is preferred to
+        fp16.
 
         Raises:
             CheckpointError: there is none, or only a pickle.

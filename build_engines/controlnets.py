@@ -1,4 +1,4 @@
-"""Opens the ControlNets of a build: diffusers folders that must fit the pipeline's UNet."""
+"""Opens the ControlNets of a build: diffusers folders that fit the pipeline's UNet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from networks.residuals import residuals
 
 _CONFIG = "config.json"
 _PICTURE_SCALES = 4
-"""Widths of the layers that take the picture: three halvings, 8 pixels to a latent."""
+"""Widths of the layers of the picture's input: three halvings, 8 pixels per latent cell."""
 _REQUIREMENTS = (
     Field(_CONFIG, "_class_name", ("ControlNetModel",)),
     Field(_CONFIG, "in_channels", (4,), default=4),
@@ -29,21 +29,21 @@ _SHARED = (
     ADDITION_SIZE,
     ADDITION_INPUT,
 )
-"""Fields that its configuration and the UNet's must have in common."""
+"""Fields that must be equal in the configurations of the ControlNet and the UNet."""
 
 
 def open_controlnets(
     folders: Mapping[str, Path], unet: Unet
 ) -> list[tuple[ControlNet, DiffusersFolder]]:
-    """The ControlNets by the names they are given, each with the folder of its weights.
+    """The ControlNets by name, each with the folder of its weights.
 
     Args:
         folders: name → a folder with config.json and diffusion_pytorch_model.safetensors.
-        unet: what they must fit.
+        unet: the pipeline's.
 
     Raises:
-        CheckpointError: the folder or a file is missing, it is no ControlNet, or it is one for
-            another UNet.
+        CheckpointError: the folder or a file is missing, it is no ControlNet, or it is for another
+            UNet.
     """
     opened = []
     for name, path in folders.items():
@@ -58,7 +58,7 @@ def open_controlnets(
 
 
 def controlnet_files(folders: Mapping[str, Path]) -> dict[str, Path]:
-    """Every file that goes into the build, as ``controlnets/NAME/FILE``.
+    """The source files by the names ``controlnets/NAME/FILE``.
 
     Raises:
         CheckpointError: one is missing, or there is only a pickle.

@@ -1,4 +1,4 @@
-"""Writes down what was built: the pipeline's descriptor."""
+"""Makes the descriptor of a built pipeline."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def describe(
     built_with: dict[str, str],
     quantized: QualityReport | None = None,
 ) -> PipelineDescriptor:
-    """The descriptor of the models that were built in ``folder``; ``quantized``: what became of
-    the UNet's quantisation, if it was."""
+    """The descriptor of the models in ``folder``; ``quantized``: the report of the UNet's
+    quantisation, if any."""
     name, checkpoint, unet = pipeline.name, pipeline.checkpoint, pipeline.unet
     decoder = next(each for each in pipeline.networks if isinstance(each, VaeDecoder))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -69,7 +69,7 @@ def describe(
 def _network(
     network: NetworkExport, pipeline: str, target: Target, files: Mapping[str, str], *ensembles: str
 ) -> Network:
-    """``ensembles``: further models whose files count as the network's."""
+    """``ensembles``: further models whose files belong to the network."""
     model = network.model_name(pipeline)
     limits = network.limits(target.memory_gb)
     return Network(

@@ -1,5 +1,5 @@
-"""Adds textual inversions (arXiv 2208.01618) to a checkpoint: learned vectors that stand for a
-word. Each vector becomes a row at the end of the text encoder's token table; its id is the row.
+"""Adds textual inversions (arXiv 2208.01618), learned vectors for a word, to a checkpoint. Each
+vector becomes a row at the end of the text encoder's token table; its id is the row's index.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _TOKEN_TABLE = "embeddings.token_embedding.weight"
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows that are added to one encoder's token table."""
+    """The rows added to one encoder's token table."""
 
     first: int
-    """Rows of the table before."""
+    """Rows of the original table."""
     vectors: Mapping[str, StoredTensor]
-    """By the inversion's name, each [n, D] or [D]."""
+    """Vectors [n, D] or [D] by the inversion's name."""
 
     @property
     def ids(self) -> dict[str, tuple[int, ...]]:
@@ -46,20 +46,20 @@ class _Rows:
         return self.first + sum(map(_count, self.vectors.values()))
 
     def append_to(self, table: StoredTensor) -> torch.Tensor:
-        """The table [V, D] with the rows below it; float32."""
+        """The table [V, D] with the rows appended; float32."""
         width = table.shape[1]
         rows = [tensor.read().reshape(-1, width) for tensor in self.vectors.values()]
         return torch.cat([part.to(torch.float32) for part in (table.read(), *rows)])
 
 
 class WithEmbeddings(Overlay):
-    """A checkpoint whose text encoders know further tokens."""
+    """A checkpoint whose text encoders have further tokens."""
 
     def __init__(self, base: Checkpoint, embeddings: Mapping[str, Path]) -> None:
         """
         Args:
             base: the checkpoint.
-            embeddings: the name each is called by in prompts → a safetensors file.
+            embeddings: name in prompts → a safetensors file.
 
         Raises:
             CheckpointError: a file cannot be read, or does not fit the text encoders.
@@ -110,11 +110,11 @@ class WithEmbeddings(Overlay):
 
 
 def _read(path: Path, encoders: list[str]) -> dict[str, StoredTensor]:
-    """The vectors for each encoder. A file for one encoder has one tensor, of any name:
+    """The vectors for each encoder. A file for one encoder has one tensor of any name:
     ``emb_params`` or, from diffusers, the token.
 
     Raises:
-        CheckpointError: there are not vectors for each encoder.
+        CheckpointError: an encoder has no vectors.
     """
     refuse_pickle(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What can go wrong while a pipeline is built, and the exit code each failure has."""
+"""The errors of a build, each with its exit code."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from pathlib import Path
 
 
 class BuildError(Exception):
-    """Root of every failure that the user is told about. The message is complete by itself."""
+    """Root of the errors that are shown to the user, by their message alone."""
 
     exit_code = 1
 
 
 class CheckpointError(BuildError):
-    """The checkpoint is incomplete, of another family, or in a format that is refused."""
+    """The checkpoint is incomplete, of an unknown family, or in a refused format."""
 
     exit_code = 3
 
 
 @contextmanager
 def malformed(checkpoint: Path) -> Iterator[None]:
-    """Inside, what is wrong with files in ways that nobody has foreseen ends as CheckpointError."""
+    """A context that converts unexpected errors of broken files into CheckpointError."""
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{checkpoint}: cannot be read as it is: {told}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{checkpoint}: cannot be read as it is: {reason}") from error
 
 
 class VerificationError(BuildError):
-    """An exported network does not compute what the checkpoint's network computes."""
+    """An exported network's results differ from those of the checkpoint's network."""
 
     exit_code = 4
 
 
 class RefitError(BuildError):
-    """An engine's weights cannot be exchanged; a full build is needed."""
+    """An engine's weights cannot be replaced; a full build is needed."""
 
 
 class QualityError(BuildError):
-    """A quantised network is further from the original than was allowed."""
+    """A quantised network differs from the original by more than allowed."""
 
     exit_code = 5

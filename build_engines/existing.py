@@ -1,4 +1,4 @@
-"""What an earlier build has left in a repository, and whether it can stay."""
+"""Finds existing builds in a repository, and whether one is up to date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def read_descriptor(repository: Path, name: str) -> PipelineDescriptor | None:
-    """The descriptor of an older build; None if there is none that can be read."""
+    """The descriptor of an existing build; None if there is no readable one."""
     path = repository / f"{name}{DESCRIPTOR_SUFFIX}"
     try:
         return PipelineDescriptor.model_validate_json(path.read_bytes())
@@ -36,7 +36,7 @@ def find_unchanged(
     built_with: Mapping[str, str],
     prediction: PredictionType,
 ) -> PipelineDescriptor | None:
-    """The build that is there, if it is whole and building it again would give the same."""
+    """The existing build, if it is complete and a new build would be equal to it."""
     found = read_descriptor(repository, name)
     if found is None or (found.source, found.built_with) != (source, built_with):
         return None
@@ -50,8 +50,8 @@ def find_unchanged(
 
 
 def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
-    """Makes sure that no other pipeline has a model of these names: the UNet of the pipeline
-    ``a_controlnet`` is called as the ControlNet ``unet`` of the pipeline ``a``.
+    """Checks that no other pipeline has a model of these names: the UNet of the pipeline
+    ``a_controlnet`` has the same name as the ControlNet ``unet`` of the pipeline ``a``.
 
     Raises:
         BuildError: names the model and the other pipeline.
@@ -65,7 +65,7 @@ def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
 
 
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:
-    """Whether every file of the build is there, byte for byte, and no other."""
+    """Whether the build has exactly its files, byte for byte."""
     files = {path: sha for network in found.all_networks for path, sha in network.files.items()}
     paths = model_files(repository, found.models)
     if paths.keys() != files.keys():

@@ -1,15 +1,12 @@
-"""A torch module becomes ``model.onnx`` and ``model.onnx.data``.
+"""Exports a torch module as ``model.onnx`` and ``model.onnx.data``.
 
-The exporter is torch's TorchScript one (``dynamo=False``). Both were tried on an SD1 UNet of
-0.8 M parameters: both agree with torch to 2e-6 at odd latent sizes and other batches. The dynamo
-exporter took 26 to 30 s on two cores (non-strict export fails on the free sizes and it falls back
-to strict tracing), this one 1.5 s; and an operator of onnxruntime's own, which is what keeps
-attention's memory small, needs no translation table here, only a ``symbolic`` method.
+The exporter is torch's TorchScript one (``dynamo=False``): it takes 1.5 s for an SD1 UNet of 0.8 M
+parameters, the dynamo exporter 26 to 30 s with the same result (two cores), and an operator of
+onnxruntime needs only a ``symbolic`` method.
 
-The graph is exported without weights. They are written beside it, tensor by tensor, as external
-data, with the transposes and unsqueezes that the exporter puts on constant weights applied on
-the way. onnxruntime maps such a file instead of reading it, so that a loaded session holds the
-weights once.
+The graph is exported without weights. They are written beside it as external data, tensor by
+tensor, after applying the transposes and unsqueezes that the exporter puts on constant weights.
+onnxruntime maps such a file, so that a loaded session has the weights in memory once.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ OPSET = 17
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 _ALIGNMENT_BYTES = 4096
-"""Of each tensor in the data file: a page, so that it can be mapped by itself."""
+"""Alignment of each tensor in the data file: a page, so that it can be mapped."""
 
 
 def export_onnx(
@@ -46,9 +43,9 @@ def export_onnx(
 
     Args:
         network: names and axes.
-        module: already changed by :meth:`NetworkExport.prepare`; of any precision.
+        module: changed by :meth:`NetworkExport.prepare`; of any precision.
         folder: an existing folder.
-        domains: operator sets beside the standard one, with their versions.
+        domains: further operator sets with their versions.
     """
     graph = _trace(network, module, domains)
     weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -63,7 +60,7 @@ def export_onnx(
 def _trace(
     network: NetworkExport, module: nn.Module, domains: Mapping[str, int]
 ) -> onnx.ModelProto:
-    """The graph, its weights still inputs that have the parameters' names."""
+    """The graph, with weights as inputs with the parameters' names."""
     axes = {
         tensor.name: {
             0: "batch",
@@ -73,7 +70,7 @@ def _trace(
     }
     example = network.example(network.cases()[-1], torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # each "trace may not generalise" is settled by the check
+        warnings.simplefilter("ignore")  # "trace may not generalise": tested by the check
         path = Path(scratch) / MODEL_FILE
         torch.onnx.export(
             module,
@@ -92,7 +89,7 @@ def _trace(
 
 
 def _declare_outputs(network: NetworkExport, model: onnx.ModelProto) -> None:
-    """Gives the outputs their known sizes, some of which the trace cannot infer."""
+    """Sets the outputs' known sizes, which the trace cannot always infer."""
     del model.graph.output[:]
     for tensor in network.outputs:
         shape = ["batch", *tensor.dims]
@@ -102,7 +99,7 @@ def _declare_outputs(network: NetworkExport, model: onnx.ModelProto) -> None:
 
 
 def _attach(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor], file: BinaryIO) -> None:
-    """Turns the weight inputs into initializers that lie in ``file``."""
+    """Replaces the weight inputs by initializers in ``file``."""
     graph = model.graph
     inputs = [value for value in graph.input if value.name in weights]
     for value in inputs:
@@ -118,9 +115,9 @@ def _attach(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor], file: B
 def _fold_layout_changes(
     graph: onnx.GraphProto, weights: Mapping[str, torch.Tensor]
 ) -> dict[str, list[tuple[str, Array]]]:
-    """Removes the Transpose and Unsqueeze nodes that act on a weight alone.
+    """Removes the Transpose and Unsqueeze nodes whose only input is a weight.
 
-    Returns the views that take their place: weight → (name of the node's result, array).
+    Returns the views that replace them: weight → (name of the node's result, array).
     """
     constants = {
         node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
@@ -146,7 +143,7 @@ def _fold_layout_changes(
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    if tensor.dtype == torch.bfloat16:  # numpy has none of its own
+    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
         return cast(Array, tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
     return cast(Array, tensor.detach().numpy())
 

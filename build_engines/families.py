@@ -1,4 +1,4 @@
-"""Which checkpoints can be built: each family, its networks, and how it is recognised."""
+"""The families of checkpoints that can be built: their networks and how they are recognised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.descriptor import FamilyName
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint: its networks in build order and what tells it from others."""
+    """A kind of checkpoint: its networks in build order and its distinguishing requirements."""
 
     name: FamilyName
     title: str
@@ -32,7 +32,7 @@ class Family:
     requirements: tuple[Requirement, ...]
 
     def source_files(self, checkpoint: Checkpoint) -> dict[str, Path]:
-        """Every file that goes into the build, by its path relative to the checkpoint.
+        """The source files by their paths relative to the checkpoint.
 
         Raises:
             CheckpointError: one is missing, or there is only a pickle.
@@ -42,7 +42,7 @@ class Family:
         return checkpoint.source_files(parts, [encoder.tokenizer for encoder in encoders])
 
     def open_networks(self, checkpoint: Checkpoint, controlled: bool) -> list[NetworkExport]:
-        """The networks, each with its configuration; ``controlled``: for ControlNets too."""
+        """The networks with their configurations; ``controlled``: with inputs for ControlNets."""
         networks: list[NetworkExport] = []
         for cls in self.networks:
             config = checkpoint.json(f"{cls.part}/config.json")
@@ -75,7 +75,7 @@ def _unet(addition: str | None, linear_projection: bool) -> tuple[Requirement, .
 
 
 def _clip(part: str, activation: str) -> tuple[Requirement, ...]:
-    """OpenAI's encoder has the activation quick_gelu, OpenCLIP's gelu."""
+    """OpenAI's encoder has the activation quick_gelu, OpenCLIP's has gelu."""
     config = f"{part}/config.json"
     return (
         Field(config, "model_type", ("clip_text_model",)),
@@ -122,11 +122,11 @@ FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 
 
 def detect(checkpoint: Checkpoint) -> Family:
-    """The family that the checkpoint belongs to.
+    """The checkpoint's family.
 
     Raises:
-        CheckpointError: none; the message names the first thing in which it differs from the
-            nearest family, or the file that is missing.
+        CheckpointError: there is none; the message names the first difference to the nearest
+            family, or the missing file.
     """
     problems = {family: _problems(family, checkpoint) for family in FAMILIES}
     nearest = min(problems, key=lambda family: len(problems[family]))

@@ -1,4 +1,4 @@
-"""SHA-256 of files, and what a build depends on."""
+"""SHA-256 of files, and the versions that a build depends on."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _LIBRARIES = (
 
 
 def hash_files(files: Mapping[str, Path], title: str) -> dict[str, str]:
-    """SHA-256 of each file, by its name; ``title`` is what the progress is called."""
+    """SHA-256 of each file by its name; ``title`` is that of the progress."""
     total = sum(path.stat().st_size for path in files.values())
     with progress(f"{title} ({total / 1e6:.0f} MB)", total, "B") as advance:
         return {name: sha256(path, advance) for name, path in files.items()}
 
 
 def build_versions() -> dict[str, str]:
-    """What else decides a build's result: the libraries' versions, and a digest of this
-    package's code under ``build_engines``."""
+    """The libraries' versions, and a digest of this package's code under ``build_engines``."""
     folder = Path(__file__).parent
     return {
         **{name: version(name) for name in _LIBRARIES},

@@ -1,4 +1,4 @@
-"""The formats of checkpoints that can be built from."""
+"""The supported formats of checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a diffusers folder, or a single safetensors file in a published layout.
 
     Raises:
-        CheckpointError: nothing is there, it is a pickle, or a file of no known family.
+        CheckpointError: it does not exist, is a pickle, or is of no known family.
     """
     if path.is_file():
         refuse_pickle(path)

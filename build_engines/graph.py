@@ -26,14 +26,14 @@ def write_graph(
     precision: Precision,
     attention: Attention,
 ) -> Path:
-    """Loads, exports and checks one network, and has it rewritten where it says so; torch's
-    weights are let go before onnxruntime gets its own. ``report`` is called :data:`STAGES` times.
+    """Loads, exports and checks one network, and applies its ``rewrite``. Torch's weights are freed
+    before onnxruntime loads its own. ``report`` is called :data:`STAGES` times.
 
     Returns the path of ``model.onnx`` in ``folder``.
 
     Raises:
-        BuildError: the weights do not fit, the export differs from torch, or its quantised form
-            is not good enough.
+        BuildError: the weights do not fit, the export differs from torch, or the quantised network
+            differs by more than allowed.
     """
     module = load_network(network, checkpoint)
     report("loaded")

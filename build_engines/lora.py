@@ -1,7 +1,7 @@
 """Folds LoRAs into a checkpoint's weights as they are loaded: W + weight · alpha/rank · up · down.
 
-LoRA is low-rank adaptation, arXiv 2106.09685; for convolutions, with or without a matrix in the
-middle, as LoCon does it.
+LoRA is low-rank adaptation, arXiv 2106.09685; for convolutions as in LoCon, with or without a
+middle matrix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PUBLISHED_BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Change:
-    """What one LoRA does to one weight."""
+    """The change of one weight by one LoRA."""
 
     module: LoraModule
     weight: float
@@ -47,13 +47,13 @@ class Change:
 
 
 class WithLoras(Overlay):
-    """A checkpoint into which LoRAs are folded."""
+    """A checkpoint with LoRAs folded in."""
 
     def __init__(self, base: Checkpoint, loras: Sequence[tuple[Path, float]]) -> None:
         """
         Args:
             base: the checkpoint.
-            loras: each a safetensors file and the weight it gets.
+            loras: safetensors files with their weights.
 
         Raises:
             CheckpointError: a file cannot be read, or does not fit the checkpoint.
@@ -87,7 +87,7 @@ def low_rank_product(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """up · down, or up · mid · down, in float32.
 
     Args:
-        tensors: "down" [r, I] or [r, I, k, k]; "up" [O, r] or [O, r, 1, 1]; perhaps "mid"
+        tensors: "down" [r, I] or [r, I, k, k]; "up" [O, r] or [O, r, 1, 1]; optionally "mid"
             [r, r, k, k], and then down is [r, I, 1, 1].
 
     Returns:
@@ -112,7 +112,7 @@ def _match(
     base: Checkpoint,
     parts: dict[str, dict[str, StoredTensor]],
 ) -> list[tuple[tuple[str, str], LoraModule]]:
-    """The weight, by part and name, that each module changes; ``parts`` keeps what was listed."""
+    """The weight that each module changes, by part and name; ``parts`` caches their lists."""
     matched, unknown, misfits = [], [], []
     absent: Counter[str] = Counter()
     for module in modules:
@@ -147,7 +147,7 @@ def _match(
 
 
 def _weights(base: Checkpoint, part: str) -> dict[str, StoredTensor]:
-    """The weights that can be changed, by their module's name, also flattened."""
+    """The weights that can be changed, by their module's dotted and flattened names."""
     weights = {}
     for tensor in base.tensors(part):
         module, _, kind = _plain(tensor.name).rpartition(".")
@@ -169,7 +169,7 @@ def _target(module: LoraModule, base: Checkpoint) -> str:
 
 
 def _fits(module: LoraModule, shape: tuple[int, ...]) -> bool:
-    """Whether the product of the module's matrices has that shape, [O, I] or [O, I, k, k]."""
+    """Whether the product of the module's matrices has a shape [O, I] or [O, I, k, k]."""
     up, down = module.tensors["up"].shape, module.tensors["down"].shape
     mid = module.tensors["mid"].shape if "mid" in module.tensors else None
     if len(up) < 2 or len(down) < 2 or math.prod(up[2:]) != 1:
@@ -194,7 +194,7 @@ def _fits(module: LoraModule, shape: tuple[int, ...]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A text encoder's tensors are stored with and without a prefix."""
+    """A text encoder's name without its optional prefix."""
     return name.removeprefix("text_model.")
 
 

@@ -1,4 +1,4 @@
-"""Reads a LoRA file: which modules of which part it changes, by which tensors.
+"""Reads a LoRA file: the modules that it changes, their parts and tensors.
 
 Two layouts are read. kohya's: ``lora_unet_down_blocks_0_….lora_down.weight``, ``.lora_up.weight``,
 ``.alpha`` (modules' names flattened with underscores; ``lora_te``, ``lora_te1``, ``lora_te2`` for
@@ -46,10 +46,10 @@ class LoraModule:
     """The change of one module: ``scale · up · down``, or ``scale · up · mid · down``."""
 
     key: str
-    """As the file has it, for messages."""
+    """Its name in the file, for messages."""
     part: str
     name: str
-    """Dotted if the layout is diffusers', flattened if it is kohya's."""
+    """Dotted in diffusers' layout, flattened in kohya's."""
     flattened: bool
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     alpha: float | None = None
@@ -68,7 +68,7 @@ def read_lora(path: Path) -> list[LoraModule]:
     """The modules that the file changes; their tensors are not read yet.
 
     Raises:
-        CheckpointError: it is a pickle, broken, or has tensors that no known LoRA has.
+        CheckpointError: it is a pickle, broken, or has unknown tensors.
     """
     refuse_pickle(path)
     if not path.is_file():
@@ -99,12 +99,12 @@ def read_lora(path: Path) -> list[LoraModule]:
 
 
 def first_names(names: list[str]) -> str:
-    """The first three, and how many there are."""
+    """The first three names, and their number."""
     return ", ".join(names[:3]) + (f" … ({len(names)})" if len(names) > 3 else "")
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """A tensor's name as its module's and its role there."""
+    """Splits a tensor's name into its module's name and its role."""
     name = _OLD_PROCESSOR.sub(lambda m: f".to_{m[1]}{'.0' * (m[1] == 'out')}.lora.", name)
     if name.endswith(".alpha"):
         return name.removesuffix(".alpha"), "alpha"
@@ -123,7 +123,7 @@ def _module(stem: str) -> LoraModule | None:
 
 
 def _apply_metadata(path: Path, modules: dict[str, LoraModule]) -> None:
-    """diffusers keeps alpha, where it is not the rank, beside the tensors."""
+    """Reads alpha from the metadata, where diffusers stores it if it is not the rank."""
     text = read_metadata(path).get(_PEFT_METADATA)
     if text is None:
         return

@@ -1,4 +1,4 @@
-"""What a build can be asked for. Nothing here takes long to import."""
+"""The options of a build; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a quantised UNet may differ by, in the worst of the requests it is tried with; see
+    """The allowed differences of a quantised UNet in the worst request; see
     :class:`pipelines.descriptor.Quality`."""
 
     network_error: float = 0.15
@@ -42,21 +42,20 @@ class QualityLimits:
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How the UNet is quantised, and what it is calibrated and compared with."""
+    """Options of the UNet's quantisation, calibration and comparison."""
 
     mode: Quantization
     folder: Path
-    """What it is calibrated with: pictures and ``prompts.txt``, where there are any. Gets the
-    pipeline before quantisation, the recorded inputs and the report."""
+    """The folder with optional pictures and ``prompts.txt`` for calibration. The original pipeline,
+    the recorded inputs and the report are written into it."""
     python: Path = Path(sys.executable)
     """The interpreter that has NVIDIA ModelOpt."""
     rows: int = 64
-    """Most inputs of the UNet that it is calibrated with."""
+    """Most calibration inputs of the UNet."""
     side: int | None = None
-    """Greatest side in pixels of what is sampled for it; None: what the checkpoint was trained
-    at."""
+    """Longest side of the calibration samples in pixels; None: the checkpoint's training size."""
     steps: int = 12
-    """Of each sampling run."""
+    """Steps of each sampling run."""
     limits: QualityLimits = QualityLimits()
 
     def __post_init__(self) -> None:
@@ -74,21 +73,21 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What runs the networks, and how they are made for it."""
+    """The networks' runtime and its options."""
 
     name: TargetName = "onnx"
     precision: Precision | None = None
     """None: fp16 for TensorRT, fp32 otherwise."""
     memory_gb: float | None = None
-    """Of the GPU that the models are made for; None: of the one that is there."""
+    """Memory of the GPU that the models are built for; None: of the present GPU."""
     timing_cache: Path | None = None
-    """TensorRT's, a file that makes the next build faster."""
+    """TensorRT's timing cache, a file that makes the next build faster."""
     optimization_level: int = 3
-    """TensorRT's, 0 to 5."""
+    """TensorRT's optimisation level, 0 to 5."""
     refit: bool = False
-    """Makes TensorRT engines whose weights a later build of the same shape can exchange."""
+    """Builds TensorRT engines whose weights a later build of the same shape can replace."""
     weight_streaming: bool = False
-    """Makes TensorRT engines whose weights may stay in host memory; not when Triton runs them."""
+    """Builds TensorRT engines whose weights may stay in host memory; not supported by Triton."""
     quantize: QuantizeOptions | None = None
     """The UNet's quantisation; None: it has the precision of the other networks."""
 
@@ -133,8 +132,8 @@ def check_options(
     prediction: str | None = None,
     embeddings: Iterable[str] = (),
 ) -> PredictionType | None:
-    """Refuses a prediction or a name, the pipeline's, a ControlNet's or a textual inversion's,
-    that cannot be; returns the prediction.
+    """Checks the prediction and the names of the pipeline, ControlNets and textual inversions;
+    returns the prediction.
 
     Raises:
         BuildError: names the option, its value and what is allowed.

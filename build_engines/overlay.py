@@ -1,4 +1,4 @@
-"""A checkpoint with something put on top of it."""
+"""A checkpoint that changes parts of another one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from build_engines.checkpoint import Checkpoint, StoredTensor
 
 
 class Overlay(Checkpoint):
-    """Is what another checkpoint is; a subclass changes some of it."""
+    """Forwards to another checkpoint; a subclass changes parts of it."""
 
     def __init__(self, base: Checkpoint) -> None:
         self.base = base

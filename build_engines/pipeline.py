@@ -1,4 +1,4 @@
-"""What one build is made of: the checkpoint, its networks, and the ControlNets that go with it."""
+"""The source of one build: the checkpoint, its networks and ControlNets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.descriptor import Schedule
 
 @dataclass(frozen=True)
 class SourcePipeline:
-    """A checkpoint that can be built, under the name it gets."""
+    """A checkpoint of a known family with the pipeline's name."""
 
     name: str
     checkpoint: Checkpoint
@@ -35,21 +35,21 @@ class SourcePipeline:
     controlnets: Sequence[tuple[ControlNet, DiffusersFolder]]
     """Each with the folder of its weights."""
     sources: Mapping[str, Path]
-    """Every file that goes into the build, by a name that stays the same wherever it lies."""
+    """The source files by names that do not depend on their location."""
 
     @property
     def exports(self) -> list[tuple[NetworkExport, Checkpoint]]:
-        """All that is exported, each with the checkpoint that holds its weights."""
+        """All exported networks, each with the checkpoint of its weights."""
         return [*((each, self.checkpoint) for each in self.networks), *self.controlnets]
 
     @property
     def ensembles(self) -> dict[str, ControlNet]:
-        """Triton model → the ControlNet that it runs before the UNet."""
+        """Triton model → its ControlNet, which runs before the UNet."""
         return {ensemble_name(self.unet, each, self.name): each for each, _ in self.controlnets}
 
     @property
     def models(self) -> list[str]:
-        """Every Triton model that is built."""
+        """The names of all built Triton models."""
         return [*(each.model_name(self.name) for each, _ in self.exports), *self.ensembles]
 
 
@@ -62,11 +62,11 @@ def open_pipeline(
     """Reads the configurations; no weights yet.
 
     Args:
-        controlnets: the name each ControlNet gets → its folder.
-        prediction: what the UNet predicts; None: what the checkpoint says.
+        controlnets: the name of each ControlNet → its folder.
+        prediction: of the UNet; None: the checkpoint's.
 
     Raises:
-        CheckpointError: something is missing, of an unknown kind, or does not fit the rest.
+        CheckpointError: a part is missing, of an unknown kind, or does not fit the others.
     """
     family = detect(checkpoint)
     networks = family.open_networks(checkpoint, controlled=bool(controlnets))
@@ -90,7 +90,7 @@ def open_pipeline(
 def _check_widths(
     checkpoint: Checkpoint, unet: Unet, text_encoders: Sequence[ClipTextEncoder]
 ) -> None:
-    """Compares what the UNet takes with what the text encoders give."""
+    """Compares the widths of the UNet's inputs with those of the text encoders' outputs."""
     expected = {"cross_attention_dim": sum(encoder.width for encoder in text_encoders)}
     for encoder in text_encoders:
         if isinstance(encoder, SdxlTextEncoder2):

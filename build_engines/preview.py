@@ -1,8 +1,8 @@
-"""Fits how a latent's colours are guessed without the VAE: the previews of a request under way.
+"""Fits an approximation of a latent's colours without the VAE, for previews.
 
-A latent cell of these VAEs is close to an affine function of the colour of its 8 × 8 pixels. The
-VAE's own pictures of latents decide: drawn pictures are encoded, decoded and shrunk to the
-latent's size, and least squares finds the function.
+A latent cell of these VAEs is close to an affine function of the mean colour of its 8 × 8 pixels.
+The function is fitted by least squares to drawn pictures that the VAE encodes and decodes, shrunk
+to the latent's size.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SIDE_PX = 96
 _CELL_PX = 8
 _BATCH = 4
 _GRIDS = (2, 3, 5, 8, 16, 32)
-"""Coarseness of the colours in a picture: from two patches a side to many."""
+"""Patches per side of a picture, from coarse to fine."""
 
 
 def fit_preview(checkpoint: Checkpoint, networks: Sequence[NetworkExport]) -> Preview | None:
-    """The function that fits a checkpoint's VAE best; None where the VAE has no finite answer.
+    """The best fit for a checkpoint's VAE; None if the VAE's outputs are not finite.
 
     Raises:
         CheckpointError: the weights are missing or do not fit.
@@ -54,8 +54,8 @@ def fit_preview(checkpoint: Checkpoint, networks: Sequence[NetworkExport]) -> Pr
 
 
 def drawn_pictures() -> torch.Tensor:
-    """Float32 ``[12, 3, 96, 96]``, 0…1: random colours on grids of many sizes, some sharp and
-    some soft, some pale and some strong."""
+    """Float32 ``[12, 3, 96, 96]``, 0…1: random colours on grids of several sizes, sharp and soft,
+    pale and strong."""
     generator = torch.Generator().manual_seed(0)
     pictures = []
     for number in range(_PICTURES):
@@ -77,14 +77,14 @@ def fit(latents: torch.Tensor, colours: torch.Tensor) -> Preview | None:
         colours: ``[n, 3, h, w]``, 0…1.
 
     Returns:
-        None where a value is not finite.
+        None if a value is not finite.
     """
     x = latents.movedim(1, -1).reshape(-1, latents.shape[1]).double()
     y = colours.movedim(1, -1).reshape(-1, 3).double()
     if not (x.isfinite().all() and y.isfinite().all()):
         return None
     with_one = torch.cat([x, torch.ones(len(x), 1).double()], dim=1)
-    # gelsd: latents that a VAE makes constant leave the matrix without full rank.
+    # gelsd: constant latents make the matrix rank-deficient.
     solution = torch.linalg.lstsq(with_one, y, driver="gelsd").solution
     error = (with_one @ solution - y).square().mean().sqrt()
     rounded = [[round(value, 6) for value in row] for row in solution.T.tolist()]

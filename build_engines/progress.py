@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 class Advance(Protocol):
-    """Reports progress: how much was done since the last call, and optionally of what."""
+    """Reports the progress since the last call, optionally with the current item."""
 
     def __call__(self, count: int = 1, what: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """Shows progress on stderr while its body runs; yields the function to report it with.
+    """Shows progress on stderr while its body runs; yields the function that reports it.
 
     Args:
-        title: what is being done.
+        title: of the task.
         total: in units; ``unit`` "B" is shown with prefixes (MB, GB).
     """
     started = time.monotonic()

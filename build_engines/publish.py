@@ -1,9 +1,8 @@
-"""Puts a finished build in the place of an older one, or leaves the older one alone.
+"""Replaces an older build by a finished one, or leaves the older one unchanged.
 
-A build is made in ``DIR/.NAME.building``, a folder beside the models, so that each model comes
-into place by one rename. The descriptor is taken away before the first model changes and comes
-back last: whoever looks in between sees a pipeline without a descriptor, that is an unfinished
-one, never a mixture.
+A build is made in ``DIR/.NAME.building``, a folder beside the models, so that each model is
+published by one rename. The descriptor is removed before the first model changes and written last:
+a pipeline without a descriptor is unfinished, so a mixture is never served.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _SUFFIX = ".building"
 
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Path]:
-    """An empty folder to build in, removed at the end. What a killed build left in it is
-    removed now; while another process builds the same pipeline, this waits."""
+    """An empty folder to build in, removed at the end. Files of a killed build are removed first.
+    Waits while another process builds the same pipeline."""
     folder = repository / f".{name}{_SUFFIX}"
     descriptor = _lock(folder)
     try:
@@ -38,19 +37,18 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
 
 
 def published(path: Path) -> Path:
-    """Where a path below a :func:`staging` folder comes to lie, and what an older build has there
-    until then."""
+    """The published path of a path below a :func:`staging` folder."""
     folder = next(each for each in path.parents if each.name.endswith(_SUFFIX))
     return folder.parent / path.relative_to(folder)
 
 
 def publish(staged: Path, repository: Path, models: Sequence[str], descriptor: str) -> None:
-    """Renames each model folder and then the descriptor file from ``staged`` into
-    ``repository``; if that fails half-way, what was there before is put back.
+    """Renames each model folder and then the descriptor file from ``staged`` into ``repository``;
+    on a failure, the older build is restored.
 
     Args:
         staged: a folder on the repository's file system, with the models and the descriptor.
-        models: names of the model folders, those of an older build that go away included.
+        models: names of the model folders, including those of an older build to be removed.
         descriptor: name of the descriptor file.
     """
     old = staged / "replaced"
@@ -78,7 +76,7 @@ def publish(staged: Path, repository: Path, models: Sequence[str], descriptor: s
 
 
 def _flush(folder: Path) -> None:
-    """Waits until the folder's renames are on the disk, so that they keep their order."""
+    """Flushes the folder's renames to the disk, so that they keep their order."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,7 +85,7 @@ def _flush(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Makes the folder and locks it; returns its descriptor, whose closing unlocks it."""
+    """Creates and locks the folder; returns its file descriptor, whose closing unlocks it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -96,7 +94,7 @@ def _lock(folder: Path) -> int:
         except BlockingIOError:
             log.info("%s: waiting for another build of the same pipeline", folder.parent)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # The one who had it has removed it: what is locked then is a folder without a name.
+        # The former owner of the lock may have removed the folder; then it is created again.
         if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
             return descriptor
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a checkpoint must be like to be built, and what is said of one that is not."""
+"""The requirements on a checkpoint, and the messages for checkpoints that do not meet them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from build_engines.errors import CheckpointError
 
 
 class Requirement(Protocol):
-    """One thing that is asked of a checkpoint."""
+    """One requirement on a checkpoint."""
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Passes a checkpoint that has it.
-
+        """
         Raises:
-            CheckpointError: it has not; or a file that tells is missing.
+            CheckpointError: the checkpoint does not meet it, or a file to decide is missing.
         """
 
 
 @dataclass(frozen=True)
 class Field:
-    """The values that a field of a JSON file may have."""
+    """The allowed values of a field in a JSON file."""
 
     file: str
     field: str
     allowed: tuple[object, ...]
     default: object = None
-    """What an absent field means."""
+    """Meaning of an absent field."""
 
     def check(self, checkpoint: Checkpoint) -> None:
         """See :meth:`Requirement.check`."""
@@ -42,7 +41,7 @@ class Field:
 
 @dataclass(frozen=True)
 class NoPart:
-    """A part that there must not be."""
+    """A part that must not exist."""
 
     part: str
 

@@ -1,4 +1,4 @@
-"""What the UNet was trained to predict, and under which noise schedule."""
+"""Reads the UNet's noise schedule and prediction type."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipelines.descriptor import Schedule
 
 
 def read_schedule(checkpoint: Checkpoint) -> Schedule:
-    """The noise schedule that the UNet was trained with.
+    """The noise schedule of the UNet's training.
 
     Raises:
-        CheckpointError: a kind of schedule that sampling does not have.
+        CheckpointError: an unsupported kind of schedule.
     """
     config = checkpoint.json(SCHEDULER_CONFIG)
     kind = config.get("beta_schedule", "scaled_linear")
@@ -38,10 +38,10 @@ def read_schedule(checkpoint: Checkpoint) -> Schedule:
 
 
 def read_prediction(checkpoint: Checkpoint) -> PredictionType:
-    """What the UNet's output means.
+    """The meaning of the UNet's output.
 
     Raises:
-        CheckpointError: a kind of prediction that sampling does not have.
+        CheckpointError: an unsupported kind of prediction.
     """
     found = checkpoint.json(SCHEDULER_CONFIG).get("prediction_type", "epsilon")
     if found not in PREDICTIONS:

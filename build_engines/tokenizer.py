@@ -13,7 +13,7 @@ from networks import ClipTextEncoder
 from pipelines.descriptor import TextEncoderSpec
 
 TOKENIZER_FILE = "tokenizer.json"
-_CLIP: Any = CLIPTokenizer  # its signature leaves out the pairs that it takes
+_CLIP: Any = CLIPTokenizer  # its signature lacks the pairs that it accepts
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -41,7 +41,7 @@ def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
         merges.append(pair)
     try:
         tokenizer = _CLIP(vocab=vocab, merges=merges)
-    except Exception as error:  # all that the library raises for an unknown token
+    except Exception as error:  # the library raises no narrower class
         raise CheckpointError(f"{path}: does not fit vocab.json: {error}") from error
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
 
@@ -49,16 +49,16 @@ def write_tokenizer(checkpoint: Checkpoint, part: str, folder: Path) -> None:
 def text_encoder_spec(
     checkpoint: Checkpoint, encoder: ClipTextEncoder, tokenizer: str
 ) -> TextEncoderSpec:
-    """How the encoder is fed; ``tokenizer`` is the path of its tokenizer.json.
+    """The encoder's special tokens; ``tokenizer`` is the path of its tokenizer.json.
 
     Raises:
-        CheckpointError: the padding that the tokenizer's configuration names is not in the
+        CheckpointError: the padding token of the tokenizer's configuration is not in the
             vocabulary.
     """
     part = encoder.tokenizer
     vocab = checkpoint.json(f"{part}/vocab.json")
     padding = checkpoint.json(f"{part}/tokenizer_config.json").get("pad_token", END)
-    if isinstance(padding, dict):  # older configurations describe the token
+    if isinstance(padding, dict):  # the form of older configurations
         padding = padding["content"]
     if padding not in vocab:
         raise CheckpointError(f"{part}/tokenizer_config.json: pad_token {padding!r} is unknown")

@@ -1,4 +1,4 @@
-"""The ``config.pbtxt`` of each Triton model, printed from Triton's own message type."""
+"""The ``config.pbtxt`` of each Triton model, printed from Triton's message type."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from build_engines.targets import Target
 from networks import ControlNet, NetworkExport, TensorSpec, Unet
 
 CONTROL_SAMPLE = "control_sample"
-"""The ensemble's latent for the ControlNet where the UNet takes more than a latent."""
+"""The ensemble's input of the ControlNet's latent, if the UNet has further channels."""
 
 
 def model_config(network: NetworkExport, pipeline: str, target: Target) -> str:
     """The configuration's text.
 
-    A zero-filled warm-up of the profile's least shape makes the first request as fast as the
-    next; one instance, as its threads or its kernels already use the whole device.
+    A zero-filled warm-up of the profile's least shape makes the first request as fast as the next.
+    One instance is enough: its threads or kernels use the whole device.
     """
     config = model_config_pb2.ModelConfig(
         name=network.model_name(pipeline),
@@ -47,7 +47,7 @@ def ensemble_name(unet: Unet, controlnet: ControlNet, pipeline: str) -> str:
 def ensemble_config(unet: Unet, controlnet: ControlNet, pipeline: str, target: Target) -> str:
     """The configuration's text of a ControlNet followed by the UNet.
 
-    Its inputs are those of both, its output is the UNet's; the residuals stay in the server.
+    It has the inputs of both and the output of the UNet; the residuals stay in the server.
     """
     config = model_config_pb2.ModelConfig(
         name=ensemble_name(unet, controlnet, pipeline),

@@ -1,4 +1,4 @@
-"""Compares what a build has made of a network with the checkpoint's own in torch."""
+"""Compares a built network with the checkpoint's network in torch."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SEED = 0
 InputArrays = Mapping[str, npt.NDArray[np.generic]]
 OutputArrays = Sequence[npt.NDArray[np.float32]]
 Run = Callable[[InputArrays], OutputArrays]
-"""Runs one batch; the outputs are in the order of the network's."""
+"""Runs one batch; the outputs are in the network's order."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an export may be from the checkpoint in float32.
+    """Allowed difference of an export from the checkpoint in float32.
 
-    ``error`` is the greatest difference, relative to the output's greatest magnitude; ``cosine``
-    the least cosine between the two, row by row.
+    ``error`` is the greatest difference relative to the output's greatest magnitude, ``cosine`` the
+    least cosine between rows of the two.
     """
 
     error: float
@@ -56,14 +56,14 @@ class Reference:
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """The inputs as the module takes them."""
+        """The inputs as torch tensors."""
         return [torch.from_numpy(array) for array in self.inputs.values()]
 
 
 def references(
     network: NetworkExport, module: nn.Module, cases: Iterable[ShapeCase] | None = None
 ) -> list[Reference]:
-    """Runs the loaded, unchanged module on the given cases, or every one of the network."""
+    """Runs the loaded, unchanged module on the given cases, by default all of the network."""
     generator = torch.Generator().manual_seed(SEED)
     results = []
     for case in network.cases() if cases is None else cases:
@@ -101,10 +101,10 @@ def verify(
 
 @contextmanager
 def onnxruntime_runner(network: NetworkExport, model: Path, precision: Precision) -> Iterator[Run]:
-    """Within, ``model.onnx`` in onnxruntime on a CPU.
+    """A context with ``model.onnx`` in onnxruntime on a CPU.
 
-    It computes float16 in float32, with the values between operators in float16; it has no
-    bfloat16, which is widened to float32: weights are as rounded as they will be, values are not.
+    onnxruntime computes float16 operators in float32, with float16 values between them. It has no
+    bfloat16; the graph is widened to float32, so that weights are rounded and values are not.
 
     Raises:
         VerificationError: onnxruntime fails.
@@ -121,7 +121,7 @@ def onnxruntime_runner(network: NetworkExport, model: Path, precision: Precision
             yield lambda inputs: session.run(names, dict(inputs))
     except VerificationError:
         raise
-    except Exception as error:  # onnxruntime's exceptions have no other base
+    except Exception as error:  # the only base of onnxruntime's exceptions
         raise VerificationError(
             f"{network.role}: onnxruntime cannot run the export: {error}"
         ) from error
@@ -138,7 +138,7 @@ def _difference(
             f"{where}: the export gives shape {list(output.shape)}, torch {list(expected.shape)}"
         )
     error = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if not error <= tolerance.error:  # not: NaN fails too
+    if not error <= tolerance.error:  # "not": NaN fails too
         raise VerificationError(
             f"{where}: the export differs from torch by {error:.2e} of the output's greatest "
             f"magnitude; at most {tolerance.error:.0e} is allowed"

@@ -1,7 +1,7 @@
 """Loads a part of a checkpoint into a module as float32, one tensor at a time.
 
-The module is made on torch's meta device, so its weights exist once in memory: the tensors read
-here, and the one that is being converted.
+The module is created on torch's meta device, so that its weights are in memory once, plus the
+tensor that is being converted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _load_weights(module: nn.Module, checkpoint: Checkpoint, part: str, rename: 
     Args:
         module: its floating-point parameters and buffers are replaced in place.
         checkpoint: tensors of any floating-point dtype.
-        part: the part of the checkpoint that holds them.
-        rename: the checkpoint's tensor name → the module's; None leaves the tensor out.
+        part: the checkpoint's part with the tensors.
+        rename: the checkpoint's tensor name → the module's; None skips the tensor.
 
     Raises:
         CheckpointError: the file is broken, a tensor is missing, left over, or of another shape.

@@ -1,6 +1,5 @@
-"""A graph in half precision as the same graph in float32, for a runtime that has no bfloat16
-(onnxruntime on a CPU), or that rounds float16 towards zero where it quantises (the same, to
-1.24)."""
+"""Converts a graph in half precision to float32: onnxruntime on a CPU has no bfloat16 and, up to
+1.24, rounds float16 towards zero when it quantises."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def widen(model: Path, folder: Path) -> Path:
     """Writes the widened graph and its weights into ``folder`` and returns its path.
 
     Args:
-        model: ``model.onnx``, its weights in a file beside it.
+        model: ``model.onnx``, with its weights in a file beside it.
     """
     graph = onnx.load(model, load_external_data=False)
     target = folder / model.name

@@ -1,1 +1,1 @@
-"""References that are generated from the code: ``python -m docgen`` writes them."""
+"""Generates the references from the code: ``python -m docgen``."""

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are made from the code, or whose tables are."""
+"""Writes the pages of docs/ with content generated from the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFERENCES = {
     DOCS / "limits.md": limits_text,
     DOCS / "metrics.md": metrics_text,
 }
-"""File → what makes its content."""
+"""File → function that makes its content."""
 
 
 def main() -> None:

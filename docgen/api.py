@@ -56,8 +56,8 @@ def api_text() -> str:
 
 
 def _brief(found: Object, name: str) -> tuple[str, tuple[str, str]] | None:
-    """Kind and row of what a line is enough for: models, as the contract's reference has their
-    fields, and errors without attributes."""
+    """Kind and row of names that need only a line: models, whose fields are in the contract's
+    reference, and errors without attributes."""
     if not isinstance(found, Class):
         return None
     bases = {str(base).rpartition(".")[2] for base in _lineage(found)}
@@ -202,7 +202,7 @@ def _named(title: str) -> Callable[[Any], Iterator[str]]:
 
 
 def _unnamed(title: str) -> Callable[[Any], Iterator[str]]:
-    def told(items: Any) -> Iterator[str]:
+    def joined(items: Any) -> Iterator[str]:
         text = " ".join(
             _one_line(
                 f"{item.annotation}: {item.description}" if item.annotation else item.description
@@ -211,7 +211,7 @@ def _unnamed(title: str) -> Callable[[Any], Iterator[str]]:
         )
         yield f"{title}: {_plain(text)}\n"
 
-    return told
+    return joined
 
 
 _SECTIONS: dict[DocstringSectionKind, Callable[[Any], Iterator[str]]] = {
@@ -223,7 +223,7 @@ _SECTIONS: dict[DocstringSectionKind, Callable[[Any], Iterator[str]]] = {
     DocstringSectionKind.yields: _unnamed("Yields"),
 }
 _EXAMPLES = (DocstringSectionKind.examples, DocstringSectionKind.admonition)
-"""Left out: the guides have their own."""
+"""Skipped: the guides have their own."""
 
 
 def _code(text: str) -> str:

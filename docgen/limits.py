@@ -18,7 +18,7 @@ _BEYOND = {REFUSED: "`INVALID_ARGUMENT`", LATER: "`UNAVAILABLE`", WAITS: "it wai
 
 
 def limits_table() -> str:
-    """What an operator may change."""
+    """The limits that an operator may change."""
     rows = [
         (f"`{each.name}`", _number(each.default), each.metadata["bounds"], _beyond(each.metadata))
         for each in fields(Limits)
@@ -27,7 +27,7 @@ def limits_table() -> str:
 
 
 def parsers_table() -> str:
-    """What the readers of JSON and files bound, whatever is chosen."""
+    """The fixed bounds of JSON and files."""
     rows = [
         ("levels of lists and objects in the JSON", f"{MAX_DEPTH}"),
         ("scans of a JPEG", f"{MAX_SCANS}"),
@@ -39,7 +39,7 @@ def parsers_table() -> str:
 
 
 def limits_text() -> str:
-    """docs/limits.md with its tables as they have to be."""
+    """docs/limits.md with its current tables."""
     text = PAGE.read_text(encoding="utf-8")
     tables = {"limits": limits_table(), "parsers": parsers_table()}
     return filled(text, tables)

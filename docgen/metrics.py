@@ -27,6 +27,6 @@ def supervisor_table() -> str:
 
 
 def metrics_text() -> str:
-    """docs/metrics.md with its tables as they have to be."""
+    """docs/metrics.md with its current tables."""
     tables = {"models": models_table(), "supervisor": supervisor_table()}
     return filled(PAGE.read_text(encoding="utf-8"), tables)

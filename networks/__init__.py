@@ -1,4 +1,4 @@
-"""The networks of a pipeline, each a class that owns all that its export needs."""
+"""The networks of a pipeline; each is a class with everything that its export needs."""
 
 from networks.base import (
     Adapter,

@@ -1,4 +1,4 @@
-"""What every exported network has: tensors, axes, profile, batch limit, module, examples.
+"""The common parts of exported networks: tensors, axes, profiles, batch limits, module, examples.
 
 The ONNX export, the check against torch and the Triton configuration are all generated from
 these classes, so they cannot disagree on a name, a dtype or an axis.
@@ -37,7 +37,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of the network. ``dims`` leave the batch out; a string names a dynamic axis."""
+    """A tensor of the network. ``dims`` are without the batch; a string names a dynamic axis."""
 
     name: str
     dtype: DType
@@ -46,8 +46,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Space:
-    """Rows and sides that an engine is compiled for at once: up to ``rows`` rows, the sides of
-    the first input up to ``side``."""
+    """The range of one profile of an engine: up to ``rows`` rows, sides of the first input up to
+    ``side``."""
 
     rows: int
     side: int
@@ -63,7 +63,7 @@ class Profile:
     def shapes(
         self, tensor: TensorSpec
     ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """A tensor's least, usual and greatest shape, the batch included."""
+        """A tensor's least, usual and greatest shape, with the batch."""
         least, usual, most = (
             (self.rows[i], *(self.sizes[d][i] if isinstance(d, str) else d for d in tensor.dims))
             for i in range(3)
@@ -73,7 +73,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What may be in one batch, as :class:`pipelines.descriptor.Network` says it."""
+    """The bounds of one batch, as in :class:`pipelines.descriptor.Network`."""
 
     max_batch: int
     max_batch_elements: int | None
@@ -85,7 +85,7 @@ class Attention(Protocol):
 
     @property
     def domains(self) -> Mapping[str, int]:
-        """Operator sets that it needs beside the standard one, with their versions."""
+        """Further operator sets with their versions."""
 
     def use_in_diffusers(self, model: Any) -> None:
         """Switches a diffusers model, in place."""
@@ -106,7 +106,7 @@ class ShapeCase:
 
 
 class Adapter(nn.Module):
-    """A library's model behind the arguments and the results of its Triton model."""
+    """A library's model with the inputs and outputs of its Triton model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ class Adapter(nn.Module):
 
 
 class NetworkExport(ABC):
-    """One network of a pipeline, as it is exported."""
+    """One exported network of a pipeline."""
 
     role: str
-    """What tells its Triton model from the pipeline's others."""
+    """The suffix of its Triton model's name."""
     part: ClassVar[str]
-    """Folder of the checkpoint that holds its weights and config.json."""
+    """The checkpoint's folder with its weights and config.json."""
     max_batch: ClassVar[int]
     max_batch_area: ClassVar[int | None] = None
     """Most pixels or latent cells of the first input in one batch: bounds the memory of the
@@ -127,20 +127,19 @@ class NetworkExport(ABC):
     axes: tuple[Axis, ...] = ()
     """Dynamic axes of the inputs, the batch aside."""
     spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {}
-    """What a compiled engine takes, by the GPU memory in GB that it takes at least; the side is
-    that of the first input's last two axes."""
+    """Profiles of a compiled engine, by the least GPU memory in GB; a side is that of the first
+    input's last two axes."""
     usual_side: int = 1
-    """Of the first input, which engines are tuned for."""
+    """Side of the first input that engines are tuned for."""
     exact_inputs: ClassVar[frozenset[str]] = frozenset()
     """Inputs that stay FP32 in a network of lower precision."""
     checked_sizes: tuple[Mapping[str, int], ...] = ({},)
-    """Sizes of the axes that the export is compared with torch at, beside the profile's least."""
+    """Sizes of the axes for the comparison of the export with torch, beside the profile's least."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         self.rewrite: Callable[[Path], None] | None = None
-        """Changes the exported graph, which was compared with torch, in its place: it is
-        quantised. None: it stays as it is."""
+        """Changes the exported and checked graph in place (quantisation); None: no change."""
 
     @property
     @abstractmethod
@@ -154,7 +153,7 @@ class NetworkExport(ABC):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is made with beside the configuration, as JSON has it."""
+        """The class's arguments beside the configuration, as JSON values."""
         return {}
 
     @abstractmethod
@@ -163,24 +162,22 @@ class NetworkExport(ABC):
         :attr:`inputs`."""
 
     def complete(self, module: Adapter) -> None:  # noqa: B027 - most have nothing else
-        """Makes what a skeleton has beside its weights, once it has them."""
+        """Creates the non-weight buffers of a skeleton after its weights are loaded."""
 
     def current_name(self, name: str) -> str | None:
-        """The name that a tensor of a checkpoint has in the library's model; None for one that
-        is not used."""
+        """The name in the library's model of a checkpoint's tensor; None if it is not used."""
         return name
 
     @abstractmethod
     def prepare(self, module: Adapter, attention: Attention) -> None:
-        """Changes a loaded module, in place, into the form whose trace is exported."""
+        """Changes a loaded module in place into the form that is traced for export."""
 
     def sensitive(self, module: Adapter) -> Sequence[nn.Module]:
-        """The module's blocks that may stay in float32 where their values would overflow in
-        half precision; none where that does not happen."""
+        """The module's blocks that may overflow in half precision, and then stay in float32."""
         return ()
 
     def sizes_at(self, side: int) -> dict[str, int]:
-        """The axes that follow from a first input of ``side`` × ``side``."""
+        """Sizes of the axes for a first input of ``side`` × ``side``."""
         return {}
 
     @property
@@ -192,7 +189,7 @@ class NetworkExport(ABC):
         return self.max_batch_area * int(channels)
 
     def limits(self, memory_gb: float | None) -> BatchLimits:
-        """What may be in one batch; ``memory_gb`` is the GPU's, None stands for a CPU."""
+        """The bounds of one batch; ``memory_gb`` is the GPU's, None for a CPU."""
         if memory_gb is None or not self.spaces:
             return BatchLimits(self.max_batch, self.max_batch_elements)
         first = self.inputs[0].dims
@@ -203,14 +200,14 @@ class NetworkExport(ABC):
         return BatchLimits(max(box.rows for box in boxes), None, boxes)
 
     def space(self, memory_gb: float) -> tuple[Space, ...]:
-        """What an engine for a GPU with that much memory is compiled for."""
+        """The ranges of an engine for a GPU with this memory."""
         fitting = [least for least in self.spaces if least <= memory_gb]
         if not self.spaces:
             return ()
         return self.spaces[max(fitting, default=min(self.spaces))]
 
     def profiles(self, memory_gb: float) -> tuple[Profile, ...]:
-        """The optimisation profiles of an engine for a GPU with that much memory."""
+        """The optimisation profiles of an engine for a GPU with this memory."""
         if not self.axes:
             rows = (1, max(1, self.max_batch // 2), self.max_batch)
             return (Profile(rows, {}),)
@@ -237,7 +234,7 @@ class NetworkExport(ABC):
         return [least, *rest] if self.axes else rest
 
     def example(self, case: ShapeCase, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Plausible inputs of that shape, by name."""
+        """Realistic inputs of a shape, by name."""
         return {
             tensor.name: self.fill(tensor, self._shape(tensor, case), generator)
             for tensor in self.inputs
@@ -246,7 +243,7 @@ class NetworkExport(ABC):
     def fill(
         self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
-        """Plausible values for one input; standard normal unless a network knows better."""
+        """Realistic values for one input; by default standard normal."""
         return torch.randn(shape, generator=generator)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A ControlNet: what a picture asks of the UNet, as residuals."""
+"""A ControlNet: residuals for the UNet from a control image."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class _Control(Adapter):
 class ControlNet(DiffusionExport):
     """``sample`` FP32 [B, 4, h, w], the scaled latent, ``timestep`` FP32 [B, 1],
     ``encoder_hidden_states`` FP32 [B, L, D], ``controlnet_cond`` FP32 [B, 3, 8h, 8w], 0…1,
-    ``conditioning_scale`` FP32 [B, 1], which every output of its row is multiplied by, and what
-    else :attr:`conditioning` has → the UNet's residuals. Latents of any size."""
+    ``conditioning_scale`` FP32 [B, 1], a factor on every output of its row, and the rest of
+    :attr:`conditioning` → the UNet's residuals. Latents of any size."""
 
     part = "."
 
     def __init__(self, name: str, config: Mapping[str, Any], time_ids: int) -> None:
-        """``time_ids``: as the UNet's."""
+        """``time_ids``: equal to the UNet's."""
         super().__init__(config)
         self.name = name
         self.role = f"controlnet_{name}"
@@ -98,7 +98,7 @@ class ControlNet(DiffusionExport):
 
 
 def _with_pixels(sizes: Mapping[str, int]) -> dict[str, int]:
-    """With the picture's sides for those of the latent."""
+    """Adds the picture's sides to those of the latent."""
     return dict(sizes) | {
         f"{side}_px": PIXELS_PER_LATENT * sizes[side] for side in ("height", "width")
     }

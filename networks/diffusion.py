@@ -1,4 +1,4 @@
-"""What a UNet and its ControlNets share: latents of any size, and what they are conditioned on."""
+"""The common parts of a UNet and its ControlNets: latents of any size, and conditioning inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DiffusionExport(NetworkExport):
 
     max_batch = 16
     max_batch_area = 16 * 64 * 64
-    """The 16 rows of pictures of 512²: 2.5 GB with SD1.5's UNet in float32."""
+    """16 rows of pictures of 512²: 2.5 GB with SD1.5's UNet in float32."""
     spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
         0: (Space(8, 64), Space(2, 128), Space(1, 256)),
         20: (Space(16, 96), Space(4, 128), Space(1, 256)),
@@ -38,11 +38,11 @@ class DiffusionExport(NetworkExport):
     }
     exact_inputs = frozenset({"timestep", "time_ids"})
     time_ids: int = 0
-    """Numbers of SDXL's size conditioning; 0: without it."""
+    """Length of SDXL's size conditioning; 0: without it."""
 
     @property
     def usual_side(self) -> int:  # type: ignore[override]
-        """Of a latent: what the checkpoints were trained at."""
+        """Side of the latents that the checkpoint was trained with."""
         return 128 if self.time_ids else SIDES[1]
 
     def sizes_at(self, side: int) -> dict[str, int]:
@@ -55,7 +55,7 @@ class DiffusionExport(NetworkExport):
 
     @property
     def pooled_dim(self) -> int:
-        """Width P of the pooled text that goes with the size conditioning."""
+        """Width P of the pooled text of the size conditioning."""
         total, size = (int(self.config[name]) for name in (ADDITION_INPUT, ADDITION_SIZE))
         return total - self.time_ids * size
 
@@ -78,7 +78,7 @@ class DiffusionExport(NetworkExport):
     def fill(
         self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
-        """Another timestep, picture size and strength in every row; pixels from 0 to 1."""
+        """A different timestep, picture size and strength in every row; pixels from 0 to 1."""
         if tensor.name in ("timestep", "time_ids"):
             return torch.randint(0, 1000, shape, generator=generator).to(torch.float32)
         if tensor.name in ("controlnet_cond", "conditioning_scale"):

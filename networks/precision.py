@@ -1,8 +1,8 @@
-"""A network in half precision: its weights and values, behind inputs and outputs in FP32.
+"""A network with weights and values in half precision and with FP32 inputs and outputs.
 
-The graph's own types say where each precision holds, as strongly typed engines want it. What a
-value of half precision cannot hold stays in float32: timesteps, and the blocks of a network
-(:meth:`NetworkExport.sensitive`) in which a probe found values near float16's greatest.
+The graph's own types set the precision, as strongly typed engines require. Timesteps stay in
+float32, and so do blocks of a network (:meth:`NetworkExport.sensitive`) whose values on a probe
+are near float16's greatest.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
 }
 HEADROOM = 8.0
-"""A block goes to float16 only if the probe's values stay so many times below its greatest."""
+"""A block is in float16 only if the probe's values are this factor below float16's greatest."""
 
 ProbeInputs = Sequence[torch.Tensor]
 
 
 class _Cast(nn.Module):
-    """Casts at the borders; in between every block has the type of its weights."""
+    """Casts inputs and outputs; inside, every block has the type of its weights."""
 
     def __init__(self, module: nn.Module, exact: Sequence[bool], dtype: torch.dtype) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class _Cast(nn.Module):
 def lower(
     network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[ProbeInputs]
 ) -> nn.Module:
-    """The loaded module in that precision, with the same inputs and outputs in FP32.
+    """The loaded module in a precision, with the same FP32 inputs and outputs.
 
     Args:
-        module: float32, its weights finite; changed in place.
-        probes: inputs like those it will see, in the order of its arguments; what overflows on
-            them stays in float32.
+        module: float32 with finite weights; changed in place.
+        probes: realistic inputs in the order of its arguments; blocks that overflow on them stay in
+            float32.
     """
     return lowered(network, module, precision, overflowing(network, module, precision, probes))
 
@@ -67,8 +67,8 @@ def lower(
 def overflowing(
     network: NetworkExport, module: Adapter, precision: Precision, probes: Sequence[ProbeInputs]
 ) -> tuple[str, ...]:
-    """Names of the loaded module's blocks that have to stay in float32: those in which some value
-    of the probes comes near float16's greatest."""
+    """Names of the loaded module's blocks that must stay in float32: those with values near
+    float16's greatest on the probes."""
     blocks = network.sensitive(module)
     if precision != "fp16" or not blocks:
         return ()
@@ -76,7 +76,7 @@ def overflowing(
     with _watched(blocks) as greatest, torch.inference_mode():
         for inputs in probes:
             module(*inputs)
-    kept = {block for block in blocks if not greatest[block] < most}  # not: NaN counts too
+    kept = {block for block in blocks if not greatest[block] < most}  # "not": NaN too
     if kept:
         log.info("%s: %d blocks stay in float32, as they overflow", network.role, len(kept))
     return tuple(name for name, block in module.named_modules() if block in kept)
@@ -85,8 +85,8 @@ def overflowing(
 def lowered(
     network: NetworkExport, module: Adapter, precision: Precision, kept: Collection[str]
 ) -> nn.Module:
-    """The module in that precision, but for the blocks ``kept`` in float32, by their names; with
-    the same inputs and outputs in FP32.
+    """The module in a precision, with the blocks named ``kept`` in float32 and with the same FP32
+    inputs and outputs.
 
     Args:
         module: float32, with weights or on the meta device; changed in place.
@@ -107,7 +107,8 @@ def lowered(
 
 @contextmanager
 def _watched(blocks: Sequence[nn.Module]) -> Iterator[dict[nn.Module, float]]:
-    """Within, the greatest magnitude that went into each block or out of a part of it."""
+    """A context that records the greatest magnitude of each block's inputs and its parts'
+    outputs."""
     greatest = dict.fromkeys(blocks, 0.0)
     hooks = []
 

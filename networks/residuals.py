@@ -13,7 +13,7 @@ MID = "mid_residual"
 
 @dataclass(frozen=True)
 class Residual:
-    """One feature map, ``[B, channels, h, w]`` of a latent that was halved ``level`` times."""
+    """One feature map ``[B, channels, h, w]``, for a latent halved ``level`` times."""
 
     name: str
     channels: int
@@ -26,13 +26,13 @@ class Residual:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """Least 1: one value a channel, zero where there is no ControlNet, spares the transfer
-        of full maps."""
+        """The least size is 1: without a ControlNet, one zero per channel replaces the full
+        maps."""
         opt, most = (_halved(size, self.level) for size in (64, 256))
         return tuple(Axis(f"{self.name}_{side}", 1, opt, most) for side in "hw")
 
     def sizes(self, height: int, width: int) -> dict[str, int]:
-        """The axes' sizes for a latent of that size."""
+        """Sizes of the axes for a latent."""
         return {
             f"{self.name}_h": _halved(height, self.level),
             f"{self.name}_w": _halved(width, self.level),
@@ -44,7 +44,7 @@ def residuals(config: Mapping[str, Any]) -> tuple[Residual, ...]:
     block's last.
 
     Args:
-        config: diffusers' configuration of either.
+        config: diffusers' configuration of the UNet or ControlNet.
     """
     widths: list[int] = config["block_out_channels"]
     layers = config.get("layers_per_block", 2)
@@ -60,5 +60,5 @@ def residuals(config: Mapping[str, Any]) -> tuple[Residual, ...]:
 
 
 def _halved(size: int, times: int) -> int:
-    """A convolution of stride 2 rounds up."""
+    """Half of a size; a convolution of stride 2 rounds up."""
     return -(-size >> times)

@@ -1,6 +1,6 @@
-"""A network in files that torch can run it from: its weights, and how its module is made.
+"""The stored form of a network for torch: its weights, and the arguments of its module.
 
-``model.safetensors`` holds the tensors, ``network.json`` all else; nothing is pickled.
+``model.safetensors`` contains the tensors, ``network.json`` all else; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CLASSES: dict[str, type[NetworkExport]] = {
 
 
 class NetworkFile(BaseModel):
-    """What ``network.json`` says."""
+    """The content of ``network.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ class NetworkFile(BaseModel):
     ] = ()
 
     def made(self) -> NetworkExport:
-        """The network.
+        """Creates the network.
 
         Raises:
             ValueError: there is no such class.
@@ -57,7 +57,7 @@ class NetworkFile(BaseModel):
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network, and its module with the same inputs and outputs in FP32 for every precision."""
+    """A network and its module, which has FP32 inputs and outputs in every precision."""
 
     network: NetworkExport
     module: nn.Module
@@ -75,7 +75,7 @@ def write_network(
     """Writes both files into ``folder``.
 
     Args:
-        module: loaded, and lowered to that precision but for the blocks ``float32``.
+        module: loaded, in the precision, with the blocks ``float32`` in float32.
     """
     description = NetworkFile(
         network=type(network).__name__,
@@ -87,14 +87,14 @@ def write_network(
     text, weights = folder / NETWORK_FILE, folder / WEIGHTS_FILE
     write_flushed(text, description.model_dump_json(indent=2) + "\n")
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, weights)
-    weights.chmod(text.stat().st_mode)  # safetensors lets only its owner read it
+    weights.chmod(text.stat().st_mode)  # safetensors sets mode 600
 
 
 def read_network(folder: Path, device: torch.device) -> StoredNetwork:
-    """Makes the module anew, its weights on the device.
+    """Creates the module with its weights on the device.
 
     Raises:
-        OSError, ValueError: a file is missing, or is no such file.
+        OSError, ValueError: a file is missing or invalid.
         RuntimeError: the weights do not fit the network.
     """
     description = NetworkFile.model_validate_json((folder / NETWORK_FILE).read_bytes())

@@ -68,18 +68,18 @@ class ClipTextEncoder(NetworkExport):
             return self.adapter(CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config))))
 
     def current_name(self, name: str) -> str | None:
-        """Older transformers nested the encoder in ``text_model``, and stored the positions."""
+        """Handles older files with the encoder inside ``text_model`` and with stored positions."""
         return _without_positions(name.removeprefix("text_model."))
 
     def complete(self, module: Adapter) -> None:
-        """Makes the buffer that is not stored with the weights."""
+        """Creates the buffer of positions, which is not stored."""
         encoder = self.encoder(module)
         device = encoder.embeddings.position_embedding.weight.device
         positions = torch.arange(encoder.config.max_position_embeddings, device=device)
         encoder.embeddings.register_buffer("position_ids", positions[None], persistent=False)
 
     def encoder(self, module: Adapter) -> Any:
-        """The encoder alone, without a projection."""
+        """The encoder without a projection."""
         return module.model
 
     def prepare(self, module: Adapter, attention: Attention) -> None:
@@ -88,7 +88,7 @@ class ClipTextEncoder(NetworkExport):
     def fill(
         self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
-        """Token ids over the whole vocabulary, and an end somewhere in every row."""
+        """Token ids over the whole vocabulary, with an end token in every row."""
         limit = self.config["vocab_size"]
         ids = torch.randint(0, limit, shape, generator=generator, dtype=torch.int32)
         ends = torch.randint(1, CHUNK_TOKENS, (shape[0], 1), generator=generator)
@@ -122,8 +122,8 @@ class SdxlTextEncoder2(ClipTextEncoder):
         return int(self.config["projection_dim"])
 
     def skeleton(self) -> Adapter:
-        # Older configurations name another end, by which the greatest id is taken for it. That
-        # goes wrong with the ids beyond the vocabulary that textual inversions add.
+        # With the end token of older configurations, the greatest id counts as the end. That is
+        # wrong with textual inversions, whose ids are beyond the vocabulary.
         config = CLIPTextConfig.from_dict({**self.config, "eos_token_id": END_TOKEN})
         with torch.device("meta"):
             return _SecondLastAndPooled(CLIPTextModelWithProjection(config))

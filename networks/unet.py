@@ -13,9 +13,9 @@ from networks.diffusion import CHECKED_SIZES, DIFFUSION_AXES, DiffusionExport
 from networks.residuals import Residual, residuals
 
 ALWAYS_PASS_SIZES = 40
-"""As ``num_upsamplers``: diffusers passes the skip connections' sizes to the up-path where a
-side is no multiple of 2**num_upsamplers, and the trace freezes that choice. No side is a
-multiple of 2**40, so the graph always takes its sizes from the skip connections."""
+"""Value of ``num_upsamplers``: diffusers passes the skip connections' sizes to the up-path if a
+side is no multiple of 2**num_upsamplers, and the trace freezes that choice. No side is a multiple
+of 2**40, so the graph always takes its sizes from the skip connections."""
 
 _MODEL: Any = UNet2DConditionModel  # diffusers' classes are not typed
 
@@ -52,19 +52,19 @@ class _Denoise(Adapter):
 
 class Unet(DiffusionExport):
     """``sample`` FP32 [B, C, h, w], ``timestep`` FP32 [B, 1], ``encoder_hidden_states`` FP32
-    [B, L, D] and what else :attr:`conditioning` has → ``out_sample`` FP32 [B, 4, h, w]. Latents
-    of any size, one timestep a row.
+    [B, L, D] and the rest of :attr:`conditioning` → ``out_sample`` FP32 [B, 4, h, w]. Latents of
+    any size, one timestep per row.
 
-    Built for ControlNets it also takes ``down_residual_0`` … and ``mid_residual`` FP32
-    [B, C_i, h_i, w_i], which are added to the skip connections and to the middle block's
-    output; [B, C_i, 1, 1] is broadcast, so zeros of that size stand for no ControlNet.
+    If built for ControlNets, it has further inputs ``down_residual_0`` … and ``mid_residual`` FP32
+    [B, C_i, h_i, w_i], which are added to the skip connections and to the middle block's output.
+    [B, C_i, 1, 1] is broadcast; zeros of this size mean no ControlNet.
     """
 
     role = "unet"
     part = "unet"
 
     def __init__(self, config: Mapping[str, Any], controlled: bool = False) -> None:
-        """``controlled``: whether it takes residuals."""
+        """``controlled``: with inputs for residuals."""
         super().__init__(config)
         self.residuals: tuple[Residual, ...] = residuals(config) if controlled else ()
         self.axes = (*DIFFUSION_AXES, *(axis for each in self.residuals for axis in each.axes))
@@ -107,12 +107,12 @@ class Unet(DiffusionExport):
 
 
 class SdxlUnet(Unet):
-    """SDXL's: original size, crop and target size, as height and width each."""
+    """SDXL's UNet: conditioned on original size, crop and target size, each height and width."""
 
     time_ids = 6
 
 
 class SdxlRefinerUnet(Unet):
-    """The SDXL refiner's: original size, crop, aesthetic score."""
+    """The SDXL refiner's UNet: conditioned on original size, crop and aesthetic score."""
 
     time_ids = 5

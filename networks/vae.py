@@ -1,4 +1,4 @@
-"""The two halves of the variational autoencoder (KL, 8 pixels to a latent)."""
+"""The two halves of the variational autoencoder (KL, 8 pixels per latent cell)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from networks.base import Adapter, Attention, Axis, NetworkExport, Space, TensorSpec
 
 DEFAULT_LATENT_SCALE = 0.18215
-"""Of a VAE whose configuration names none."""
+"""Scaling factor of a VAE whose configuration has none."""
 
 _MODEL: Any = AutoencoderKL  # diffusers' classes are not typed
 _ENCODER = "encoder", "quant_conv"
@@ -37,13 +37,13 @@ class _VaeHalf(NetworkExport):
 
     adapter: ClassVar[type[Adapter]]
     own_parts: ClassVar[tuple[str, str]]
-    """The half's two parts of the library's model: the network, and the convolution between it
-    and the latent."""
+    """The parts of the library's model in this half: the network, and the convolution next to the
+    latent."""
     other_parts: ClassVar[tuple[str, str]]
 
     @property
     def latent_scale(self) -> float:
-        """What latents are multiplied by, so that their variance is about 1."""
+        """Factor on latents, so that their variance is about 1."""
         return float(self.config.get("scaling_factor", DEFAULT_LATENT_SCALE))
 
     def skeleton(self) -> Adapter:
@@ -59,7 +59,7 @@ class _VaeHalf(NetworkExport):
         return _current_name(name)
 
     def sensitive(self, module: Adapter) -> Sequence[nn.Module]:
-        """Known of SDXL's: its decoder's sums leave float16's range."""
+        """The values of SDXL's decoder exceed float16's range."""
         half = getattr(module.model, self.own_parts[0])
         convolutions = (half.conv_in, half.conv_norm_out, half.conv_out)
         stages = getattr(half, "down_blocks", None) or half.up_blocks
@@ -87,7 +87,7 @@ class VaeEncoder(_VaeHalf):
     adapter = _EncodeMean
     own_parts, other_parts = _ENCODER, _DECODER
     max_batch_area = 2 * 1024 * 1024
-    """Of pixels: 3.2 GB with SD's VAE in float32, 1.5 kB a pixel."""
+    """In pixels: 3.2 GB with SD's VAE in float32, 1.5 kB per pixel."""
     axes = (Axis("height_px", 32, 512, 2048), Axis("width_px", 32, 512, 2048))
     usual_side = 512
     spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
@@ -129,7 +129,7 @@ class VaeDecoder(_VaeHalf):
     adapter = _Decode
     own_parts, other_parts = _DECODER, _ENCODER
     max_batch_area = 128 * 128
-    """A picture of 1024²: 3.4 GB with SD's VAE in float32, 3.2 kB a pixel."""
+    """A picture of 1024²: 3.4 GB with SD's VAE in float32, 3.2 kB per pixel."""
     axes = (Axis("height", 4, 64, 256), Axis("width", 4, 64, 256))
     usual_side = 64
     spaces: ClassVar[Mapping[int, tuple[Space, ...]]] = {
@@ -158,7 +158,7 @@ class VaeDecoder(_VaeHalf):
     def fill(
         self, tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator
     ) -> torch.Tensor:
-        """Latents as large as they are in use: of unit variance, over the scaling factor."""
+        """Latents with the variance of real ones: 1 over the squared scaling factor."""
         return super().fill(tensor, shape, generator) / self.latent_scale
 
 
@@ -166,7 +166,7 @@ _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_a
 
 
 def _current_name(name: str) -> str:
-    """Checkpoints from before diffusers 0.17 name the attention's layers differently."""
+    """The current name of an attention layer in a checkpoint from before diffusers 0.17."""
     if ".attentions." not in name:
         return name
     head, layer, kind = name.rsplit(".", 2)

@@ -1,4 +1,4 @@
-"""What the service knows of a pipeline: one compiled checkpoint under a name."""
+"""Descriptors of pipelines; a pipeline is one compiled checkpoint under a name."""
 
 from pipelines.descriptor import (
     DESCRIPTOR_SUFFIX,

@@ -1,4 +1,4 @@
-"""The descriptor: a JSON file beside a pipeline's Triton models that says how to use them.
+"""The descriptor: a JSON file beside a pipeline's Triton models that describes their use.
 
 build_engines writes ``DIR/NAME.pipeline.json`` last, so a pipeline without one is not finished.
 The server reads it at start; nothing here imports torch.
@@ -38,13 +38,13 @@ class _Model(BaseModel):
 
 
 class BatchBox(_Model):
-    """What a network takes at once: up to ``rows`` rows, none larger than ``shape`` anywhere."""
+    """The bound of one batch: up to ``rows`` rows, none larger than ``shape`` on any axis."""
 
     rows: Annotated[int, Field(ge=1)]
     shape: Annotated[tuple[int, ...], Field(description="of a row of the first input")]
 
     def holds(self, row_shape: Sequence[int]) -> bool:
-        """Whether a row of that shape fits."""
+        """Whether a row of this shape fits."""
         return all(size <= most for size, most in zip(row_shape, self.shape, strict=True))
 
 
@@ -73,7 +73,7 @@ class Network(_Model):
     ControlNet's ensemble counts as its own."""
 
     def batch_limit(self, row_shape: Sequence[int]) -> int:
-        """Most rows of this shape, the first input's, in one batch; at least 1."""
+        """Most rows in one batch by the shape of the first input's row; at least 1."""
         rows = self.max_batch
         if self.max_batch_elements is not None:
             rows = min(rows, self.max_batch_elements // math.prod(row_shape))
@@ -84,7 +84,7 @@ class Network(_Model):
 
 
 class Schedule(_Model):
-    """The noise schedule that the UNet was trained with."""
+    """The noise schedule of the UNet's training."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -96,11 +96,11 @@ class Schedule(_Model):
 
 
 EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
-"""How a prompt names a textual inversion."""
+"""A textual inversion's name in a prompt."""
 
 
 class TextEncoderSpec(_Model):
-    """How one text encoder is fed. Its outputs are ``hidden_state`` and, perhaps, ``pooled``."""
+    """The input of a text encoder. Its outputs are ``hidden_state`` and optionally ``pooled``."""
 
     role: TextRole
     tokenizer: Annotated[str, Field(description="tokenizer.json, relative to the descriptor")]
@@ -109,7 +109,7 @@ class TextEncoderSpec(_Model):
     padding: Annotated[int, Field(description="id of the token that fills a chunk")]
     pooled: bool = False
     embeddings: dict[str, tuple[int, ...]] = {}
-    """Textual inversions: name → ids of the tokens that were added for it."""
+    """Textual inversions: name → ids of their added tokens."""
 
 
 class ControlNetSpec(_Model):
@@ -121,7 +121,7 @@ class ControlNetSpec(_Model):
 
 
 class EngineSpec(_Model):
-    """What compiled engines are tied to: they run nowhere else."""
+    """The TensorRT version and GPU of compiled engines, which run on no others."""
 
     tensorrt: Annotated[str, Field(description="version of libnvinfer, e.g. 11.2.1")]
     gpu: Annotated[str, Field(description="the GPU's name")]
@@ -129,8 +129,8 @@ class EngineSpec(_Model):
 
 
 class Quality(_Model):
-    """How far a quantised UNet is from the same one before: the worst of the requests that it was
-    tried with, none of which it was calibrated with."""
+    """Differences of a quantised UNet to the original: the worst over a set of requests that were
+    not used for its calibration."""
 
     network_error: Annotated[
         float, Field(description="relative error of the UNet's output on the same inputs, a mean")
@@ -142,8 +142,8 @@ class Quality(_Model):
 
 
 class Preview(_Model):
-    """How a latent's colours are guessed without the VAE: RGB, 0…1, is ``factors · latent + bias``
-    in each cell."""
+    """An approximation of a latent's colours without the VAE: RGB, 0…1, is
+    ``factors · latent + bias`` in each cell."""
 
     factors: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
     """A row for each colour, a column for each channel of the scaled latent."""
@@ -154,7 +154,7 @@ class Preview(_Model):
 
 
 class PipelineDescriptor(_Model):
-    """All that sampling has to know of a compiled checkpoint."""
+    """A compiled checkpoint as sampling uses it."""
 
     version: Literal[1] = 1
     name: str
@@ -184,16 +184,16 @@ class PipelineDescriptor(_Model):
     ] = None
     context_dim: Annotated[int, Field(ge=1, description="width of the text conditioning")]
     text_encoders: tuple[TextEncoderSpec, ...]
-    """In the order in which their hidden states are joined, feature by feature."""
+    """In the order in which their hidden states are joined along the features."""
     networks: dict[NetworkRole, Network]
     residuals: dict[str, int] = {}
     """The UNet's residual inputs: name → channels. Empty if it was built without ControlNets."""
     controlnets: dict[str, ControlNetSpec] = {}
     source: dict[str, str]
-    """SHA-256 of every file that went in, by its path relative to the checkpoint. What was added
-    is below ``controlnets/``, ``loras/`` (a LoRA's path ends in its weight) and ``embeddings/``."""
+    """SHA-256 of every source file by its path relative to the checkpoint. Additions are below
+    ``controlnets/``, ``loras/`` (a LoRA's path ends in its weight) and ``embeddings/``."""
     built_with: dict[str, str]
-    """Target, precision, and versions of the libraries that built it."""
+    """Target, precision, and versions of the build's libraries."""
 
     @property
     def all_networks(self) -> list[Network]:
@@ -215,9 +215,9 @@ class PipelineDescriptor(_Model):
 
 
 def load_all(repositories: Iterable[Path]) -> dict[str, tuple[PipelineDescriptor, Path]]:
-    """Reads every descriptor in some repositories.
+    """Reads all descriptors in the repositories.
 
-    Returns the pipelines by name, each with the folder it lies in.
+    Returns the pipelines by name, each with its folder.
 
     Raises:
         PipelineError: a descriptor is broken, or two share a name.

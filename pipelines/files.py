@@ -1,7 +1,8 @@
-"""The files of a pipeline's models, and whether they are still those that were built.
+"""The files of a pipeline's models, and their comparison with the descriptor.
 
-The descriptor pins every file by its SHA-256. A file more is as bad as a changed one: Triton loads
-every folder, and the stub of a Python-based backend imports from the model's folder first.
+The descriptor pins every file by its SHA-256. Additional files are refused like changed ones:
+Triton loads every folder, and the stub of a Python-based backend imports from the model's folder
+first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SHOWN = 3
 
 _Stamp = tuple[int, ...]
 _hashes: dict[_Stamp, str] = {}
-"""What this process has hashed: a server that is started again starts at once."""
+"""Hashes computed by this process, so that a restart of the server does not hash again."""
 
 
 def write_flushed(path: Path, text: str) -> None:
@@ -36,7 +37,7 @@ def write_flushed(path: Path, text: str) -> None:
 
 
 def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
-    """The file's SHA-256 in hex; ``advance`` is told of every block's length in bytes."""
+    """The file's SHA-256 in hex; calls ``advance`` with the length of every block in bytes."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
@@ -47,8 +48,8 @@ def sha256(path: Path, advance: Callable[[int], object] = lambda count: None) ->
 
 
 def model_files(folder: Path, models: Iterable[str]) -> dict[str, Path]:
-    """Every file of these models, by its path relative to the folder; linked folders count as
-    files, for what lies in them is the models' too."""
+    """All files of these models by their paths relative to the folder, also those in linked
+    folders."""
     found = {}
     for model in models:
         for path in sorted((folder / model).rglob("*")):
@@ -58,16 +59,16 @@ def model_files(folder: Path, models: Iterable[str]) -> dict[str, Path]:
 
 
 def is_model(name: str) -> bool:
-    """Whether a folder of that name in a repository counts as a model's: a build under way is in a
-    hidden one, and a file system may have its own."""
+    """Whether a folder of this name in a repository is a model: running builds and file systems
+    use hidden folders."""
     return not name.startswith(".") and name != "lost+found"
 
 
 def check_files(repositories: Iterable[Path]) -> None:
-    """Compares all files of some repositories' models with the descriptors.
+    """Compares all files of the repositories' models with the descriptors.
 
     Raises:
-        PipelineError: which files have changed, are missing or too many, and what to do.
+        PipelineError: lists changed, missing and additional files, and the remedy.
     """
     begun_s = time.monotonic()
     folders = list(repositories)
@@ -103,7 +104,7 @@ def _known_sha256(path: Path) -> str | None:
         stamp = _stamp(path)
         if stamp not in _hashes:
             found = sha256(path)
-            if _stamp(path) != stamp:  # somebody is writing it
+            if _stamp(path) != stamp:  # being written
                 return None
             _hashes[stamp] = found
         return _hashes[stamp]
@@ -112,7 +113,7 @@ def _known_sha256(path: Path) -> str | None:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Changes with every write: nobody but root can set the time of the last change (ctime)."""
+    """A value that changes with every write: only root can set the time of change (ctime)."""
     status: os.stat_result = path.stat()
     return (
         status.st_dev,

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, asked of the driver's own tool; nothing here imports CUDA."""
+"""The NVIDIA GPUs of this machine, as nvidia-smi reports them; imports no CUDA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BYTES_PER_MIB = 1 << 20
 
 
 class GpuError(Exception):
-    """There is no GPU, or its driver does not answer; the message says which."""
+    """There is no GPU, or nvidia-smi fails."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Gpu:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in the driver's order; at least one.
+    """The GPUs allowed by CUDA_VISIBLE_DEVICES, in the driver's order; at least one.
 
     Raises:
         GpuError: there is none, or nvidia-smi cannot be run.
@@ -42,8 +42,8 @@ def find_gpus() -> tuple[Gpu, ...]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GpuError(f"nvidia-smi cannot be run: {error}") from error
     if result.returncode != 0:
-        said = (result.stderr or result.stdout).strip()
-        raise GpuError(f"nvidia-smi failed: {said or f'exit code {result.returncode}'}")
+        output = (result.stderr or result.stdout).strip()
+        raise GpuError(f"nvidia-smi failed: {output or f'exit code {result.returncode}'}")
     gpus = tuple(_parse(line) for line in result.stdout.splitlines() if line.strip())
     if not gpus:
         raise GpuError("no NVIDIA GPU: nvidia-smi lists none")

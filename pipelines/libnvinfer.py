@@ -1,4 +1,4 @@
-"""Which TensorRT a program would run with."""
+"""The TensorRT version that a program would run with."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _ASK = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).getInferLibVersion())
 
 
 class LibraryError(Exception):
-    """The library is not found, or cannot be loaded; the message says which."""
+    """The library is not found or cannot be loaded."""
 
 
 def linked_version(file: Path, environment: Mapping[str, str] | None = None) -> str:
-    """The version of the libnvinfer that the dynamic loader gives a program or library.
+    """The version of libnvinfer that the dynamic loader finds for a program or library.
 
     Args:
-        file: what is linked with it, such as Triton's TensorRT backend.
-        environment: of the program; LD_LIBRARY_PATH counts. None: this process's.
+        file: linked with libnvinfer, such as Triton's TensorRT backend.
+        environment: of the program, with its LD_LIBRARY_PATH. None: this process's.
 
     Returns:
-        "11.2.1" and the like.
+        For example "11.2.1".
 
     Raises:
-        LibraryError: the file is linked with none that is here, or it cannot be loaded.
+        LibraryError: the library is not found or cannot be loaded.
     """
     environment = {**(os.environ if environment is None else environment), "LC_ALL": "C"}
     found = _LINKED.search(_run(["ldd", str(file)], environment))
     if found is None:
         raise LibraryError(f"{file}: the dynamic loader finds no libnvinfer for it")
-    # In a process of its own: the library is large, and LD_LIBRARY_PATH counts at a start only.
+    # In its own process: the library is large, and LD_LIBRARY_PATH is read at the start only.
     return version_text(int(_run([sys.executable, "-c", _ASK, found.group(1)], environment)))
 
 

@@ -1,1 +1,1 @@
-"""Pure array functions around the sampling: decode, crop, resize, masks, paste. No torch here."""
+"""Pure array functions around the sampling: decode, crop, resize, masks, paste; without torch."""

@@ -1,4 +1,4 @@
-"""The last step: sampled crops back to their size, into the picture, into the answer."""
+"""The last step: resize sampled crops back, paste them and encode the response."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, Seg
 from segs_client.pasting import paste_crop
 
 _LEFT_ALONE = ("skipped_by_request", "skipped_too_small")
-"""What the reference does not have, and pastes nothing."""
+"""Statuses without a pasted crop, which the reference does not have."""
 
 
 @dataclass(frozen=True)
 class Composed:
-    """The answer: its JSON and its flat uint8 tensors, empty where nothing was asked for."""
+    """The response: its JSON and its flat uint8 tensors, empty if not requested."""
 
     report: Report
     image: ByteArray
@@ -38,11 +38,11 @@ def composite(
     masks: ByteArray,
     given: ByteArray,
 ) -> Composed:
-    """Pastes every SEG of every pass in order and encodes what was asked for. One that failed
-    or was to be left alone is not pasted: its region is what other SEGs make of it.
+    """Pastes every SEG of every pass in order and encodes the requested outputs. Failed and skipped
+    SEGs are not pasted.
 
     Args:
-        canvas, crops, masks, given: as prepare made them; ``sampled`` as sample did.
+        canvas, crops, masks, given: tensors of prepare; ``sampled``: of sample.
     """
     start_s = time.perf_counter()
     request = plan.request
@@ -90,7 +90,7 @@ def composite(
 
 
 def _is_left_alone(seg: PlannedSeg) -> bool:
-    """Whether nothing is pasted, so that what other SEGs made where they overlap stays."""
+    """Whether nothing is pasted, so that overlapping SEGs stay as they are."""
     return seg.given is None and seg.skip in _LEFT_ALONE
 
 
@@ -101,7 +101,7 @@ def _crop(
     sampled: ByteArray,
     given: ByteArray,
 ) -> FloatArray | None:
-    """The crop that a SEG ends up with, of its region's size; None where it has no image."""
+    """A SEG's final crop at its region's size; None if it has no image."""
     x1, y1, x2, y2 = seg.crop_region
     if isinstance(result, SampledSeg):
         return from_bytes(resize_lanczos(pixels_at(sampled, result.pixels), y2 - y1, x2 - x1))
@@ -158,17 +158,17 @@ def _seg_report(
     )
     if result is None or seg.crop is None:
         return report
-    asked = {
+    options = {
         "prompt": seg.positives[0].text if seg.positives else None,
         "seed": result.seed,
     }
     if isinstance(result, FailedSeg):
-        return report.model_copy(update={**asked, "status": "failed", "error": result.error})
-    ran = {
-        **asked,
+        return report.model_copy(update={**options, "status": "failed", "error": result.error})
+    outcome = {
+        **options,
         "status": result.status,
         "sampled_size": (seg.crop.height, seg.crop.width),
         "steps_run": result.steps_run,
         "sample_s": round(result.sample_s, 6),
     }
-    return report.model_copy(update=ran)
+    return report.model_copy(update=outcome)

@@ -1,4 +1,4 @@
-"""Control images: what a ControlNet is shown of the picture around a SEG."""
+"""Control images: a ControlNet's hint, made from the crop of a SEG."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Preprocessor = Callable[[ByteArray], ByteArray]
 
 def canny(pixels: ByteArray) -> ByteArray:
     """Edges by Canny (OpenCV, thresholds 100 and 200), white on black."""
-    import cv2  # loaded by those alone who use it: it is large
+    import cv2  # large, so imported only when used
 
     return _three_channels(np.asarray(cv2.Canny(pixels, _CANNY_LOW, _CANNY_HIGH), dtype=np.uint8))
 
 
 def sobel(pixels: ByteArray) -> ByteArray:
-    """Strength of the grey picture's slope (Sobel, 3×3), the steepest white."""
+    """Magnitude of the grey picture's gradient (Sobel, 3×3); the largest is white."""
     import cv2
 
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -47,7 +47,7 @@ def gray(pixels: ByteArray) -> ByteArray:
 
 
 def invert(pixels: ByteArray) -> ByteArray:
-    """Black for white."""
+    """Inverted colours."""
     return np.asarray(ImageOps.invert(Image.fromarray(pixels)))
 
 
@@ -72,7 +72,7 @@ _OWN: Mapping[str, Preprocessor] = {
 
 @functools.cache
 def preprocessors() -> dict[str, Preprocessor]:
-    """The preprocessors by name: ours and those that installed packages bring."""
+    """The preprocessors by name: the built-in ones and those of installed packages."""
     found = {point.name: point.load() for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {**found, **_OWN}
 
@@ -81,7 +81,7 @@ def check_control(control: ControlNet, known: Collection[str], field: str) -> No
     """
     Args:
         known: names of the pipeline's ControlNets.
-        field: what errors call it.
+        field: its name in errors.
 
     Raises:
         ContractError: an unknown ControlNet or preprocessor.
@@ -97,7 +97,7 @@ def check_control(control: ControlNet, known: Collection[str], field: str) -> No
 
 
 class ControlReader:
-    """Makes the hints of one request's SEGS, whose chains :func:`check_control` has passed.
+    """Makes the hints of one request's SEGS; their chains must have passed :func:`check_control`.
 
     Args:
         tensor: the request's ``control_images``.
@@ -122,8 +122,8 @@ class ControlReader:
         """The chain with its hints.
 
         Args:
-            crop: the SEG's crop at its sampled size, which lies at ``place``.
-            field: what errors call the chain.
+            crop: the SEG's crop at its sampled size, at ``place``.
+            field: the chain's name in errors.
 
         Raises:
             ContractError: a broken control image.

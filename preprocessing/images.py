@@ -1,4 +1,4 @@
-"""Pictures: bytes to pixels and back.
+"""Decoding and encoding of pictures.
 
 Pixels are uint8 ``[H, W, 3]`` RGB; values are float32 ``[H, W, 3]``, 0…1.
 """
@@ -23,7 +23,7 @@ from segs_client.pictures import to_mode
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture whose header is checked and whose pixels are not decoded yet."""
+    """A picture with a checked header and undecoded pixels."""
 
     size: Size
     _file: PictureFile | None
@@ -31,9 +31,8 @@ class Picture:
     _field: str
 
     def pixels(self) -> ByteArray:
-        """uint8 ``[H, W, 3]``. Transparency is dropped, grey becomes RGB, 16 bits become 8, EXIF
-        rotation is left alone (as ComfyUI's inputs are plain arrays, boxes refer to the stored
-        pixels).
+        """uint8 ``[H, W, 3]``. Transparency is dropped, grey becomes RGB, 16 bits become 8. EXIF
+        rotation is ignored: boxes refer to the stored pixels, since ComfyUI's inputs are arrays.
 
         Raises:
             ContractError: truncated or broken.
@@ -49,8 +48,7 @@ def open_picture(
     """Checks the request's ``image`` tensor, a file or raw pixels, without decoding it.
 
     Raises:
-        ContractError: not such a file, more than one picture, too large, or not as long as its
-            shape says.
+        ContractError: no picture, several pictures, too large, or not as long as its shape.
     """
     if form.shape is None:
         file = inspect(data.data, field)
@@ -65,7 +63,7 @@ def open_picture(
 
 
 def check_size(height: int, width: int, field: str, limits: Limits) -> None:
-    """Refuses pictures beyond the limits."""
+    """Raises ContractError if a picture exceeds the limits."""
     side, pixels = limits.max_picture_side_px, limits.max_picture_pixels
     if max(height, width) > side or height * width > pixels:
         allowed = f"sides up to {side} px and up to {pixels} pixels"
@@ -75,7 +73,7 @@ def check_size(height: int, width: int, field: str, limits: Limits) -> None:
 def encode(
     pixels: ByteArray, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int
 ) -> ByteArray:
-    """Pixels as the bytes of a file, or as they are; flat uint8."""
+    """Pixels as the bytes of a file, or raw; flat uint8."""
     if encoding == "raw":
         return np.ascontiguousarray(pixels).reshape(-1)
     out = io.BytesIO()
@@ -88,10 +86,10 @@ def read_buffer(tensor: ByteArray | None, place: Buffer, field: str) -> FloatArr
     """An array of the request: float32 values of ``place.shape``, 0…1.
 
     Raises:
-        ContractError: it lies outside the tensor, does not decode, or has other values.
+        ContractError: it is outside the tensor, does not decode, or has other values.
     """
     values = decode(place, np.empty(0, dtype=np.uint8) if tensor is None else tensor, field)
-    low, high = float(values.min()), float(values.max())  # NaN shows in both
+    low, high = float(values.min()), float(values.max())  # both are NaN if a value is
     if not (low >= 0.0 and high <= 1.0):
         raise invalid(field, "values out of range", value=f"{low:g}…{high:g}", allowed="0 … 1")
     return values

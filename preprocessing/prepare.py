@@ -1,4 +1,4 @@
-"""The first step: a request and its bytes become a plan and arrays of known shape."""
+"""The first step: check a request, decode it, and make its plan and arrays."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RequestTensors:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The plan and the flat uint8 tensors it points into."""
+    """The plan and the flat uint8 tensors that it refers to."""
 
     plan: Plan
     canvas: ByteArray
     """The picture's pixels, ``[H·W·3]``."""
     crops: ByteArray
-    """Crops at the size they are sampled at, and ControlNets' hints."""
+    """Crops at their sampled size, and ControlNets' hints."""
     masks: ByteArray
     """Masks of the crop regions and of prompts, float32."""
     given: ByteArray
@@ -45,7 +45,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that is checked as far as its JSON and headers allow; nothing is decoded yet."""
+    """A request whose JSON and file headers are checked; nothing is decoded yet."""
 
     request: DetailRequest
     request_id: str
@@ -59,14 +59,14 @@ class Checked:
 
     @property
     def picture_bytes(self) -> int:
-        """Of the picture, of control images and of given masks and crops, decoded to uint8."""
+        """Bytes of the picture, control images, masks and given crops, decoded to uint8."""
         return self.survey.picture_bytes
 
     def decode(self) -> Prepared:
-        """Decodes the pictures and brings every crop to its sampled size.
+        """Decodes the pictures and resizes every crop to its sampled size.
 
         Raises:
-            ContractError: a file that is truncated or broken, or wrong values.
+            ContractError: a file is truncated or broken, or values are wrong.
         """
         start_s = time.perf_counter()
         request = self.request
@@ -99,14 +99,14 @@ def check(
     request_id: str = "",
     deadline_s: float | None = None,
 ) -> Checked:
-    """Validates a request by its JSON and by headers.
+    """Validates a request by its JSON and its file headers.
 
     Args:
-        pipelines: those that may be asked for, by name.
-        deadline_s: ``time.time()`` at which the answer is of no use.
+        pipelines: the server's, by name.
+        deadline_s: ``time.time()`` of the request's deadline.
 
     Raises:
-        ContractError: whatever is wrong with the input, naming the field.
+        ContractError: names the wrong field.
     """
     start_s = time.perf_counter()
     _check_tensors(inputs, limits)
@@ -166,7 +166,7 @@ def _named(
 
 
 def _check_refiner(base: PipelineDescriptor, refiner: PipelineDescriptor) -> None:
-    """A refiner takes over the base's latent, so they must share its form."""
+    """A refiner continues from the base's latent, so their latents must have the same form."""
     form = base.latent_channels, base.latent_scale
     if form != (refiner.latent_channels, refiner.latent_scale):
         allowed = f"a pipeline with {form[0]} latent channels scaled by {form[1]}"

@@ -1,4 +1,4 @@
-"""Which prompts each SEG gets: its own, those dealt out, wildcards resolved."""
+"""The prompts of each SEG: its own, those of seg_prompts, with wildcards resolved."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ORDERS: dict[str, Callable[[Box], float]] = {
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A prompt before its wildcards are resolved; ``field`` is what errors call it."""
+class _Prompt:
+    """A prompt before its wildcards are resolved; ``field`` is its name in errors."""
 
     text: str
     field: str
@@ -33,7 +33,7 @@ class _Said:
 
 
 class PromptBook:
-    """Answers for one request which text a SEG is detailed with.
+    """The prompts of one request's SEGs.
 
     Raises (every method):
         ContractError: a prompt is too long, alone or together with the others, or its wildcards
@@ -47,11 +47,11 @@ class PromptBook:
         self._resolved: dict[tuple[str, int], str] = {}
 
     def positive(self, index: int, item: SegItem) -> str:
-        """What is to be drawn in a SEG."""
+        """A SEG's main positive prompt."""
         return self._resolve(self._positive(index, item))
 
     def negative(self, index: int, item: SegItem) -> str:
-        """What is to be avoided in a SEG."""
+        """A SEG's main negative prompt."""
         return self._resolve(self._negative(index, item))
 
     def more(self, side: str, index: int) -> str:
@@ -59,59 +59,58 @@ class PromptBook:
         return self._resolve(self._more(side, index))
 
     def refiner(self, name: str, item: SegItem) -> str | None:
-        """What the refiner is told instead of ``prompt`` or ``negative``; None if the same."""
-        said = self._refiner(name, item)
-        return None if said is None else self._resolve(said)
+        """The refiner's own ``prompt`` or ``negative``; None: it uses the base's."""
+        prompt = self._refiner(name, item)
+        return None if prompt is None else self._resolve(prompt)
 
     def check(self, base: PipelineDescriptor, refiner: PipelineDescriptor | None) -> None:
-        """Looks at every prompt that will be asked for: its length, before any wildcard is
-        resolved, and its embeddings, which have to be known."""
-        told, refined = self._all()
-        self._check_lengths([*told, *refined])
-        texts = {self._resolve(said) for said in told}
-        _check_embeddings(texts, base)
+        """Checks the lengths of all prompts before any wildcard is resolved, then that their
+        embeddings exist."""
+        prompts, refined = self._all()
+        self._check_lengths([*prompts, *refined])
+        _check_embeddings({self._resolve(prompt) for prompt in prompts}, base)
         if refiner is not None:
-            _check_embeddings({self._resolve(said) for said in refined}, refiner)
+            _check_embeddings({self._resolve(prompt) for prompt in refined}, refiner)
 
-    def _all(self) -> tuple[list[_Said], list[_Said]]:
-        """What the base and what the refiner is told."""
+    def _all(self) -> tuple[list[_Prompt], list[_Prompt]]:
+        """The prompts of the base and those of the refiner."""
         request = self._request
-        told, refined = [], []
+        prompts, refined = [], []
         for side, name in (("prompts", "prompt"), ("negatives", "negative")):
             more = [self._more(side, index) for index in range(len(getattr(request, side)))]
-            told += more
+            prompts += more
             if getattr(request.refiner, name, None) is None:
                 refined += more
         for index, item in enumerate(request.segs.items):
             if not item.skip:
-                told += [self._positive(index, item), self._negative(index, item)]
+                prompts += [self._positive(index, item), self._negative(index, item)]
                 refined += [
-                    self._refiner("prompt", item) or told[-2],
-                    self._refiner("negative", item) or told[-1],
+                    self._refiner("prompt", item) or prompts[-2],
+                    self._refiner("negative", item) or prompts[-1],
                 ]
-        return told, refined
+        return prompts, refined
 
-    def _check_lengths(self, everything: Iterable[_Said]) -> None:
+    def _check_lengths(self, prompts: Iterable[_Prompt]) -> None:
         total, most = 0, self._limits.max_request_prompt_chars
-        for said in {(said.text, said.seed): said for said in everything}.values():
-            _check_chars(said.field, "too long", len(said.text), self._limits.max_prompt_chars)
-            total += len(said.text)
-            _check_chars(said.field, "the prompts are too long together", total, most)
+        for each in {(each.text, each.seed): each for each in prompts}.values():
+            _check_chars(each.field, "too long", len(each.text), self._limits.max_prompt_chars)
+            total += len(each.text)
+            _check_chars(each.field, "the prompts are too long together", total, most)
 
-    def _resolve(self, said: _Said) -> str:
-        key = said.text, said.seed
+    def _resolve(self, prompt: _Prompt) -> str:
+        key = prompt.text, prompt.seed
         if key not in self._resolved:
             most = self._limits.max_prompt_chars
             resolved = resolve(*key, self._request.wildcards, most)
-            _check_chars(said.field, "too long with its wildcards", len(resolved), most)
+            _check_chars(prompt.field, "too long with its wildcards", len(resolved), most)
             self._resolved[key] = resolved
         return self._resolved[key]
 
-    def _said(self, text: str, field: str, item: SegItem | None = None) -> _Said:
+    def _prompt(self, text: str, field: str, item: SegItem | None = None) -> _Prompt:
         own = None if item is None else item.seed
-        return _Said(text, field, self._request.seed if own is None else own)
+        return _Prompt(text, field, self._request.seed if own is None else own)
 
-    def _positive(self, index: int, item: SegItem) -> _Said:
+    def _positive(self, index: int, item: SegItem) -> _Prompt:
         text, field = self._request.prompt, "prompt"
         if item.prompt is not None:
             text = _joined(text, item.prompt) if item.prompt_mode == "add" else item.prompt
@@ -120,19 +119,19 @@ class PromptBook:
             dealt = self._dealt[index]
             text = _joined(text, dealt) if self._request.seg_prompts.mode == "add" else dealt
             field = "seg_prompts.text"
-        return self._said(text, field, item)
+        return self._prompt(text, field, item)
 
-    def _negative(self, index: int, item: SegItem) -> _Said:
+    def _negative(self, index: int, item: SegItem) -> _Prompt:
         if item.negative is None:
-            return self._said(self._request.negative, "negative", item)
-        return self._said(item.negative, f"segs.items.{index}.negative", item)
+            return self._prompt(self._request.negative, "negative", item)
+        return self._prompt(item.negative, f"segs.items.{index}.negative", item)
 
-    def _more(self, side: str, index: int) -> _Said:
-        return self._said(getattr(self._request, side)[index].text, f"{side}.{index}.text")
+    def _more(self, side: str, index: int) -> _Prompt:
+        return self._prompt(getattr(self._request, side)[index].text, f"{side}.{index}.text")
 
-    def _refiner(self, name: str, item: SegItem) -> _Said | None:
+    def _refiner(self, name: str, item: SegItem) -> _Prompt | None:
         text = None if self._request.refiner is None else getattr(self._request.refiner, name)
-        return None if text is None else self._said(text, f"refiner.{name}", item)
+        return None if text is None else self._prompt(text, f"refiner.{name}", item)
 
 
 def _check_chars(field: str, message: str, count: int, most: int) -> None:
@@ -143,8 +142,8 @@ def _check_chars(field: str, message: str, count: int, most: int) -> None:
 def _check_embeddings(texts: Iterable[str], pipeline: PipelineDescriptor) -> None:
     known = {name for encoder in pipeline.text_encoders for name in encoder.embeddings}
     for text in texts:
-        said = (name for run in parse_weights(text) for name in EMBEDDING.findall(run.text))
-        for name in said:
+        names = (name for run in parse_weights(text) for name in EMBEDDING.findall(run.text))
+        for name in names:
             if name not in known:
                 allowed = ", ".join(sorted(known)) or f"none: {pipeline.name} was built without"
                 raise invalid("prompt", "unknown embedding", value=name, allowed=allowed)

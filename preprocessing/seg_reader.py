@@ -24,10 +24,10 @@ class SegReader:
 
     Args:
         pixels: the picture ``[H, W, 3]``.
-        book: tells their prompts.
+        book: the prompts.
         masks, images, controls: the request's flat tensors.
 
-    Whatever :class:`~preprocessing.survey.Survey` looks at is taken for right.
+    What :class:`~preprocessing.survey.Survey` checks is not checked again.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SegReader:
         return scaled.mask, scaled.image
 
     def _crop(self, region: Box, size: Size, given: FloatArray | None) -> tuple[ByteArray, Piece]:
-        """The resized crop and its place; of the picture's own each is made and sent once."""
+        """The resized crop and its place; a crop of the picture is made and packed once."""
         known = self._crops_of_picture.get((region, size))
         if given is None and known is not None:
             return known
@@ -113,7 +113,7 @@ class SegReader:
         return made
 
     def _options(self, index: int, item: SegItem) -> Mapping[str, Any]:
-        """Prompts, seed, steps, cfg and denoise of a SEG: its own, or else the request's."""
+        """Prompts, seed, steps, cfg and denoise of a SEG, by default the request's."""
         request = self._request
         positives = (PlannedPrompt(text=self._book.positive(index, item)), *self._positives)
         negatives = (PlannedPrompt(text=self._book.negative(index, item)), *self._negatives)
@@ -133,7 +133,7 @@ class SegReader:
         return options
 
     def _parts(self, prompts: Iterable[Prompt], field: str) -> tuple[PlannedPrompt, ...]:
-        """Conditionings beside the main one, their masks checked and packed."""
+        """The further conditionings, with their masks checked and packed."""
         return tuple(
             PlannedPrompt(
                 text=self._book.more(field, index),

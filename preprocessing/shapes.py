@@ -1,8 +1,8 @@
-"""Throughput mode: crop regions grown a little, so that many SEGs are sampled at the same size.
+"""Throughput mode: slightly larger crop regions, so that many SEGs are sampled at the same size.
 
-Calls share a batch only where their latents have the same shape, and in the exact mode nearly
-every SEG has a shape of its own. Here sampled sizes come from a table, and a crop region grows to
-the size that the table's size stands for at the scale of the exact mode.
+Calls share a batch only if their latents have the same shape, and in the exact mode nearly every
+SEG has its own shape. Here sampled sizes come from a table, and a crop region grows to the table's
+size at the scale of the exact mode.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from segs_client.boxes import Box, Size
 
 STEP_PX = 64
-"""Every side is a multiple of it: latents of multiples of 8, which no network has to pad."""
+"""Every side is a multiple of this: the latent's sides are multiples of 8, without padding."""
 
 _LONGEST_PX = 16_384
-"""The contract's most for max_size."""
+"""The contract's maximum of max_size."""
 
 SIDES_PX = tuple(
     sorted(
@@ -28,19 +28,20 @@ SIDES_PX = tuple(
         }
     )
 )
-"""Multiples of 64 with at most three significant binary digits: 256, 320, 384, 448, 512, 640, …;
-from 256 px on each is at most 1.25 times the one before."""
+"""Multiples of 64 with at most three significant binary digits: 256, 320, 384, 448, 512, 640, ….
+From 256 px, each is at most 1.25 times the one before."""
 
 MAX_GROWTH = 1.6
-"""Most pixels, relative to the exact mode; 1.25² and a little, what the table needs from 256 px."""
+"""Most pixels relative to the exact mode: slightly over 1.25², which the table needs from
+256 px."""
 
 TOLERANCE = 0.02
-"""How much less a SEG may be scaled up than in the exact mode, and the two axes unlike."""
+"""Allowed relative loss of scale to the exact mode, and difference of scale of the two axes."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A crop region and the (height, width) that it is sampled at."""
+    """A crop region and its sampled (height, width)."""
 
     crop_region: Box
     size: Size
@@ -51,18 +52,18 @@ def common_shape(
 ) -> Shape:
     """The smallest size of the table that a SEG can be sampled at, and its crop region for it.
 
-    The region contains the old one and keeps its centre where ``within`` allows; it is never
-    sampled smaller than it is. Where no size fits (the picture is too small, or the region would
-    grow too much), region and size are the exact mode's.
+    The region contains the old one and keeps its centre if ``within`` allows; it is never sampled
+    at less than its own size. If no size fits (the picture is too small, or the region would grow
+    too much), region and size are those of the exact mode.
 
     Args:
         crop_region: x1, y1, x2, y2.
-        exact: (height, width) that the exact mode samples it at.
-        within: what the region may grow in: the picture, or the region itself to keep it.
-        max_size: most that a side may be, px; cut to a multiple of 8 it is one more side of the
-            table. Where ``exact`` exceeds it, as ``force_inpaint`` allows, sides may go up to the
-            next side of the table.
-        max_pixels: most that a SEG may be sampled at.
+        exact: sampled (height, width) of the exact mode.
+        within: where the region may grow: the picture, or the region itself to keep it.
+        max_size: longest side in px; cut to a multiple of 8, it is a further side of the table. If
+            ``exact`` exceeds it, as ``force_inpaint`` allows, sides up to the next side of the
+            table are allowed.
+        max_pixels: most sampled pixels of a SEG.
 
     Example:
         >>> common_shape((20, 25, 100, 125), (640, 512), (0, 0, 256, 192), 768, 2**22)
@@ -71,7 +72,7 @@ def common_shape(
         Shape(crop_region=(19, 25, 99, 125), size=(640, 512))
     """
     width, height = _sides(crop_region)
-    upscale = max(exact[0] / height, exact[1] / width)  # the exact sides are cut to whole pixels
+    upscale = max(exact[0] / height, exact[1] / width)  # exact sides are rounded down
     least = max(upscale * (1 - TOLERANCE), 1.0)
     most_pixels = min(MAX_GROWTH * exact[0] * exact[1], max_pixels)
     longest = int(max_size) // 8 * 8
@@ -90,7 +91,7 @@ def common_shape(
 
 
 def _grown(region: Box, size: Size, within: Box, upscale: float) -> Box:
-    """The region that ``size`` stands for: at ``upscale``, or more where there is less room."""
+    """The region for ``size``: at ``upscale``, or at a larger scale if there is less room."""
     rows, columns = size
     width, height = _sides(region)
     most_width, most_height = _sides(within)

@@ -1,4 +1,4 @@
-"""At what size a SEG is sampled, or why it is left as it is."""
+"""The size that a SEG is sampled at, or why it is skipped."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Skip = Literal["skipped_large_enough", "skipped_no_upscale", "skipped_too_small"
 
 
 def sampled_size(bbox: Box, crop_region: Box, options: DetailRequest) -> tuple[int, int] | Skip:
-    """The (height, width) that a crop is resized to, or why it is left as it is.
+    """The (height, width) that a crop is resized to, or why it is skipped.
 
-    The box (or the crop) is brought to ``guide_size``; ``max_size`` limits the crop's longer side.
-    ``force_inpaint`` samples what would not grow at its own size.
+    The box (or the crop) is scaled to ``guide_size``; ``max_size`` limits the crop's longer side.
+    With ``force_inpaint``, a SEG that would not grow is sampled at its own size.
     """
     box_sides = bbox[2] - bbox[0], bbox[3] - bbox[1]
     width, height = crop_region[2] - crop_region[0], crop_region[3] - crop_region[1]

@@ -1,8 +1,8 @@
-"""What a request would take, found from its JSON and headers alone; refused before it is done.
+"""Checks a request by its JSON and file headers, and computes what it needs, before any work.
 
-Nothing is decoded, resized or copied here. What passes has boxes inside the picture, bytes where
-its buffers point to, files with the headers announced, known names, and fits the limits; it may
-still fail for what only its pixels tell.
+Nothing is decoded, resized or copied here. After the checks, all boxes are inside the picture,
+buffers inside their tensors, file headers as declared, names known and limits kept. Broken pixels
+are found only when they are decoded.
 """
 
 from __future__ import annotations
@@ -35,40 +35,40 @@ from segs_client.scaling import scaled_boxes
 
 _NOTHING: ByteArray = np.empty(0, dtype=np.uint8)
 _PICTURE_BYTES = 3 + 3 + 12
-"""Of a pixel of the picture: as it came, as it leaves, as float32 while SEGs are pasted."""
+"""Bytes per pixel of the picture: the input, the output, and float32 while SEGs are pasted."""
 _WEBP_SIDE_PX = 16_383
-"""The format's own bound."""
+"""Longest side in the WebP format."""
 _PIXEL_BYTES, _VALUE_BYTES, _MASK_BYTES = 3, 12, 4
 
 
 @dataclass(frozen=True)
 class SurveyedSeg:
-    """One SEG before its pixels are looked at."""
+    """One SEG before its pixels are decoded."""
 
     region: Box
-    """Its crop region in pixels of ``segs.size``: what its mask and its own crop are of."""
+    """The crop region of its mask and its own crop, in pixels of ``segs.size``."""
     bbox: Box
-    """In pixels of the picture, as the rest."""
+    """In pixels of the picture."""
     exact_region: Box
     crop_region: Box
-    """The same, or grown for a common size."""
+    """The crop region in pixels of the picture, or grown for a common size."""
     size: Size | SegStatus
-    """(height, width) it is sampled at if its mask is not empty, or why it is not."""
+    """Sampled (height, width) if its mask is not empty, or why it is skipped."""
     chain: tuple[ControlNet, ...]
     chain_field: str
 
 
 class Survey:
-    """Looks through one request.
+    """Checks one request.
+
+    After :meth:`segs`, ``memory_bytes`` is the size of all arrays that the request needs, ``work``
+    is in megapixel-steps, ``sampled_pixels`` counts all SEGs and passes, and ``picture_bytes`` is
+    the size of all its pictures and masks as uint8.
 
     Args:
         size: (height, width) of the picture.
         controlnets: names of the pipeline's.
         masks, images, controls: the request's flat tensors.
-
-    Once :meth:`segs` has returned, ``memory_bytes`` is that of all arrays that it would take,
-    ``work`` its megapixel-steps, ``sampled_pixels`` those of all SEGs and passes, and
-    ``picture_bytes`` those of all pictures and masks that it has, as uint8.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Survey:
         self.picture_bytes = math.prod(size) * _PIXEL_BYTES
 
     def segs(self) -> tuple[SurveyedSeg, ...]:
-        """Every SEG.
+        """Checks all SEGs and returns them.
 
         Raises:
-            ContractError: the first that is wrong, or what is too much.
+            ContractError: the first wrong field or exceeded limit.
         """
         request, limits = self._request, self._limits
         items = request.segs.items
@@ -109,7 +109,7 @@ class Survey:
         passes = len(items) * request.batch_size
         _check_most("batch_size", "too many SEGs in all passes", passes, limits.max_seg_passes)
         check_size(*self._segs_size, "segs.size", limits)
-        self._check_form()
+        self._check_output_format()
         self._prompt_masks(request.prompts, "prompts")
         self._prompt_masks(request.negatives, "negatives")
         self._check_chain(request.controlnets, "controlnets")
@@ -162,7 +162,7 @@ class Survey:
             self.picture_bytes += height * width * _PIXEL_BYTES
 
     def _common(self, item: SegItem, region: Box, size: Size) -> tuple[Box, Size]:
-        """The region and size of throughput mode; a given crop cannot grow, so its region stays."""
+        """Region and size of throughput mode; the region of a given crop does not grow."""
         height, width = self._size
         within = (0, 0, width, height) if item.image is None else region
         most = self._limits.max_seg_pixels
@@ -235,8 +235,8 @@ class Survey:
             )
 
     def _take_region(self, item: SegItem, region: Box, crop_region: Box) -> None:
-        """Counts a SEG's mask and its own crop, as they come and as they are kept, and the crops
-        that are sent back."""
+        """Counts a SEG's mask and its own crop, as received and as kept, and the crops of the
+        response."""
         each = _MASK_BYTES + (0 if item.image is None else _VALUE_BYTES)
         sent = {"none": 0, "float32": _VALUE_BYTES}.get(
             self._request.output.seg_images, _PIXEL_BYTES
@@ -245,8 +245,7 @@ class Survey:
         self._take((boxes.area(region) + boxes.area(crop_region)) * each + sent_bytes)
         self._send(sent_bytes)
 
-    def _check_form(self) -> None:
-        """The picture's form in the answer."""
+    def _check_output_format(self) -> None:
         form = self._request.output.image
         if form != "none":
             self._send(math.prod(self._size) * _PIXEL_BYTES)

@@ -1,1 +1,1 @@
-"""What a request is inside the server: its plan, the limits it keeps, how it is refused."""
+"""A request inside the server: its plan, its limits and its refusals."""

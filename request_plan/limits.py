@@ -1,7 +1,7 @@
-"""How much is accepted: every limit of a server, in one place. docs/limits.md is made from here.
+"""All limits of a server; docs/limits.md is generated from this file.
 
-Imports no array library, so that a command line can offer them. Beyond these are the contract's
-own bounds, which no server can widen.
+Imports no array library, so that a command line starts quickly. The contract has fixed bounds
+beyond these limits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from segs_client.refusals import closest_name
 REFUSED = "refused"
 """INVALID_ARGUMENT with field, value and what is allowed; the same request is never accepted."""
 LATER = "later"
-"""UNAVAILABLE with retry_after_s; nothing of the request was begun."""
+"""UNAVAILABLE with retry_after_s; nothing of the request was started."""
 WAITS = "waits"
 
 MIN_SAMPLED_SIDE_PX = 8
@@ -28,17 +28,17 @@ _GIB = 1 << 30
 
 
 def _limit(default: Any, bounds: str, beyond: str, least: float = 1, most: float = 1 << 53) -> Any:
-    """A field: what it bounds, what happens beyond it, and what may be chosen."""
-    told = {"bounds": bounds, "beyond": beyond, "least": least, "most": most}
-    return field(default=default, metadata=told)
+    """A field: what it bounds, what happens beyond it, and its allowed range."""
+    metadata = {"bounds": bounds, "beyond": beyond, "least": least, "most": most}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server accepts and holds. An operator may change any of them.
+    """The limits of one server; an operator may change any of them.
 
     Raises:
-        ValueError: a limit outside its own bounds, or of another type.
+        ValueError: a limit outside its range, or of another type.
     """
 
     max_json_bytes: int = _limit(JsonLimits().max_bytes, "JSON of a request", REFUSED)
@@ -160,7 +160,7 @@ class Limits:
 
     @classmethod
     def from_mapping(cls, chosen: Mapping[str, object]) -> Limits:
-        """The defaults but for those that ``chosen`` names.
+        """The defaults, replaced by the values of ``chosen``.
 
         Raises:
             ValueError: an unknown name, or a value that is not allowed.
@@ -175,10 +175,10 @@ class Limits:
 
     @staticmethod
     def read(text: str | bytes) -> dict[str, object]:
-        """The mapping that some JSON holds.
+        """Parses a JSON object of limits.
 
         Raises:
-            ValueError: not such JSON.
+            ValueError: it is no JSON object.
         """
         chosen = json.loads(text)
         if not isinstance(chosen, dict):
@@ -187,7 +187,7 @@ class Limits:
 
     @property
     def json(self) -> JsonLimits:
-        """Those of a request's JSON."""
+        """The limits of a request's JSON."""
         return JsonLimits(
             self.max_json_bytes,
             self.max_json_containers,

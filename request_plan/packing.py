@@ -1,4 +1,4 @@
-"""Arrays into one flat uint8 tensor and back."""
+"""Packing of arrays into one flat uint8 tensor, and reading them from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Packer:
         self._size_bytes = 0
 
     def add(self, array: NDArray[np.float32] | ByteArray) -> Piece:
-        """Appends ``[h, w]`` or ``[h, w, 3]`` and tells where it lies."""
+        """Appends ``[h, w]`` or ``[h, w, 3]``; returns its place."""
         piece = Piece(offset=self._size_bytes, height=array.shape[0], width=array.shape[1])
         self.add_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return piece
@@ -49,7 +49,7 @@ def mask_at(tensor: ByteArray, piece: Piece) -> FloatArray:
 
 
 def mask_window_at(tensor: ByteArray, piece: Piece, box: Box) -> FloatArray:
-    """The float32 ``[h, w]`` inside a box of the mask at a place; nothing else of it is copied."""
+    """The float32 ``[h, w]`` inside a box of the mask at a place; copies only the box."""
     x1, y1, x2, y2 = box
     size = piece.height * piece.width * 4
     rows = tensor[piece.offset : piece.offset + size].reshape(piece.height, piece.width * 4)

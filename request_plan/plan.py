@@ -1,4 +1,4 @@
-"""The plan: what prepare found out and sample and composite go by; JSON between the steps."""
+"""The plan: the result of prepare and the input of sample and composite, sent as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Piece(_Model):
 
 
 class PlannedPrompt(_Model):
-    """One conditioning of a side; ``mask`` is the whole picture's, in tensor masks, float32."""
+    """One conditioning of a side; ``mask`` covers the whole picture, in tensor masks, float32."""
 
     text: str
     mask: Piece | None = None
@@ -30,7 +30,7 @@ class PlannedPrompt(_Model):
 
 
 class PlannedControl(_Model):
-    """One ControlNet of a SEG's chain; ``hint`` lies in tensor crops."""
+    """One ControlNet of a SEG's chain; ``hint`` is in tensor crops."""
 
     name: str
     strength: float
@@ -40,7 +40,7 @@ class PlannedControl(_Model):
 
 
 class PlannedSeg(_Model):
-    """One SEG, in pixels of the picture, with everything that applies to it resolved."""
+    """One SEG, in pixels of the picture, with all options resolved."""
 
     bbox: Box
     crop_region: Box
@@ -74,7 +74,7 @@ class Plan(_Model):
 
 
 class SampledSeg(_Model):
-    """One SEG of one pass as sample leaves it; ``pixels`` lie in tensor ``sampled``."""
+    """A sampled SEG of one pass; ``pixels`` are in tensor ``sampled``."""
 
     index: int
     batch_pass: int
@@ -86,7 +86,7 @@ class SampledSeg(_Model):
 
 
 class FailedSeg(_Model):
-    """One SEG of one pass that sample could not make."""
+    """A failed SEG of one pass."""
 
     index: int
     batch_pass: int
@@ -95,7 +95,7 @@ class FailedSeg(_Model):
 
 
 class SampleOutcome(_Model):
-    """What sample did: every SEG that was to be sampled, pass by pass."""
+    """The result of sample: all sampled and failed SEGs, pass by pass."""
 
     segs: tuple[SampledSeg, ...]
     failed: tuple[FailedSeg, ...] = ()

@@ -1,4 +1,4 @@
-"""The weights that a prompt gives its parts by parentheses."""
+"""The weights of a prompt's parts, given by parentheses."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def _unescaped(text: str) -> str:
 
 @dataclass
 class _Group:
-    """What stands in parentheses, or the whole text, while it is read."""
+    """A part in parentheses, or the whole text, while it is parsed."""
 
     end: int
-    """Where its text ends, the number of ``(text:1.3)`` left out."""
+    """End of its text, without the number of ``(text:1.3)``."""
     after: int
-    """Where reading goes on behind it."""
+    """Position after the closing parenthesis."""
     weight: float
     first_run: int
-    """Index that its first run has or will have."""
+    """Index of its first run."""
 
 
 def _weigh(text: str) -> list[Weighted]:
-    """The runs of a text in time linear in its length, however its parentheses are nested."""
+    """The runs of a text; takes time linear in its length for any nesting."""
     closing = _closings(text)
     groups = [_Group(len(text), len(text), 1.0, 0)]
     runs: list[Weighted] = []
@@ -78,7 +78,7 @@ def _weigh(text: str) -> list[Weighted]:
 
 
 def _content(text: str, opening: int, closing: int, weight: float) -> tuple[int, float]:
-    """Where the text in parentheses ends, and its weight: the number at its end, or ``weight``."""
+    """End of the text in parentheses, and its weight: the number at its end, or ``weight``."""
     colon = text.rfind(":", opening + 1, closing)
     if colon > opening + 1 and text.rfind(")", colon, closing) < 0:
         number = text[colon + 1 : closing]
@@ -88,7 +88,7 @@ def _content(text: str, opening: int, closing: int, weight: float) -> tuple[int,
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Index of each parenthesis that has a partner → its partner's."""
+    """Index of each matched opening parenthesis → index of the closing one."""
     opened: list[int] = []
     pairs = {}
     for at, character in enumerate(text):

@@ -1,4 +1,4 @@
-"""Why a request that is valid was not done; each becomes an error of the contract."""
+"""Why a valid request was not done; each exception becomes an error of the contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class DeadlineExceededError(Exception):
 
 
 class CancelledByClientError(Exception):
-    """The client has gone or cancelled; no answer is waited for."""
+    """The client has disconnected or cancelled the call."""
 
     def __init__(self, why: str = "the client has gone") -> None:
         super().__init__(why)
@@ -18,10 +18,7 @@ TRY_AGAIN = ": try again in "
 
 
 class UnavailableError(Exception):
-    """The request was not done, and may be sent again.
-
-    ``retry_after_s``: when there is hope that it will be, by estimate.
-    """
+    """The request was not done and may be sent again after an estimated ``retry_after_s``."""
 
     def __init__(self, why: str, retry_after_s: float) -> None:
         super().__init__(f"{why}{TRY_AGAIN}{retry_after_s:.1f} s")
@@ -29,28 +26,28 @@ class UnavailableError(Exception):
 
 
 class OverloadedError(UnavailableError):
-    """There is too much work already, by the limit of this name; the request was not begun."""
+    """The request would exceed the named limit; it was not started."""
 
     WHY = "overloaded"
-    """How the message begins."""
+    """The beginning of the message."""
 
     def __init__(self, retry_after_s: float, limit: str) -> None:
         super().__init__(f"{self.WHY} ({limit})", retry_after_s)
 
 
 class StoppingError(UnavailableError):
-    """The server takes no new work, or ended this: it is being stopped."""
+    """The server is stopping: it refuses new requests and ends those it has."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping", _RESTART_S)
 
 
 class LostError(UnavailableError):
-    """A process that worked on the request died, and again when it was repeated."""
+    """A process died while it ran the request, and again when the work was repeated."""
 
     def __init__(self) -> None:
         super().__init__("a part of the server died meanwhile", _RESTART_S)
 
 
 _RESTART_S = 5.0
-"""What a server needs to come back, or another one to take over."""
+"""Usual time until the server is ready again, or another one replaces it."""

@@ -1,1 +1,1 @@
-"""Loaded networks: onnxruntime, torch, and whole pipelines in one process without Triton."""
+"""Running of networks: in onnxruntime, in torch, and whole pipelines in one process."""

@@ -9,15 +9,16 @@ import psutil
 
 
 def physical_cores() -> int:
-    """Those this process may use: a core's two threads share its arithmetic units."""
+    """Physical cores that this process may use: the two threads of a core share its arithmetic
+    units."""
     allowed = len(os.sched_getaffinity(0))
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 NETWORK_NICENESS = 5
-"""A network computes long on all cores, while preparing, stepping and refusing are short."""
+"""Niceness of networks: they compute long on all cores; prepare and the step engine are short."""
 PICTURE_NICENESS = 15
-"""Decoding and encoding large pictures: the networks' steps are shorter."""
+"""Niceness of decoding and encoding large pictures: the networks' steps are shorter."""
 
 
 def lower_priority(niceness: int) -> None:

@@ -1,7 +1,7 @@
-"""CUDA graphs of a network: one for every shape that comes again.
+"""CUDA graphs of a network: one for every shape that is used again.
 
-Started one by one, the thousand kernels of a small batch take the CPU longer than the GPU. A
-graph starts them all at once, but has fixed addresses and so fixed shapes.
+Launching the thousand kernels of a small batch takes longer than running them. A graph launches
+them all at once, but has fixed addresses and so fixed shapes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 
 BUCKETS = (1, 2, 4, 8, 16)
-"""Rows that graphs are captured with; fewer are filled up, more go without."""
+"""Rows that graphs are captured with; fewer are padded, more run without a graph."""
 MOST_GRAPHS = 32
-"""Kept; the one not used for longest goes first."""
+"""Graphs kept; the least recently used is removed first."""
 _MOST_SEEN = 1024
 _WARM_UPS = 2
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 TensorList = Sequence[torch.Tensor]
 NetworkFunction = Callable[..., TensorList]
-"""Tensors in, tensors out; every first axis is the rows'."""
+"""Input tensors to output tensors; the first axis of each is that of the rows."""
 GraphKey = tuple[tuple[int, ...], ...]
 
 
@@ -32,15 +32,16 @@ class CapturedGraph(Protocol):
     """A captured run."""
 
     def replay(self, inputs: TensorList) -> TensorList:
-        """Outputs with the rows of the inputs, at most those captured; they stay as they are."""
+        """Outputs for the inputs, which have at most the captured rows; later runs do not change
+        them."""
 
 
 Capture = Callable[[NetworkFunction, TensorList, int], CapturedGraph]
-"""Captures a network's run on inputs of these shapes, but with so many rows."""
+"""Captures a network's run on inputs of these shapes with the given number of rows."""
 
 
 class GraphCache:
-    """A network that is run from a graph where its inputs' shapes come a second time."""
+    """A network that is run by a graph from the second use of its inputs' shapes on."""
 
     def __init__(self, network: NetworkFunction, capture: Capture, most: int = MOST_GRAPHS) -> None:
         self._network = network
@@ -48,10 +49,9 @@ class GraphCache:
         self._most = most
         self._graphs: OrderedDict[GraphKey, CapturedGraph] = OrderedDict()
         self._seen: OrderedDict[GraphKey, bool] = OrderedDict()
-        """Shapes without a graph, and whether one may be captured."""
+        """Shapes without a graph → whether one may be captured."""
 
     def __call__(self, *inputs: torch.Tensor) -> TensorList:
-        """One batch."""
         rows = next((bucket for bucket in BUCKETS if bucket >= len(inputs[0])), None)
         if rows is None:
             return self._network(*inputs)
@@ -78,7 +78,7 @@ class GraphCache:
             self._graphs.popitem(last=False)
         try:
             graph = self._capture(self._network, inputs, rows)
-        except RuntimeError:  # torch's errors of CUDA and of its memory are such
+        except RuntimeError:  # the base of torch's CUDA errors
             log.warning("no graph for the shapes %s, they are run without", key, exc_info=True)
             self._seen[key] = False
             return None
@@ -88,13 +88,12 @@ class GraphCache:
 
 
 class CudaCapture:
-    """Captures on the current GPU, all graphs in one pool of memory: they never run at once."""
+    """Captures on the current GPU; graphs share one memory pool, since they never run at once."""
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def __call__(self, network: NetworkFunction, inputs: TensorList, rows: int) -> CapturedGraph:
-        """See :data:`Capture`."""
         return _CudaGraph(network, inputs, rows, self._pool)
 
 
@@ -104,12 +103,12 @@ class _CudaGraph:
         self._fill(inputs)
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
+        with torch.cuda.stream(stream):  # libraries choose kernels at warm-up
             for _ in range(_WARM_UPS):
                 network(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may use the GPU meanwhile.
+        # Other threads of the process may use the GPU during the capture.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._outputs = network(*self._inputs)
 

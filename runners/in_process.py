@@ -1,4 +1,4 @@
-"""Pipelines in this very process, without Triton: the yardstick for what the server adds."""
+"""Pipelines run in this process, without Triton: the reference for the server's overhead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sampling.service import DetailService
 
 @dataclass(frozen=True)
 class TimedBatch:
-    """One batch that was run."""
+    """A finished batch."""
 
     network: str
     rows: int
@@ -31,20 +31,19 @@ class TimedBatch:
 
 
 class LocalSession(Protocol):
-    """A loaded network, tensors by name in and out."""
+    """A loaded network with tensors by name."""
 
     input_names: tuple[str, ...]
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """One batch."""
+    def run(self, inputs: Tensors) -> Tensors: ...
 
 
 class LocalNetworks:
-    """The networks of some repositories in onnxruntime or torch, as they were built for, opened
-    when first needed; torch's on a GPU if there is one.
+    """The networks of model repositories in onnxruntime or torch, by their target, loaded at first
+    use; torch's on a GPU if there is one.
 
     Args:
-        threads: of one network in onnxruntime; 0 means one per core.
+        threads: of one network in onnxruntime; 0: one per core.
     """
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
@@ -66,7 +65,7 @@ class LocalNetworks:
         """The network's session.
 
         Raises:
-            PipelineError: it was built for something else.
+            PipelineError: it was built for another target.
         """
         if network not in self._sessions:
             target, folder = self._folders[network]
@@ -82,7 +81,7 @@ class LocalNetworks:
         return self._sessions[network]
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
-        """One batch; it blocks the loop, as nothing else needs to go on."""
+        """Runs one batch; blocks the event loop, which has no other work."""
         if network in self._behind:
             return await self._run_behind(*self._behind[network], inputs)
         session = self.session(network)
@@ -94,18 +93,18 @@ class LocalNetworks:
         return outputs
 
     async def _run_behind(self, controlnet: str, unet: str, inputs: Tensors) -> Tensors:
-        """A ControlNet, then the UNet with its residuals: what Triton's ensemble does."""
+        """Runs a ControlNet, then the UNet with its residuals, as Triton's ensemble does."""
         known = set(self.session(controlnet).input_names)
-        shown = {name: tensor for name, tensor in inputs.items() if name in known}
-        shown["sample"] = inputs.get("control_sample", inputs["sample"])
-        residuals = await self.run(controlnet, shown)
+        tensors = {name: tensor for name, tensor in inputs.items() if name in known}
+        tensors["sample"] = inputs.get("control_sample", inputs["sample"])
+        residuals = await self.run(controlnet, tensors)
         known = set(self.session(unet).input_names)
-        told = {name: tensor for name, tensor in inputs.items() if name in known}
-        return await self.run(unet, {**told, **residuals})
+        tensors = {name: tensor for name, tensor in inputs.items() if name in known}
+        return await self.run(unet, {**tensors, **residuals})
 
 
 class OnnxNetwork:
-    """A session of onnxruntime, on a CPU, with torch's tensors in and out."""
+    """An onnxruntime session on a CPU, with torch tensors as inputs and outputs."""
 
     def __init__(self, session: OnnxSession) -> None:
         self.input_names = session.input_names
@@ -118,7 +117,7 @@ class OnnxNetwork:
 
 
 def _open_torch(folder: Path) -> LocalSession:
-    # Imported here: only those who have such pipelines need the libraries that it takes.
+    # Imported here: only pipelines built for torch need its libraries.
     from runners.torch_session import open_torch_session
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -126,11 +125,11 @@ def _open_torch(folder: Path) -> LocalSession:
 
 
 class LocalDetailer:
-    """What the ensemble does, step by step in one process.
+    """Runs the steps of the ensemble in one process.
 
     Args:
         repositories: folders with pipelines built for onnxruntime or torch.
-        networks: that run them; by default those of the repositories.
+        networks: run the batches; None: those of the repositories.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class LocalDetailer:
         self._pipelines = load_pipelines(folders)
 
     def detail(self, inputs: RequestTensors) -> Composed:
-        """One request; errors are those of :func:`preprocessing.prepare.prepare`."""
+        """Runs one request; raises the errors of :func:`preprocessing.prepare.prepare`."""
         return asyncio.run(self._detail(inputs))
 
     async def _detail(self, inputs: RequestTensors) -> Composed:

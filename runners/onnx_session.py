@@ -1,8 +1,8 @@
-"""One ONNX network in onnxruntime on the CPU, with numpy arrays in and out.
+"""One ONNX network in onnxruntime on the CPU, with numpy arrays as inputs and outputs.
 
-Cores share a batch by its rows: each runs the whole network on a row of its own. Threads that
-share every operator instead wait for each other hundreds of times a run, and hold the
-intermediate tensors of all rows at once.
+Cores share a batch by its rows: each runs the whole network on one row. Threads that share every
+operator instead wait for each other hundreds of times a run, and the intermediate tensors of all
+rows are in memory at once.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a network is run; the defaults are for several processes on few cores.
+    """Settings of a session; the defaults are for several processes on few cores.
 
-    The arena and memory patterns are off, as they would keep the largest shape's memory for good,
-    once per network.
+    The arena and memory patterns are off: they would keep the memory of the largest shape, once
+    per network.
     """
 
     threads: int = 0
-    """Of the session's pool, the caller among them; 0 means one per core."""
+    """Threads of the session's pool, the caller included; 0: one per core."""
     by_row: bool = True
-    """Every tensor's first axis is the batch's, so that rows can be run one by one."""
+    """The first axis of every tensor is the batch's, so that rows can be run one by one."""
     inter_threads: int = 0
-    """Across operators, where ``parallel``; 0 means one per core."""
+    """Threads across operators, if ``parallel``; 0: one per core."""
     parallel: bool = False
     level: int = 0
     """Graph optimisation: −1 basic, 0 all, 1 extended, 2 none."""
@@ -62,7 +62,7 @@ class SessionSettings:
         """Reads a Triton model config by the parameter names of the native backend.
 
         Raises:
-            ValueError: a parameter is no number, or the level is none of Triton's.
+            ValueError: a parameter is no number, or the level does not exist.
         """
         parameters = config.get("parameters", {})
         given = {name: value["string_value"] for name, value in parameters.items()}
@@ -82,11 +82,11 @@ class SessionSettings:
 
 
 class OnnxSession:
-    """A loaded network. Calls from several threads are safe.
+    """A loaded network; thread-safe.
 
     Args:
-        lanes: rows that are run at the same time, one per thread of the session's pool; 1 keeps
-            a batch together.
+        lanes: rows that run at the same time, one per thread of the session's pool; 1: a batch runs
+            as a whole.
     """
 
     def __init__(self, session: ort.InferenceSession, lanes: int = 1) -> None:
@@ -98,11 +98,11 @@ class OnnxSession:
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """Runs the network on a batch [rows, …]; every output by its name.
 
-        Rows go in waves of one per core. Rows that do not fill a wave share all cores.
+        Rows run in waves of one per core. Rows that do not fill a wave share all cores.
 
         Raises:
-            onnxruntime's own exceptions, whose text may hold paths and shapes; RuntimeError with
-            the same text where another thread had the row.
+            onnxruntime's exceptions, whose text may contain paths and shapes; RuntimeError with the
+            same text if another thread ran the row.
         """
         rows = next(iter(inputs.values())).shape[0] if self._lanes > 1 else 0
         last_wave = rows - rows % self._lanes
@@ -119,8 +119,8 @@ class OnnxSession:
     def _run_wave(self, parts: list[NamedArrays]) -> list[Any]:
         """Runs one part on each thread of the pool, the first on the caller's.
 
-        A run inside the pool finds its other threads busy and keeps to its own; one that is left
-        over at the end is helped by those that are done.
+        While all threads are busy, a run inside the pool uses only its own thread; the last one is
+        helped by threads that are done.
         """
         others: list[Future[Any]] = [Future() for _ in parts[1:]]
         for part, future in zip(parts[1:], others, strict=True):
@@ -149,10 +149,7 @@ def _deliver(outputs: list[Any], future: Future[Any], error: str) -> None:
 def open_session(
     model_path: Path | str, threads: int = 0, *, settings: SessionSettings | None = None
 ) -> OnnxSession:
-    """Loads ``model_path``; weights in files beside it are found by onnxruntime.
-
-    ``settings``, where given, are used instead of ``threads``.
-    """
+    """Loads ``model_path`` with the weight files beside it; ``settings`` replace ``threads``."""
     chosen = settings or SessionSettings(threads=threads)
     options = session_options(chosen)
     with freed_memory_returned():
@@ -164,10 +161,10 @@ def open_session(
 
 
 def session_options(settings: SessionSettings) -> ort.SessionOptions:
-    """The settings as onnxruntime takes them."""
+    """The settings as onnxruntime's options."""
     options = ort.SessionOptions()
-    # A number of its own: threads that onnxruntime counts itself are tied to a core each, the
-    # same ones in the process of every network.
+    # Always an explicit number: by default onnxruntime pins its threads to cores, to the same ones
+    # in the process of every network.
     options.intra_op_num_threads = settings.threads or physical_cores()
     options.inter_op_num_threads = settings.inter_threads
     if settings.parallel:
@@ -175,7 +172,7 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.graph_optimization_level = _LEVELS[settings.level]
     options.enable_cpu_mem_arena = settings.arena
     options.enable_mem_pattern = settings.memory_pattern
-    # Waiting threads that spin take the cores from the process that sampling runs in.
+    # Spinning threads would take the cores from the sampling process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
@@ -183,12 +180,12 @@ def session_options(settings: SessionSettings) -> ort.SessionOptions:
 
 @contextlib.contextmanager
 def freed_memory_returned() -> Iterator[None]:
-    """Within, large blocks go back to the system as soon as they are freed.
+    """A context in which freed large blocks are returned to the system at once.
 
-    Loading a network frees weights that were rearranged for the CPU; glibc would keep such blocks,
-    and a session of convolutions held 1.7 times its weights. With this it is 1.0 times. Afterwards
-    glibc keeps blocks of up to 32 MiB again, its own upper limit: to map and clear the memory of
-    every intermediate tensor anew made small networks up to 2.5 times slower.
+    Loading a network frees weights that were rearranged for the CPU. If glibc keeps those blocks, a
+    session of convolutions needs 1.7 times the memory of its weights. Afterwards glibc keeps blocks
+    of up to 32 MiB again, its upper limit: mapping and clearing memory for every intermediate
+    tensor makes small networks up to 2.5 times slower.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, _LOADING_BYTES)

@@ -1,4 +1,4 @@
-"""What a model's config requires of its inputs, checked before a network sees them."""
+"""Checks a network's inputs against its model config before it is run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {
 
 
 class Shaped(Protocol):
-    """A tensor of numpy or of torch, wherever its values are."""
+    """A numpy or torch tensor on any device."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,7 +35,7 @@ class TensorError(ValueError):
 class _Rule:
     dtype: str
     dims: tuple[int, ...]
-    """Sizes without the batch axis; −1 stands for any."""
+    """Sizes without the batch axis; −1: any."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class InputRules:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> InputRules:
-        """Reads Triton's model config, as JSON gives it.
+        """Reads Triton's model config, parsed from JSON.
 
         Raises:
-            ValueError: an input has a data type that no network of ours takes.
+            ValueError: an input has an unsupported data type.
         """
         rules = {}
         for entry in config["input"]:
@@ -62,14 +62,13 @@ class InputRules:
 
     @property
     def names(self) -> set[str]:
-        """Names of all inputs."""
         return set(self.rules)
 
     def check(self, tensors: Mapping[str, Shaped]) -> None:
         """Compares names, data types and shapes; all must have the same number of rows.
 
         Raises:
-            TensorError: names the first input that does not fit.
+            TensorError: names the first wrong input.
         """
         if set(tensors) != self.names:
             raise TensorError(f"inputs {sorted(tensors)}: {sorted(self.names)} are required")

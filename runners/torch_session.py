@@ -1,6 +1,6 @@
-"""One network in torch, on a GPU or a CPU, with tensors in and out.
+"""One network in torch, on a GPU or a CPU, with tensors as inputs and outputs.
 
-Needs what builds need (diffusers, transformers): the modules are theirs, with their own
+Needs the libraries of a build (diffusers, transformers): it runs their modules with their own
 attention, which is torch's fused one.
 """
 
@@ -21,16 +21,16 @@ from runners.cuda_graphs import CudaCapture, GraphCache, NetworkFunction, Tensor
 
 @dataclass(frozen=True)
 class TorchSettings:
-    """How a network is run."""
+    """Settings of a session."""
 
     graphs: bool = True
-    """CUDA graphs; nothing on a CPU."""
+    """Uses CUDA graphs; no effect on a CPU."""
     channels_last: bool = True
-    """Pixels before channels in memory, as tensor cores take them; nothing on a CPU."""
+    """Pixels before channels in memory, the layout of tensor cores; no effect on a CPU."""
     compile: bool = False
-    """By torch.compile: minutes for each new shape, and faster afterwards."""
+    """Uses torch.compile: minutes for each new shape, and faster afterwards."""
     threads: int = 0
-    """Of torch in this process, on a CPU; 0 means one per core."""
+    """Threads of torch in this process on a CPU; 0: one per core."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TorchSettings:
@@ -54,10 +54,10 @@ class TorchSettings:
 
 
 def instance_device(kind: str, device_id: str) -> torch.device:
-    """The device of a Triton instance, by the arguments that its Python model gets.
+    """The device of a Triton instance, by the arguments of its Python model.
 
     Raises:
-        ValueError: it is a GPU, which this torch cannot use.
+        ValueError: it is a GPU and torch cannot use it.
     """
     if kind.removeprefix("KIND_") != "GPU":
         return torch.device("cpu")
@@ -72,7 +72,7 @@ def instance_device(kind: str, device_id: str) -> torch.device:
 def open_torch_session(
     folder: Path, device: torch.device, settings: TorchSettings | None = None
 ) -> TorchSession:
-    """Loads what the torch target has written into ``folder``; see :mod:`networks.stored`."""
+    """Loads the files of the torch target in ``folder``; see :mod:`networks.stored`."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     stored = read_network(folder, device)
@@ -80,10 +80,10 @@ def open_torch_session(
 
 
 class TorchSession:
-    """A loaded network. To be used from one thread.
+    """A loaded network; to be used from one thread.
 
     Args:
-        module: on the device; its arguments and results are the network's.
+        module: on the device; has the network's inputs as arguments and its outputs as results.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TorchSession:
         self.input_names: tuple[str, ...] = tuple(each.name for each in network.inputs)
         self.output_names: tuple[str, ...] = tuple(each.name for each in network.outputs)
         self._device = device
-        # float32 is the precision that was asked for, TF32 is not.
+        # The pipeline's precision is float32, not TF32.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         on_gpu = device.type == "cuda"
@@ -104,21 +104,21 @@ class TorchSession:
         self._run = GraphCache(runner, CudaCapture()) if on_gpu and settings.graphs else runner
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Runs the network on a batch [rows, …] on any device; every output by its name, on the
-        session's, contiguous and complete.
+        """Runs the network on a batch [rows, …] on any device; returns the outputs by name on the
+        session's device, contiguous and complete.
 
         Raises:
-            RuntimeError: torch's own; its text may hold shapes.
+            RuntimeError: torch's error; its text may contain shapes.
         """
         with torch.inference_mode():
             outputs = self._run(*(inputs[name].to(self._device) for name in self.input_names))
         if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()  # whoever gets it may not wait
+            torch.cuda.current_stream(self._device).synchronize()  # a reader may not synchronize
         return dict(zip(self.output_names, outputs, strict=True))
 
 
 def _runner(module: nn.Module, settings: TorchSettings, *, channels_last: bool) -> NetworkFunction:
-    """The module on contiguous tensors, with a sequence of them as its result."""
+    """The module as a function of contiguous tensors that returns a sequence of them."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(memory_format=layout)  # type: ignore[call-overload]
     network: Any = torch.compile(module) if settings.compile else module

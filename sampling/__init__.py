@@ -1,1 +1,1 @@
-"""Schedules, samplers, guidance, masks, noise and the step engine; knows nothing of Triton."""
+"""Schedules, samplers, guidance, masks, noise and the step engine; independent of Triton."""

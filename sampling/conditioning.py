@@ -1,4 +1,4 @@
-"""Conditionings: encoded prompts with their place and weight, and what is averaged of them."""
+"""Conditionings: encoded prompts with their weights, as network rows and as weighted averages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _AESTHETIC, _AESTHETIC_NEGATIVE = 6.0, 2.5
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt's encoding: context ``[1, 77·chunks, D]``, and pooled ``[1, P]`` where the family
-    has it."""
+    """A prompt's encoding: context ``[1, 77·chunks, D]``, and pooled ``[1, P]`` if the family has
+    it."""
 
     context: torch.Tensor
     pooled: torch.Tensor | None = None
@@ -25,13 +25,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """An encoding and its weight ``[1, 1, h, w]`` on the latent; None weighs 1 everywhere."""
+    """An encoding and its weight ``[1, 1, h, w]`` on the latent; None is 1 everywhere."""
 
     encoded: Encoded
     weight: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Conditioning:
-        """The same on a device."""
+        """A copy on a device."""
         context, pooled = self.encoded.context, self.encoded.pooled
         encoded = Encoded(context.to(device), None if pooled is None else pooled.to(device))
         return Conditioning(encoded, None if self.weight is None else self.weight.to(device))
@@ -39,13 +39,13 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Both sides' conditionings as rows: the positives, then the negatives (perhaps none)."""
+    """The conditionings of both sides; the negatives may be empty."""
 
     positives: tuple[Conditioning, ...]
     negatives: tuple[Conditioning, ...]
 
     def to(self, device: torch.device) -> Guidance:
-        """The same on a device."""
+        """A copy on a device."""
         positives, negatives = (
             tuple(one.to(device) for one in side) for side in (self.positives, self.negatives)
         )
@@ -53,7 +53,7 @@ class Guidance:
 
     @property
     def tokens(self) -> int:
-        """Of each row's context."""
+        """Length of each row's context."""
         return common_length(self._contexts)
 
     @property
@@ -61,7 +61,7 @@ class Guidance:
         return [one.encoded.context for one in (*self.positives, *self.negatives)]
 
     def rows(self, family: str, height: int, width: int) -> TextRows:
-        """What the networks are told, for a latent of ``height`` × ``width``."""
+        """The networks' text inputs for a latent of ``height`` × ``width``: positives first."""
         both = (*self.positives, *self.negatives)
         context = to_common_length(self._contexts)
         pooled = [one.encoded.pooled for one in both if one.encoded.pooled is not None]
@@ -76,8 +76,8 @@ class Guidance:
         return TextRows(context, added)
 
     def split(self, predictions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The averaged prediction of each side ``[1, c, h, w]``; without negatives the
-        positive's stands for both."""
+        """The averaged prediction of each side ``[1, c, h, w]``; without negatives, the positive
+        prediction twice."""
         count = len(self.positives)
         positive = _average(predictions[:count], self.positives)
         if not self.negatives:
@@ -91,8 +91,8 @@ def common_length(contexts: Sequence[torch.Tensor]) -> int:
 
 
 def to_common_length(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Conditionings ``[1, Lᵢ, D]`` as rows ``[n, lcm(Lᵢ), D]``: each is repeated, which attention
-    does not notice."""
+    """Conditionings ``[1, Lᵢ, D]`` as rows ``[n, lcm(Lᵢ), D]``: each is repeated, which does not
+    change the result of attention."""
     length = common_length(contexts)
     return torch.cat([context.repeat(1, length // context.shape[1], 1) for context in contexts])
 

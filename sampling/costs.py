@@ -1,7 +1,7 @@
-"""What a batch costs: measured seconds by network and size, and what follows for others.
+"""The cost of a batch: measured seconds by network and size, interpolated for other sizes.
 
 A network's time is a curve over the size of its batch: on a CPU nearly a line through 0, on a GPU
-flat until the batch fills it. No constants are configured; the curve is what was measured lately.
+flat until the batch fills it. No constants are configured; the curve has the latest measurements.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections import deque
 _BUCKETS_PER_DOUBLING = 4
 """Sizes within 19 % share their measurements."""
 _KEPT = 9
-"""Measurements of a size; their median stands for it, so that one slow batch means nothing."""
+"""Measurements kept of a size; their median is used, so that one slow batch has no effect."""
 _LEAST_S = 1e-3
-"""Faster batches count as this: handing one over takes about as long."""
+"""Faster batches count as this: sending one takes about as long."""
 _REACH = 4.0
-"""How many times beyond the measured sizes the curve is believed."""
+"""The curve is used up to this factor beyond the measured sizes."""
 
 
 class _Curve:
@@ -39,7 +39,7 @@ class _Curve:
         ]
 
     def at(self, size: int) -> float | None:
-        """Between measured sizes a straight line, beyond them one through 0."""
+        """Linear between measured sizes; beyond them a line through 0."""
         if not self._points:
             return None
         index = bisect.bisect(self._points, (size, math.inf))
@@ -68,16 +68,16 @@ class CostModel:
         self._curves: dict[str, _Curve] = {}
 
     def observe(self, network: str, size: int, seconds: float) -> None:
-        """Takes in that a batch took ``seconds``."""
+        """Adds a measured batch."""
         self._curves.setdefault(network, _Curve()).observe(size, seconds)
 
     def batch_s(self, network: str, size: int) -> float | None:
-        """Seconds of a batch, however far from what was measured; None for an unknown network."""
+        """Seconds of a batch of any size; None for a network without measurements."""
         curve = self._curves.get(network)
         return None if curve is None else curve.at(size)
 
     def known_batch_s(self, network: str, size: int) -> float | None:
-        """The same; None too where the size is far from all that were measured."""
+        """As :meth:`batch_s`; None also if the size is far from all measured sizes."""
         curve = self._curves.get(network)
         return curve.at(size) if curve is not None and curve.reaches(size) else None
 

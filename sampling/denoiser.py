@@ -1,4 +1,4 @@
-"""The model that a sampler sees, composed of small parts: network, guidance, mask."""
+"""The model that a sampler calls, composed of network, guidance and mask."""
 
 from __future__ import annotations
 

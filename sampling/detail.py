@@ -1,4 +1,4 @@
-"""What becomes of one SEG: its mask, its networks, and the sampling in cycles."""
+"""Sampling of one SEG: its mask, its networks, and the cycles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from segs_client.contract import DetailRequest
 
 @dataclass(frozen=True)
 class Stage:
-    """A pipeline at work on a SEG, with all its inputs beside x and σ."""
+    """A pipeline with all its inputs for one SEG except x and σ."""
 
     pipeline: Pipeline
     guidance: Guidance
@@ -35,12 +35,12 @@ class Stage:
     concat: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Stage:
-        """The same on a device; what the steps need then never has to be moved again."""
+        """A copy whose tensors are on a device, so that no step has to move them."""
         controls = tuple(control.to(device) for control in self.controls)
         return replace(self, guidance=self.guidance.to(device), controls=controls)
 
     def denoiser(self, cfg: float, mask: LatentMask | None, latent: torch.Tensor) -> Denoiser:
-        """The model that a sampler sees, for a latent of this size."""
+        """The model that a sampler calls, for a latent of this size."""
         family = self.pipeline.descriptor.family
         text = self.guidance.rows(family, *latent.shape[-2:])
         return Denoiser(
@@ -50,10 +50,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class EncodedSeg:
-    """A SEG as the VAE sees it.
+    """A SEG's latents and mask.
 
     ``latent`` ``[1, c, h, w]``; ``mask`` ``[1, 1, h, w]`` on the latent, feathered, or None;
-    ``masked_latent`` that of the picture with its masked pixels greyed, for inpainting networks.
+    ``masked_latent``: the latent of the crop with its masked pixels grey, for inpainting networks.
     """
 
     latent: torch.Tensor
@@ -63,7 +63,7 @@ class EncodedSeg:
 
 @dataclass(frozen=True)
 class Detailed:
-    """A sampled latent ``[1, c, h, w]`` and the steps that were run for it in all cycles."""
+    """A sampled latent ``[1, c, h, w]`` and the number of steps run in all cycles."""
 
     latent: torch.Tensor
     steps_run: int
@@ -76,9 +76,9 @@ def encode(
     latent: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> Program[EncodedSeg]:
-    """Brings a SEG's feathered mask ``[h, w]`` to its crop's latent.
+    """Resizes a SEG's feathered mask ``[h, w]`` to its crop's latent.
 
-    For inpainting networks also encodes the crop ``[H, W, 3]`` without what the mask covers.
+    For inpainting networks, also encodes the crop ``[H, W, 3]`` with its masked pixels grey.
     """
     if mask is None:
         return EncodedSeg(latent, None)
@@ -98,11 +98,10 @@ def detail(
     base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
     encoded: EncodedSeg, seed: int, step_listener: StepListener | None = None,
 ) -> Program[Detailed]:  # fmt: skip
-    """Samples a SEG ``cycle`` times over, with seed, seed+1, …, on the device its latent is on.
+    """Samples a SEG ``cycle`` times in sequence, with seed, seed+1, …, on its latent's device.
 
-    ``steps_run`` is 0 where the schedule is too short for the denoise asked for; the latent is
-    then the one given. ``step_listener`` is called
-    for every step.
+    If the schedule is too short for the requested denoise, ``steps_run`` is 0 and the latent is
+    returned unchanged. ``step_listener`` is called for every step.
     """
     latent, steps_run = encoded.latent, 0
     base = base.to(latent.device)
@@ -160,7 +159,7 @@ class _Cycle:
         return Detailed(done.denoised, steps + done.steps)
 
     def _denoised_listener(self, sigmas: Sequence[float]) -> DenoisedListener | None:
-        """Calls the step listener for a cycle, whose levels these are."""
+        """Calls the step listener for a cycle with these levels."""
         step_listener = self.step_listener
         if step_listener is None:
             return None
@@ -195,7 +194,7 @@ class _Cycle:
         *,
         hard: bool,
     ) -> Program[Sampled]:
-        """One pipeline's share. ``hard``: differential diffusion, where the mask is feathered."""
+        """Runs one pipeline. ``hard``: with differential diffusion if the mask is feathered."""
         sampler = SAMPLERS[self.request.sampler_name]
         sigmas, span = levels
         schedule = stage.pipeline.schedule
@@ -220,7 +219,7 @@ class _Cycle:
 
 
 def needs_negative(request: DetailRequest, seg: PlannedSeg) -> bool:
-    """Whether guidance makes any use of the negative's prediction."""
+    """Whether guidance uses the negative prediction."""
     return seg.cfg != 1 or SAMPLERS[request.sampler_name].needs_uncond
 
 

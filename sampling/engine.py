@@ -1,12 +1,12 @@
 """The step engine: every program of every request shares batches, call by call.
 
-One asyncio loop serves all. A turn of the engine: choose a batch of waiting calls
+One asyncio loop runs all programs. A turn of the engine: choose a batch of waiting calls
 (:mod:`sampling.policy`), run it, and send every program its rows; their next calls join the
-groups. What arrives meanwhile joins the next batch, a step later.
+groups. Calls that arrive during a batch join the next one.
 
-A fault stays with the program that has it. Each of a failed batch's calls comes again, by itself;
-rows that are not finite end their own program, at its next step, so that no device is waited for;
-and what goes wrong in the engine ends the calls it was about, never the loop.
+A fault ends only the program that has it. Each call of a failed batch is run again by itself. Rows
+that are not finite end their own program at its next step, so that no step waits for the device.
+An error of the engine ends the calls concerned, not the loop.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ class Networks(Protocol):
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Networks whose answers are brought to one device, where they are not there already: those
-    of two pipelines on two devices meet in one SEG."""
+    """Networks whose outputs are moved to one device: a SEG may use two pipelines on two
+    devices."""
 
     networks: Networks
     device: torch.device
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
-        """One batch."""
         outputs = await self.networks.run(network, inputs)
         return {name: tensor.to(self.device) for name, tensor in outputs.items()}
 
@@ -62,9 +61,9 @@ class StepEngine:
     Args:
         networks: runs the batches.
         limits: how many rows a network takes at once, by its name.
-        in_flight: batches that may be under way at once. A second one is sent only if it is full,
-            so that the device has work while the first one's rows are handed out, and nobody
-            misses a batch that he could have joined.
+        in_flight: batches that may run at once. A second one is sent only if it is full, so that
+            the device has work while the first one's rows are handed out, and no call misses a
+            batch that it could have joined.
 
     To be used from one event loop; :meth:`serve` must be running there.
     """
@@ -78,14 +77,14 @@ class StepEngine:
     _groups: dict[GroupKey, list[WaitingCall]] = field(default_factory=dict)
     _active: set[Requester] = field(default_factory=set)
     _turn_s: float = 0.0
-    """Where the least served requester stands, or stood last."""
+    """``turn_s`` of the last leader: where a new requester starts."""
     _last_end_s: float = 0.0
     _running: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
     _live: set[LiveProgram[Any]] = field(default_factory=set)
     _closed: bool = False
     _arrivals: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a call has come or a batch has ended."""
+    """Set when a call is queued or a batch has ended."""
 
     async def run(
         self,
@@ -93,17 +92,18 @@ class StepEngine:
         requester: Requester | None = None,
         batch_listener: BatchListener | None = None,
     ) -> T:
-        """Runs a program among all others and returns its result.
+        """Runs a program together with all others and returns its result.
+
+        If the caller is cancelled, the program ends at its next turn.
 
         Args:
-            requester: whom the work is for; None counts as one of its own.
-            batch_listener: called for every batch that the program has a call in.
+            requester: the request that the program belongs to; None: a new one.
+            batch_listener: called for every batch that contains a call of the program.
 
         Raises:
             DeadlineExceededError: the requester's deadline passed.
             StoppingError: the engine was closed.
-            Exception: whatever the program or one of its network calls raised. If the caller is
-                cancelled, the program ends at its next turn.
+            Exception: raised by the program or by one of its network calls.
         """
         requester = requester or Requester()
         live = LiveProgram(
@@ -119,21 +119,21 @@ class StepEngine:
             result: T = await live.done
             return result
         except asyncio.CancelledError:
-            self._changed.set()  # its call leaves the queue now, not when another one comes
+            self._changed.set()  # removes its call from the queue now
             raise
         finally:
             self._live.discard(live)
             self._leave(requester)
 
     def close(self) -> None:
-        """Ends every program, and those to come, with :class:`StoppingError`."""
+        """Ends every present and future program with :class:`StoppingError`."""
         self._closed = True
         for live in list(self._live):
             live.fail(StoppingError())
         self._changed.set()
 
     async def serve(self) -> None:
-        """Runs batches until cancelled; however it ends, nobody is left waiting."""
+        """Runs batches until cancelled; at its end, every program is ended."""
         try:
             while True:
                 await self._changed.wait()
@@ -153,12 +153,12 @@ class StepEngine:
 
     @property
     def programs(self) -> int:
-        """Programs under way."""
+        """The number of running programs."""
         return len(self._live)
 
     @property
     def flights(self) -> list[Flight]:
-        """The batches under way."""
+        """The batches in flight."""
         return list(self._running.values())
 
     def _flight(self, batch: list[WaitingCall]) -> Flight:
@@ -184,13 +184,13 @@ class StepEngine:
             return
         try:
             call = live.send(part)
-            self._limit(call)  # there is such a network, and it takes such rows
+            self._limit(call)  # raises if there is no such network or it does not take such rows
             self._arrivals += 1
-            asked_ns = 0 if live.batch_listener is None else time.time_ns()
-            self._queue(WaitingCall(live, call, group_key(call), self._arrivals, asked_ns))
+            queued_ns = 0 if live.batch_listener is None else time.time_ns()
+            self._queue(WaitingCall(live, call, group_key(call), self._arrivals, queued_ns))
         except StopIteration as end:
             live.end(end.value)
-        except Exception as error:  # one program's fault is its own
+        except Exception as error:  # ends this program only
             live.fail(error)
 
     def _queue(self, waiting: WaitingCall) -> None:
@@ -199,7 +199,7 @@ class StepEngine:
         self._changed.set()
 
     def _take(self, *, full_only: bool) -> list[WaitingCall]:
-        """The next batch, out of its group; none where it has to be full and is not."""
+        """Removes the next batch from its group; empty if it has to be full and is not."""
         self._drop_finished()
         if not self._groups:
             return []
@@ -227,7 +227,7 @@ class StepEngine:
         return self.limits[call.network].batch_limit(call.row_shape)
 
     def _drop_finished(self) -> None:
-        """Forgets the calls of programs that are late or whose caller is gone."""
+        """Removes the calls of programs that are late or cancelled."""
         now_s = time.time()
         for key, group in list(self._groups.items()):
             for waiting in group:
@@ -251,25 +251,25 @@ class StepEngine:
         except Exception as error:
             self._give_up(batch, error)
         finally:
-            # Here, not in a callback of the task: that may come after serve has looked.
+            # Here, not in a callback of the task: that may run after serve has checked.
             self._running.pop(cast("asyncio.Task[None]", asyncio.current_task()))
             self._changed.set()
 
     async def _answer(self, batch: list[WaitingCall]) -> None:
         """Runs a batch and sends every program its rows."""
         start_s, start_ns = time.perf_counter(), time.time_ns()
-        parts = await self._ask(batch)
+        parts = await self._outputs(batch)
         seconds = self._charge(batch, start_s)
-        _show(batch, start_ns, answered=not isinstance(parts, Exception))
+        _notify(batch, start_ns, answered=not isinstance(parts, Exception))
         if isinstance(parts, Exception):
             self._queue_apart(batch, parts)
             return
-        self._learn(batch, seconds)
+        self._observe(batch, seconds)
         for waiting, part in zip(batch, parts, strict=True):
             self._advance(waiting.live, part)
 
-    async def _ask(self, batch: list[WaitingCall]) -> list[CallOutputs] | Exception:
-        """Each call's rows of the network's answer, or what went wrong."""
+    async def _outputs(self, batch: list[WaitingCall]) -> list[CallOutputs] | Exception:
+        """Each call's rows of the network's outputs, or the error."""
         calls = [waiting.call for waiting in batch]
         try:
             inputs = self._stacker.stack(batch[0].group, calls)
@@ -282,9 +282,8 @@ class StepEngine:
             return error
 
     def _queue_apart(self, batch: list[WaitingCall], error: Exception) -> None:
-        """What a failed batch leaves: each call comes again in a group of its own, so that one
-        request's fault is its own; a call that was by itself has failed, and so have all where the
-        network is gone."""
+        """Queues each call of a failed batch in a group of its own, so that a fault ends only the
+        request that has it. A single call fails, and all calls fail on UnavailableError."""
         self.stats.batch_failures.add(batch[0].call.network)
         final = len(batch) == 1 or isinstance(error, UnavailableError)
         for waiting in batch:
@@ -294,7 +293,7 @@ class StepEngine:
             self._queue(replace(waiting, group=(*waiting.group, waiting.arrival)))
 
     def _give_up(self, calls: Iterable[WaitingCall], error: Exception) -> None:
-        """Ends the programs that wait for these calls: a fault of the engine's own."""
+        """Ends the programs that wait for these calls after an error of the engine itself."""
         log.error("the engine failed on some calls", exc_info=error)
         for waiting in calls:
             if waiting.live.waiting is waiting:
@@ -302,7 +301,7 @@ class StepEngine:
         self._changed.set()
 
     async def _run_rows(self, call: NetworkCall, inputs: Tensors) -> Tensors:
-        """A batch; one call with more rows than its network takes goes in parts."""
+        """Runs a batch; a call with more rows than its network takes is run in parts."""
         limit = self._limit(call)
         rows = len(next(iter(inputs.values())))
         if rows <= limit:
@@ -317,8 +316,8 @@ class StepEngine:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _charge(self, batch: list[WaitingCall], start_s: float) -> float:
-        """Charges those who had a batch, whatever came of it; returns its seconds."""
-        # A batch that was sent while another one ran has waited for that one's end.
+        """Charges the requesters of a batch, also of a failed one; returns its seconds."""
+        # A batch that was sent while another one ran has waited for the end of that one.
         end_s = time.perf_counter()
         seconds = end_s - max(start_s, self._last_end_s)
         self._last_end_s = end_s
@@ -327,8 +326,7 @@ class StepEngine:
             waiting.requester.charge(seconds * waiting.call.rows / rows)
         return seconds
 
-    def _learn(self, batch: list[WaitingCall], seconds: float) -> None:
-        """Learns what a batch cost."""
+    def _observe(self, batch: list[WaitingCall], seconds: float) -> None:
         call, rows = batch[0].call, _rows(batch)
         self.costs.observe(call.network, rows * call.row_elements, seconds)
         self.stats.step_seconds.add(seconds, call.network)
@@ -342,8 +340,8 @@ class StepEngine:
         )
 
 
-def _show(batch: list[WaitingCall], start_ns: int, *, answered: bool) -> None:
-    """Calls the listeners of a batch that has just ended."""
+def _notify(batch: list[WaitingCall], start_ns: int, *, answered: bool) -> None:
+    """Calls the listeners of a batch that has ended."""
     end_ns, rows, requests = time.time_ns(), 0, 0
     for waiting in batch:
         if (batch_listener := waiting.live.batch_listener) is None:
@@ -353,7 +351,7 @@ def _show(batch: list[WaitingCall], start_ns: int, *, answered: bool) -> None:
         own, network = waiting.call.rows, waiting.call.network
         batch_listener(
             BatchTiming(
-                network, waiting.asked_ns, start_ns, end_ns,
+                network, waiting.queued_ns, start_ns, end_ns,
                 own, rows, len(batch), requests, answered,
             )
         )  # fmt: skip

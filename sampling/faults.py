@@ -1,4 +1,4 @@
-"""Faults that fail one SEG alone, and incidents; nothing here takes long to import."""
+"""Faults that fail one SEG only, and incidents; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ log = logging.getLogger(__name__)
 
 
 class AnswerError(Exception):
-    """A network's answer cannot be used."""
+    """A network's outputs cannot be used."""
 
 
 class MalformedAnswerError(AnswerError):
-    """A network's answer lacks an output, or one has another shape or type than it should."""
+    """An output of a network is missing or has a wrong shape or type."""
 
 
 class NotFiniteError(AnswerError):
-    """There are NaN or infinite values where a network's answer, or what was made of it, should
-    have numbers."""
+    """A network's outputs, or values computed from them, contain NaN or infinity."""
 
 
 class IncidentError(Exception):
-    """A request failed by our own fault, which the log has under ``incident`` already."""
+    """A request failed by an internal error, which is logged under ``incident`` already."""
 
     def __init__(self, incident: str) -> None:
         super().__init__(incident_message(incident))
@@ -30,12 +29,12 @@ class IncidentError(Exception):
 
 
 def open_incident(error: BaseException, request_id: str, where: str = "") -> str:
-    """Logs what is our own fault, with its trace, and returns its id, for the caller."""
+    """Logs an internal error with its traceback and returns the incident's id."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s, request %r%s", incident, request_id, where, exc_info=error)
     return incident
 
 
 def incident_message(incident: str, what: str = "internal error") -> str:
-    """The message for the caller: nothing of the error itself but the incident's id."""
+    """The message for the client: the incident's id without details of the error."""
     return f"{what}; the log has incident {incident}"

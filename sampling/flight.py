@@ -1,4 +1,4 @@
-"""A batch under way, as the step engine tells it; nothing here takes long to import."""
+"""A batch in flight, as the step engine reports it; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flight:
-    """A batch at its network: since when (``time.monotonic()``, one clock for all processes of a
-    machine), and how long it should take; None if nothing like it was measured."""
+    """A batch that a network runs: ``since_s`` is its start (``time.monotonic()``, one clock for
+    all processes of a machine), ``expected_s`` its duration by similar batches, None without."""
 
     network: str
     rows: int

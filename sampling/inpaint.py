@@ -1,4 +1,4 @@
-"""What a 9-channel inpainting network is fed beside the latent."""
+"""The inputs of a 9-channel inpainting network beside the latent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def inpaint_channels(
     mask: torch.Tensor | None,
     masked_latent: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """The further channels ``[1, 5, h, w]``: a mask of zeros and ones, and a latent of what
-    lies around it. None for networks that take none.
+    """The further channels ``[1, 5, h, w]``: a mask of zeros and ones, and the latent of the
+    surroundings. None for networks without further channels.
 
     Args:
-        channels: that the network takes.
-        latent: ``[1, c, h, w]``, used where there is no ``masked_latent``.
-        mask: ``[1, 1, h, w]``; None means that all is to be redrawn.
+        channels: input channels of the network.
+        latent: ``[1, c, h, w]``, used if there is no ``masked_latent``.
+        mask: ``[1, 1, h, w]``; None: the whole latent is redrawn.
     """
     if channels == latent.shape[1]:
         return None

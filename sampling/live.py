@@ -1,4 +1,4 @@
-"""Programs under way in the step engine, and the calls that they wait for."""
+"""Running programs of the step engine, and the calls that they wait for."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ GroupKey = tuple[Any, ...]
 
 @dataclass(eq=False)
 class LiveProgram(Generic[T]):
-    """A program under way."""
+    """A running program."""
 
     program: Program[T]
     requester: Requester
     done: asyncio.Future[T]
     batch_listener: BatchListener | None = None
     check: Callable[[], None] | None = None
-    """Of the rows that it was sent last, which are not known to be finite yet."""
+    """Checks that the last rows sent to the program are finite."""
     waiting: WaitingCall | None = None
-    """The call that it waits for."""
+    """The call that the program waits for."""
 
     def send(self, part: CallOutputs | None) -> NetworkCall:
-        """Its next call, after the answer to its last one (None: starts it).
+        """Sends the outputs of the last call (None: starts the program); returns the next call.
 
         Raises:
-            StopIteration: it has ended, with its result.
-            Exception: whatever it raised; NotFiniteError if what it was sent before is not finite.
+            StopIteration: the program has ended; its value is the result.
+            NotFiniteError: the rows sent before are not finite.
+            Exception: raised by the program.
         """
         self.waiting = None
         if part is None:
@@ -47,7 +48,7 @@ class LiveProgram(Generic[T]):
         return self.program.send(part.outputs)
 
     def end(self, result: T) -> None:
-        """Tells the result, if all that it was sent is finite."""
+        """Sets the result, or fails if the last rows are not finite."""
         try:
             self._check()
         except Exception as error:
@@ -56,13 +57,13 @@ class LiveProgram(Generic[T]):
             self.done.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """Ends it; nothing happens where it has ended."""
+        """Ends the program with an error, unless it has ended already."""
         if not self.done.done():
             self.done.set_exception(error)
         self.close()
 
     def close(self) -> None:
-        """Lets the program clean up."""
+        """Closes the generator, so that it cleans up."""
         try:
             self.program.close()
         except Exception:
@@ -81,8 +82,8 @@ class WaitingCall:
     call: NetworkCall
     group: GroupKey
     arrival: int
-    asked_ns: int = 0
-    """Since 1970, where there is a batch listener."""
+    queued_ns: int = 0
+    """Nanoseconds since 1970; 0 without a batch listener."""
 
     @property
     def requester(self) -> Requester:
@@ -90,7 +91,7 @@ class WaitingCall:
 
 
 def group_key(call: NetworkCall) -> GroupKey:
-    """What calls have to have in common to share a batch: their network and shapes."""
+    """The key of the calls that can share a batch: network, shapes and types."""
     shapes = tuple(
         (name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(call.inputs.items())
     )

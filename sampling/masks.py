@@ -1,4 +1,4 @@
-"""Masks of the latent: feathering, differential diffusion, keeping what lies outside."""
+"""Masks of the latent: feathering, differential diffusion, and keeping the outside unchanged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sampling.schedule import DiscreteSchedule
 from segs_client.blur import BLUR_SIGMA, blur_kernel_size
 
 _BLOCK_PX = 64
-"""Side of the blocks of a mask that are looked at for one value."""
+"""Side of the blocks of a mask that are tested for a constant value."""
 
 
 def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
     """Gaussian blur of a mask, σ = 10, kernel 2·radius+1, reflect padding.
 
     One convolution with the two-dimensional kernel, in float32: inside a blurred mask the values
-    are 1 ± 1e-7, and differential diffusion asks whether they reach 1, so the order of the
-    additions shows in the picture. (Pasting has no such edge and blurs without torch.)
+    are 1 ± 1e-7, and differential diffusion tests whether they reach 1, so the order of the
+    additions changes the picture. (Pasting has no such threshold and blurs without torch.)
 
     Args:
         mask: float32 ``[h, w]``, 0…1.
@@ -38,9 +38,9 @@ def feather(mask: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def _convolved(padded: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """The convolution of ``[h + 2·margin, w + 2·margin]``, bit for bit (radius 1 aside), but each
-    stretch of one value is convolved once: most of a mask is, and 41² multiplications a pixel are
-    a lot."""
+    """The convolution of ``[h + 2·margin, w + 2·margin]``, bit for bit (except at radius 1), with
+    one convolution for each constant value: most of a mask is constant, and a kernel may need
+    41² multiplications a pixel."""
     size = kernel.shape[-1]
     height, width = (side - size + 1 for side in padded.shape)
     blurred = torch.empty(height, width)
@@ -60,8 +60,8 @@ def _convolved(padded: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def _stretches(band: torch.Tensor, width: int, size: int) -> list[tuple[int, int, float | None]]:
-    """Where a band of the mask has one value as far as the kernel sees: (left, right, value), the
-    value None where it has several."""
+    """The stretches of a band of the mask with one value within the kernel's reach: (left, right,
+    value); the value is None if there are several."""
     found: list[tuple[int, int, float | None]] = []
     for x in range(0, width, _BLOCK_PX):
         right = min(x + _BLOCK_PX, width)
@@ -81,8 +81,8 @@ def to_latent(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class MaskSchedule:
-    """Differential diffusion (arXiv 2306.00950): the mask's grey is the moment from which a
-    pixel may change. ``start`` and ``end`` are timesteps of the run's first and last σ."""
+    """Differential diffusion (arXiv 2306.00950): the mask's value decides from which step on a
+    pixel may change. ``start`` and ``end`` are the timesteps of the run's first and last σ."""
 
     schedule: DiscreteSchedule
     start: int
@@ -95,7 +95,8 @@ class MaskSchedule:
         return cls(schedule, schedule.timestep(sigmas[0]), schedule.timestep(last))
 
     def threshold(self, sigma: float) -> float:
-        """The grey from which pixels change at ``sigma``: 1 at the first call, 0 at the last."""
+        """The mask value from which pixels change at ``sigma``: 1 at the first call, 0 at the
+        last."""
         if self.start == self.end:
             return 1.0
         return (self.schedule.timestep(sigma) - self.end) / (self.start - self.end)
@@ -103,8 +104,8 @@ class MaskSchedule:
 
 @dataclass(frozen=True)
 class LatentMask:
-    """Keeps the latent outside the mask: the network sees it at the right noise level, the
-    prediction gets it back.
+    """Keeps the latent outside the mask: the network's input has it with the noise of the level,
+    the prediction has it clean.
 
     ``mask`` float32 ``[1, 1, h, w]``; ``latent`` (clean) and ``noise`` ``[1, c, h, w]``;
     ``hardening`` None keeps the mask soft.
@@ -116,13 +117,13 @@ class LatentMask:
     hardening: MaskSchedule | None = None
 
     def at(self, sigma: float) -> torch.Tensor:
-        """The mask that holds at ``sigma``."""
+        """The mask at ``sigma``."""
         if self.hardening is None:
             return self.mask
         return (self.mask >= self.hardening.threshold(sigma)).to(self.mask.dtype)
 
     def noised(self, x: torch.Tensor, sigma: float, mask: torch.Tensor) -> torch.Tensor:
-        """What the network sees: x inside, the noised latent outside."""
+        """The network's input: x inside, the noised latent outside."""
         return x * mask + (self.latent + self.noise * sigma) * (1 - mask)
 
     def kept(self, denoised: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Every random draw of a run: made on the CPU, from generators seeded by the request alone.
+"""All random draws of a run, from CPU generators seeded by the request.
 
-Each draw is moved once to the device that the run's latent is on: a GPU's own generators give
-other numbers for the same seed.
+Each draw is moved to the device of the run's latent: a GPU's own generators give other numbers for
+the same seed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torchsde
 SEED_COUNT = 1 << 64
 _CPU = torch.device("cpu")
 _CACHED_NODES = 100
-"""Of a Brownian tree: a query walks about 20 levels at both its ends, and with torchsde's 45 it
-draws a third of its noise twice."""
+"""Cached nodes of a Brownian tree: a query passes about 20 levels at both its ends. With torchsde's
+default of 45 nodes, a third of the noise would be drawn twice."""
 _BROWNIAN_DIGITS = 6
-"""After the point: so far torchsde resolves the path, and rounds its ends."""
+"""Decimals to which torchsde resolves the path and rounds its ends."""
 
 StepNoise = Callable[[], torch.Tensor]
 BrownianIncrement = Callable[[float, float], torch.Tensor]
@@ -48,11 +48,11 @@ def brownian_tree(
     torchsde's BrownianTree, value for value, with a larger cache.
 
     Args:
-        like: its shape, dtype and device are those of the increments.
+        like: has the shape, dtype and device of the increments.
 
     Returns:
         ``W(a, b)``: the increment between two σ over √|a−b|, standard normal, the same for the
-        same arguments whatever was asked before. Beyond the span the path stands still.
+        same arguments whatever was drawn before. Outside the span the path is constant.
     """
     tree = torchsde.BrownianInterval(
         t0=torch.tensor(sigma_min),
@@ -69,7 +69,7 @@ def brownian_tree(
     first, last = (round(end, _BROWNIAN_DIGITS) for end in (sigma_min, sigma_max))
 
     def increment(a: float, b: float) -> torch.Tensor:
-        # A path is rough: at σ rounded as the reference has it, the same noise.
+        # σ in float32, as in the reference: a path differs even between values this close.
         levels = (float(np.float32(level)) for level in sorted((a, b)))
         low, high = (min(max(level, first), last) for level in levels)
         path: torch.Tensor = tree(low, high)

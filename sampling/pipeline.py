@@ -14,12 +14,12 @@ from sampling.text import TextEncoder
 from sampling.unet import ControlModels, UNet
 
 _GPU_TARGETS = {"tensorrt", "torch"}
-"""Those whose networks are on a GPU where there is one."""
+"""Targets whose networks are on a GPU if there is one."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a request's programs need of its checkpoint."""
+    """The parts of a checkpoint that a request's programs use."""
 
     descriptor: PipelineDescriptor
     schedule: DiscreteSchedule
@@ -29,10 +29,10 @@ class Pipeline:
 
     @classmethod
     def load(cls, descriptor: PipelineDescriptor, folder: Path) -> Pipeline:
-        """``folder``: where the descriptor lies; its paths are relative to it."""
+        """``folder``: the descriptor's folder; its paths are relative to it."""
         schedule = DiscreteSchedule.of(descriptor.schedule)
         networks = descriptor.networks
-        # Two encoders' hidden states are joined: neither's own width is told.
+        # The descriptor has only the joined width of two encoders' hidden states.
         width = descriptor.context_dim if len(descriptor.text_encoders) == 1 else None
         return cls(
             descriptor,
@@ -56,7 +56,7 @@ class Pipeline:
 
 
 def load_pipelines(repositories: Iterable[Path]) -> dict[str, Pipeline]:
-    """Every pipeline of some repositories, by name."""
+    """All pipelines of the repositories, by name."""
     return {
         name: Pipeline.load(descriptor, folder)
         for name, (descriptor, folder) in load_all(repositories).items()
@@ -64,14 +64,14 @@ def load_pipelines(repositories: Iterable[Path]) -> dict[str, Pipeline]:
 
 
 def device_of(pipelines: Iterable[Pipeline]) -> torch.device:
-    """Where latents and all that steps need live: on the GPU, if this process sees one and some
-    pipeline's networks may run there."""
+    """The device of latents and other tensors of a step: the GPU, if there is one and a pipeline's
+    networks may run on it."""
     on_gpu = any(pipeline.descriptor.target in _GPU_TARGETS for pipeline in pipelines)
     return torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
 
 
 def network_table(pipelines: Iterable[Pipeline]) -> dict[str, Network]:
-    """Every Triton model that the engine may call, by name, with its batch limit and outputs."""
+    """All Triton models that the engine may call, by name, with batch limits and outputs."""
     table = {}
     for pipeline in pipelines:
         descriptor = pipeline.descriptor

@@ -1,18 +1,17 @@
-"""The step engine's policy: whose turn it is, and who shares the batch.
+"""The step engine's policy: which requester leads, and which calls share its batch.
 
-1. *Groups.* Calls of one network with the same shapes (latent size, sequence length) can share a
-   batch; nobody else can.
-2. *Whose turn.* The requester that has used the device least, its priority weighed in, leads: its
-   oldest call's group is run. Who comes new starts level with the least served, so nobody can
-   save up time and nobody is starved.
-3. *Who joins.* One call of every requester in the group, the least served first, then a second of
-   each and so on, until the network's limit is reached; calls beyond each one's first only while
-   the batch keeps the leader no longer than its fair share of the device: with n equal requesters,
-   n times its call alone. Where a row costs
-   nothing, as on a GPU that is not full, all join at once; where each row costs its time, as on a
-   CPU, a request of 60 segments cannot slow down one of a single segment by more than a second
-   request of one would.
-4. *Nothing waits* while a network is free: a batch holds what is ready when its turn comes.
+1. *Groups.* Only calls of one network with the same shapes (latent size, sequence length) can share
+   a batch.
+2. *Leader.* The requester with the least device time, divided by its weight, leads: the group of
+   its oldest call is run. A new requester starts level with the least served, so that no requester
+   saves up time and none is starved.
+3. *Joining calls.* One call of every requester in the group, the least served first, then a second
+   of each and so on, up to the network's limit. Calls beyond each requester's first join only while
+   the batch takes no longer than the leader's fair share: with n equal requesters, n times its call
+   alone. If further rows cost nothing, as on a GPU that is not full, all join. If each row costs
+   its time, as on a CPU, a request of 60 segments slows down one of a single segment no more than
+   another request of a single segment would.
+4. *No waiting* while a network is free: a batch contains the calls that are ready at its start.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from sampling.costs import CostModel
 from sampling.program import NetworkCall
 
 _ALONE_SHARE = 2.0
-"""A lone requester's batches may take so many times its call alone: who comes next waits for one
-of them. Where rows cost their time, more of them gain little."""
+"""A single requester's batches may take this many times its call alone: the next requester waits
+for one of them. If rows cost their time, larger batches gain little."""
 _TOLERANCE = 1.25
-"""Of the fair share, for measurements that are never exact."""
+"""Factor on the fair share, because measurements are not exact."""
 
 
 class BatchLimit(Protocol):
@@ -39,10 +38,10 @@ class BatchLimit(Protocol):
 
 @dataclass(eq=False)
 class Requester:
-    """Who asks for work: a request, and what it has had of the device.
+    """A request as the engine counts it, with its use of the device.
 
-    ``deadline_s`` is the ``time.time()`` after which its calls are not made any more; ``weight``
-    its priority: twice the weight, twice the device.
+    ``deadline_s`` is the ``time.time()`` after which its calls are not run any more. Twice the
+    ``weight`` gets twice the device time.
     """
 
     request_id: str = ""
@@ -51,15 +50,15 @@ class Requester:
     device_s: float = field(default=0.0, init=False)
     """Its share of all batches' seconds so far."""
     turn_s: float = field(default=0.0, init=False)
-    """The same over its weight, counted from where the others were when it came."""
+    """Device seconds over the weight, starting at the level of the least served requester."""
     live: int = field(default=0, init=False)
-    """Programs under way."""
+    """Running programs."""
 
     def is_late(self, now_s: float) -> bool:
         return self.deadline_s is not None and now_s > self.deadline_s
 
     def charge(self, seconds: float) -> None:
-        """Books a share of a batch."""
+        """Adds a share of a batch's seconds."""
         self.device_s += seconds
         self.turn_s += seconds / self.weight
 
@@ -81,7 +80,7 @@ W = TypeVar("W", bound=Waiting)
 
 
 def leading_call(heads: Iterable[W]) -> W:
-    """Of the oldest calls of all requesters and groups, the one whose turn it is."""
+    """The next call to run: the oldest of the least served requester."""
     return min(heads, key=lambda each: (each.requester.turn_s, each.arrival))
 
 
@@ -96,13 +95,13 @@ def choose_batch(
 
     Args:
         group: in order of arrival.
-        active: every requester with work under way, in this group or not.
+        active: every requester with running programs, in this group or not.
     """
     network = leader.call.network
     limit = limits[network].batch_limit(leader.call.row_shape)
     known = costs.batch_s(network, leader.call.elements)
     if known is None:
-        return [leader]  # the first batch of a network tells what its rows cost
+        return [leader]  # the first batch of a network measures what its rows cost
     weights = {requester: requester.weight for requester in active}
     share = sum(weights.values()) / leader.requester.weight
     allowed_s = known * (share if len(weights) > 1 else _ALONE_SHARE) * _TOLERANCE
@@ -120,14 +119,14 @@ def choose_batch(
 
 def _in_turns(group: Sequence[W], leader: W) -> list[tuple[int, W]]:
     """A group's other calls: one of each requester, the least served first, then a second…, each
-    with how many of the same requester go before."""
-    seen: dict[Requester, int] = {leader.requester: 1}
+    with the number of earlier calls of the same requester."""
+    counts: dict[Requester, int] = {leader.requester: 1}
     ranked = []
     for waiting in group:
         if waiting is leader:
             continue
-        nth = seen.get(waiting.requester, 0)
-        seen[waiting.requester] = nth + 1
+        nth = counts.get(waiting.requester, 0)
+        counts[waiting.requester] = nth + 1
         ranked.append((nth, waiting.requester.turn_s, waiting.arrival, waiting))
     ranked.sort(key=lambda each: each[:3])
     return [(nth, waiting) for nth, *_, waiting in ranked]

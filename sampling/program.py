@@ -15,7 +15,7 @@ import torch
 
 Tensors = Mapping[str, torch.Tensor]
 RowShape = tuple[int | None, ...]
-"""Of one row of an output; None where any length goes."""
+"""Shape of one row of an output; None: any length."""
 T = TypeVar("T")
 
 
@@ -23,13 +23,12 @@ T = TypeVar("T")
 class NetworkCall:
     """One call of a network.
 
-    ``network`` is the Triton model's name. Every input is ``[rows, …]`` with the same number of
-    rows; so are the outputs that come back. Rows of one call always share a batch. ``outputs``
-    are those that are needed, float32, with the shape of a row; an answer without them is a fault
-    of the network.
+    ``network`` is the Triton model's name. Every input and output is ``[rows, …]`` with the same
+    number of rows. Rows of one call always share a batch. ``outputs`` are the required float32
+    outputs with the shape of a row.
 
     Raises:
-        ValueError: the inputs have no rows, or not all as many.
+        ValueError: the inputs have no rows, or different numbers of rows.
     """
 
     network: str
@@ -47,17 +46,17 @@ class NetworkCall:
 
     @property
     def elements(self) -> int:
-        """Of the first input: the measure of how much work the call is."""
+        """Elements of the first input: the measure of the call's work."""
         return self._first.numel()
 
     @property
     def row_elements(self) -> int:
-        """Of one row of the first input."""
+        """Elements of one row of the first input."""
         return self.elements // self.rows
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row of the first input."""
+        """Shape of one row of the first input."""
         return tuple(self._first.shape[1:])
 
     @property
@@ -69,7 +68,7 @@ Program = Generator[NetworkCall, Tensors, T]
 
 
 def run_alone(program: Program[T], networks: Callable[[NetworkCall], Tensors]) -> T:
-    """Drives one program to its end, each call on its own."""
+    """Drives one program to its end, each call in its own batch."""
     try:
         call = next(program)
         while True:

@@ -1,6 +1,6 @@
-"""A request's progress, for its listeners.
+"""A request's progress and its listeners.
 
-A listener returns at once and raises nothing: no step waits for one.
+A listener must return at once and raise nothing: it runs in the engine's loop.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class SampledPass:
 
 
 class Step(NamedTuple):
-    """A step that was taken: the ``step``-th of ``steps`` in a cycle, and what the sampler takes
-    for the end by now, ``[1, c, h, w]``."""
+    """A finished step: the ``step``-th of ``steps`` in a cycle, and its denoised prediction
+    ``[1, c, h, w]``."""
 
     cycle: int
     step: int
@@ -46,8 +46,8 @@ class Step(NamedTuple):
 
     @classmethod
     def at(cls, sigma: float, sigmas: Sequence[float], cycle: int, denoised: torch.Tensor) -> Step:
-        """By the noise level that it was taken at, of a cycle's falling levels, as some samplers
-        ask more or less often than there are steps.
+        """The step at a noise level ``sigma`` of a cycle's falling levels ``sigmas``: samplers may
+        call the model more or less than once per step.
 
         Example:
             >>> Step.at(2.0, [4.0, 2.0, 1.0, 0.0], 0, torch.empty(0))[:3]
@@ -59,11 +59,11 @@ class Step(NamedTuple):
 
 
 class BatchTiming(NamedTuple):
-    """A call of a network: when it was asked for, and from when to when its batch ran, in
-    nanoseconds since 1970; its own rows, and what else was in the batch."""
+    """A call of a network: when it was queued, and the start and end of its batch, in nanoseconds
+    since 1970; its own rows, and the size of the batch."""
 
     network: str
-    asked_ns: int
+    queued_ns: int
     begun_ns: int
     ended_ns: int
     rows: int
@@ -71,15 +71,15 @@ class BatchTiming(NamedTuple):
     batch_calls: int
     batch_requests: int
     answered: bool
-    """False: the batch failed; the call may come again."""
+    """False: the batch failed; the call may be run again."""
 
 
 StepListener = Callable[[Step], None]
 """Called for every step of one pass of a SEG."""
 BatchListener = Callable[[BatchTiming], None]
-"""Called for every batch that one pass of a SEG has calls in."""
+"""Called for every batch with a call of one pass of a SEG."""
 PassStage = Literal["encode", "sample", "decode"]
-"""Of a pass of a SEG, in this order."""
+"""The stages of a pass of a SEG, in order."""
 T = TypeVar("T")
 
 
@@ -87,19 +87,19 @@ class RequestListener:
     """Listens to one request. This base does nothing."""
 
     def accepted(self, position: int, estimate_s: float | None, pipeline: Pipeline) -> None:
-        """The request is admitted, after ``position`` others; its seconds by estimate."""
+        """The request is admitted after ``position`` others; ``estimate_s``: until its end."""
 
     def started(self, index: int, batch_pass: int) -> None:
-        """A pass of a SEG is begun."""
+        """A pass of a SEG has started."""
 
     def entered(self, index: int, batch_pass: int, part: PassStage) -> None:
-        """A pass goes on with this part."""
+        """A pass has entered a stage."""
 
     def step_listener(self, index: int, batch_pass: int) -> StepListener | None:
-        """The listener of a pass's steps; None: there is none."""
+        """The listener of a pass's steps, if any."""
 
     def batch_listener(self, index: int, batch_pass: int) -> BatchListener | None:
-        """The listener of a pass's batches; None: there is none."""
+        """The listener of a pass's batches, if any."""
 
     def done(self, done: SampledPass) -> None:
         """A pass of a SEG is done."""
@@ -108,11 +108,11 @@ class RequestListener:
         """A pass of a SEG has failed."""
 
     def ended(self) -> None:
-        """The request has ended; nothing else is called after this."""
+        """The request has ended; this is the last call."""
 
 
 def all_of(listeners: Iterable[Callable[[T], None] | None]) -> Callable[[T], None] | None:
-    """One listener that calls all of these; None where there are none."""
+    """One listener that calls all of these; None if there are none."""
     present = [each for each in listeners if each is not None]
     if len(present) < 2:
         return present[0] if present else None
@@ -127,7 +127,7 @@ def all_of(listeners: Iterable[Callable[[T], None] | None]) -> Callable[[T], Non
 def preview_pixels(
     denoised: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor, side_px: int
 ) -> torch.Tensor:
-    """The colours of a latent, one pixel a cell, or fewer; where the latent lives.
+    """The colours of a latent, at most one pixel per cell, on the latent's device.
 
     Args:
         denoised: ``[1, c, h, w]``, scaled as sampled.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from request_plan.prompt_weights import parse_weights
 
 CHUNK_TOKENS = 77
-"""Tokens that a CLIP text encoder takes: start, 75 of the prompt, end."""
+"""Tokens of a CLIP text encoder's input: start, 75 of the prompt, end."""
 
 _UNSPLIT_BELOW = 8
 

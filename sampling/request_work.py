@@ -1,4 +1,4 @@
-"""The work of one request: its SEGs as tasks, what they share, and what becomes of each."""
+"""The work of one request: a task for each pass of its SEGs, and the results that they share."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError, SegError
 
 T = TypeVar("T")
-_Asked = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
+_Encoding = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
 _REQUEST_WIDE = (ContractError, DeadlineExceededError, UnavailableError)
-"""What is the whole request's, and ends it; all else is one SEG's."""
+"""Errors that end the whole request; all others fail one SEG."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all requests of one engine share."""
+    """Shared by all requests of one engine."""
 
     pipelines: Mapping[str, Pipeline]
     limits: Limits
@@ -55,7 +55,7 @@ class Shared:
 
 
 class RequestWork:
-    """The tasks of one request. Each crop is encoded once, whatever needs it."""
+    """The tasks of one request. Each crop is encoded once."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class RequestWork:
         self._shared = shared
         self._requester = requester
         self._reader = Requester(requester.request_id, weight=requester.weight)
-        """For whom prompts are encoded: in turn with others' steps, and without a deadline, as
-        others may wait for the same."""
+        """The requester of encoding prompts. It has no deadline, because other requests may wait
+        for the same prompt."""
         self._plan = plan
         self._crops = crops
         self._masks = masks
@@ -85,14 +85,14 @@ class RequestWork:
         self._refiner = None if refiner is None else shared.pipelines[refiner.pipeline]
 
     async def run(self) -> tuple[list[SampledPass], tuple[FailedSeg, ...]]:
-        """Every pass of every SEG: those that were made and those that failed, both in the plan's
-        order. An error that is the request's ends them all.
+        """Runs every pass of every SEG; returns the sampled and the failed ones, both in the plan's
+        order.
 
-        They are begun by the size of their crops, so that those under way can share batches.
+        Passes start in the order of their crops' sizes, so that running ones can share batches.
 
         Raises:
-            ContractError: a prompt is too much, or a SEG's prompts are together.
-            IncidentError: there were SEGs to be made, and all have failed.
+            ContractError: a prompt, or a SEG's prompts together, exceed a limit.
+            IncidentError: all SEGs have failed.
         """
         await self._check_prompts()
         chosen = [(index, seg, seg.crop) for index, seg in enumerate(self._plan.segs) if seg.crop]
@@ -118,13 +118,13 @@ class RequestWork:
         )
 
     async def _check_prompts(self) -> None:
-        """Looks at the tokens of every prompt that was not encoded lately, before any is."""
-        texts, limits = self._shared.texts, self._shared.limits
-        asked = [(self._base, {each.text for seg in self._plan.segs for each in _texts(seg)})]
+        """Checks the tokens of every prompt that is not in the cache, before any is encoded."""
+        cache, limits = self._shared.texts, self._shared.limits
+        used = [(self._base, {each.text for seg in self._plan.segs for each in _texts(seg)})]
         if self._refiner is not None:
             refined = {each.text for seg in self._plan.segs for each in _refined(seg)}
-            asked.append((self._refiner, refined))
-        new = [(of, text) for of, said in asked for text in said if not texts.knows(of, text)]
+            used.append((self._refiner, refined))
+        new = [(of, text) for of, texts in used for text in texts if not cache.contains(of, text)]
 
         def check() -> None:
             for pipeline, text in new:
@@ -159,7 +159,7 @@ class RequestWork:
                 return failed
 
     def _seg_error(self, error: Exception, index: int, batch_pass: int) -> SegError:
-        """The error of a SEG in the report; the log has its trace."""
+        """The error of a SEG for the report; its traceback is logged."""
         kind = type(error), str(error)
         if kind not in self._incidents:  # many SEGs may fail for one reason
             where = f", segs.{index}, pass {batch_pass}"
@@ -175,8 +175,8 @@ class RequestWork:
         return await self._shared.engine.run(program, self._requester, batch_listener)
 
     def _once(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
-        """The result of work that is done once for all that name the same key; a failure is raised
-        in those that wait for it, and not kept."""
+        """The result of work that is done once per key. A failure is raised in all callers that
+        wait for it, and not kept."""
         if key not in self._started:
             task = asyncio.ensure_future(start())
             task.add_done_callback(partial(self._forget_failed, key))
@@ -215,7 +215,7 @@ class RequestWork:
         return await self._run(vae.encode(self._base.descriptor, values), batch_listener)
 
     async def _mask(self, place: Piece) -> torch.Tensor:
-        """A SEG's mask, feathered, which takes up to a tenth of a second."""
+        """A SEG's feathered mask; takes up to 0.1 s."""
         mask = torch.from_numpy(mask_at(self._masks, place))
         radius = self._plan.request.noise_mask_feather
         return await self._shared.threads.arrays(lambda: feather(mask, radius))
@@ -226,7 +226,7 @@ class RequestWork:
         start_s = time.perf_counter()
         seed = _seed(seg, batch_pass)
         batch_listener = all_of(each.batch_listener(index, batch_pass) for each in self._listeners)
-        # Every prompt is asked for at once, so that they share a batch.
+        # All prompts are queued at once, so that they share a batch.
         texts = self._sides(self._base, seg, (seg.positives, seg.negatives), batch_listener)
         refiner_texts = None
         if self._refiner is not None:
@@ -254,10 +254,10 @@ class RequestWork:
         decoded = await self._run(vae.decode(self._base.descriptor, sampled.latent), batch_listener)
         pixels = await self._shared.threads.arrays(lambda: vae.to_pixels(decoded))
         end_s = time.perf_counter()
-        incident_message = self._shared.stats.stage_seconds
-        incident_message.add(encoded_s - start_s, "encode")
-        incident_message.add(sampled_s - encoded_s, "sample")
-        incident_message.add(end_s - sampled_s, "decode")
+        stage_seconds = self._shared.stats.stage_seconds
+        stage_seconds.add(encoded_s - start_s, "encode")
+        stage_seconds.add(sampled_s - encoded_s, "sample")
+        stage_seconds.add(end_s - sampled_s, "decode")
         seconds = end_s - start_s
         return SampledPass(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
@@ -271,8 +271,8 @@ class RequestWork:
         seg: PlannedSeg,
         sides: tuple[Sequence[PlannedPrompt], Sequence[PlannedPrompt]],
         batch_listener: BatchListener | None,
-    ) -> list[list[_Asked]]:
-        """Both sides' prompts, each with its encoding under way."""
+    ) -> list[list[_Encoding]]:
+        """Both sides' prompts, each with the future of its encoding."""
         positives, negatives = sides
         needed = negatives if detail.needs_negative(self._plan.request, seg) else ()
         encode = self._shared.texts.encode
@@ -286,7 +286,7 @@ class RequestWork:
         pipeline: Pipeline,
         seg: PlannedSeg,
         encoded: detail.EncodedSeg,
-        sides: list[list[_Asked]],
+        sides: list[list[_Encoding]],
     ) -> detail.Stage:
         guidance = []
         for side in sides:
@@ -324,7 +324,7 @@ class RequestWork:
 
 
 def _seed(seg: PlannedSeg, batch_pass: int) -> int:
-    """A pass's seed; the first pass counts too."""
+    """A pass's seed; that of the first pass is the SEG's seed + 1."""
     return next_seed(seg.seed, batch_pass + 1)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a batch: the inputs of its calls joined, its outputs checked and handed out."""
+"""The rows of a batch: joining the inputs of its calls, checking and splitting its outputs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sampling.faults import MalformedAnswerError, NotFiniteError
 from sampling.program import NetworkCall, Tensors
 
 _KEPT_GROUPS = 4
-"""Groups whose last inputs are kept: those that take turns, not all that ever were."""
+"""Groups whose last joined inputs are kept."""
 
 
 class Stacker:
-    """Joins the inputs of a batch's calls, row below row.
+    """Joins the inputs of a batch's calls by rows.
 
-    What a run tells its network at every step (texts, hints) are the same tensors each time; while
-    a group's batch stays the same they are joined once, and stay where they are.
+    A run passes the same tensors (texts, hints) to its network at every step. While the calls of a
+    group's batch stay the same, such tensors are joined once and stay in their memory.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,7 @@ class Stacker:
 
 
 def check_shapes(call: NetworkCall, rows: int, outputs: Tensors) -> None:
-    """Holds a network's answer to ``rows`` rows against what the call asked for. It reads no
-    values.
+    """Checks the shapes and types of a network's outputs for ``rows`` rows; reads no values.
 
     Raises:
         MalformedAnswerError: an output is missing or has another shape or type.
@@ -73,10 +72,10 @@ def _malformed(call: NetworkCall, output: str, what: str) -> MalformedAnswerErro
 
 
 class Finite:
-    """Which rows of a batch's outputs are finite.
+    """Checks that rows of a batch's outputs are finite.
 
-    One sum per row and output, which NaN and infinity survive, is begun at once on the outputs'
-    device and copied to the host without waiting; who asks a step later finds it there.
+    A sum per row and output, which NaN and infinity propagate to, is started on the outputs' device
+    and copied to the host without waiting. A check one step later finds it there.
     """
 
     def __init__(self, network: str, outputs: Tensors) -> None:
@@ -94,26 +93,26 @@ class Finite:
             if total.is_cuda:
                 self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._copied.record(torch.cuda.current_stream(total.device))
-        self._told: list[bool] | None = None
+        self._finite: list[bool] | None = None
 
     def check(self, start: int, end: int) -> None:
         """
         Raises:
             NotFiniteError: one of these rows is not finite, or so large that its sum is not.
         """
-        if self._told is None:
+        if self._finite is None:
             if self._copied is not None:
                 self._copied.synchronize()
             sums = [] if self._sums is None else self._sums.tolist()
-            self._told = [math.isfinite(each) for each in sums]
-        if not all(self._told[start:end]):
+            self._finite = [math.isfinite(each) for each in sums]
+        if not all(self._finite[start:end]):
             raise NotFiniteError(f"{self._network}: NaN or infinity in its output")
 
 
 @dataclass(frozen=True)
 class CallOutputs:
-    """One call's rows of a batch's outputs; ``check`` raises NotFiniteError if they are not finite.
-    It does not keep them in memory."""
+    """One call's rows of a batch's outputs. ``check`` raises NotFiniteError if they are not finite;
+    it does not keep them in memory."""
 
     outputs: Tensors
     check: Callable[[], None]

@@ -1,7 +1,7 @@
 """The discrete noise schedule a UNet was trained with, in σ = √((1−ᾱ)/ᾱ).
 
-All in torch's float32: where a σ lies halfway between two timesteps, the last bit decides which
-of them the network is given, and it must be the bit that the reference computes.
+All in torch's float32, as in the reference: if a σ is halfway between two timesteps, the last bit
+decides which of them the network gets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from pipelines import Schedule
 
 _KEPT_TIMESTEPS = 4096
-"""Of the last σ asked for: SEGs mostly share theirs, and each step asks twice."""
+"""Cached timesteps of the last σ used: SEGs mostly share their σ, and each step needs it twice."""
 
 
 class DiscreteSchedule:
-    """σ of every training timestep, and the way between σ and t.
+    """σ of every training timestep, and the conversion between σ and t.
 
     Args:
         betas: β per timestep, float64 ``[T]``.
@@ -35,7 +35,7 @@ class DiscreteSchedule:
     @classmethod
     @lru_cache(maxsize=16)
     def of(cls, schedule: Schedule) -> DiscreteSchedule:
-        """The schedule that a descriptor describes (shared: it is never changed)."""
+        """The schedule of a descriptor; shared and immutable."""
         ends = schedule.beta_start**0.5, schedule.beta_end**0.5
         betas = torch.linspace(*ends, schedule.timesteps, dtype=torch.float64) ** 2
         return cls(_zero_terminal_snr(betas) if schedule.zero_terminal_snr else betas)
@@ -44,7 +44,7 @@ class DiscreteSchedule:
         return len(self.sigmas)
 
     def timestep(self, sigma: float) -> int:
-        """The integer t whose log σ is nearest: what the network is given."""
+        """The integer t whose log σ is nearest: the network's input."""
         return self._timesteps(sigma)
 
     def _nearest(self, sigma: float) -> int:
@@ -52,14 +52,14 @@ class DiscreteSchedule:
         return int(distance.abs().argmin())
 
     def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
-        """σ at fractional timesteps, log σ interpolated linearly; out of range: the nearest end."""
+        """σ at fractional timesteps, log σ interpolated linearly, clamped to the range."""
         t = timestep.float().clamp(0, len(self) - 1)
         low, weight = t.floor().long(), t.frac()
         high = t.ceil().long()
         return ((1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high]).exp()
 
     def sigma_at_percent(self, percent: float) -> float:
-        """σ where a fraction of the sampling is done: ∞ at 0 or below, 0 at 1 or above."""
+        """σ at a fraction of the sampling: ∞ at 0 or below, 0 at 1 or above."""
         if percent <= 0.0:
             return float("inf")
         if percent >= 1.0:

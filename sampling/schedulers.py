@@ -1,4 +1,4 @@
-"""The named step schedules: how many steps become a list of σ that ends with 0.
+"""The named step schedules: a number of steps as a list of σ that ends with 0.
 
 Each scheduler is one function ``(steps, schedule) -> [σ₀, …, 0]`` in float32.
 """
@@ -29,7 +29,7 @@ def _ending_in_zero(sigmas: torch.Tensor) -> torch.Tensor:
 
 
 def simple(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
-    """Training σs taken at equal distances from the noisy end."""
+    """Training σ at equal distances from the noisy end."""
     stride = len(schedule) / steps
     picked = [-1 - int(i * stride) for i in range(steps)]
     return _ending_in_zero(schedule.sigmas[picked])
@@ -68,8 +68,8 @@ def exponential(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
 
 
 def ddim_uniform(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
-    """Every ⌊T/steps⌋-th timestep from t = 1 upwards (DDIM, arXiv 2010.02502); the count of
-    steps may differ from the one asked for."""
+    """Every ⌊T/steps⌋-th timestep from t = 1 upwards (DDIM, arXiv 2010.02502); the number of
+    steps may differ from ``steps``."""
     stride = max(len(schedule) // steps, 1)
     return _ending_in_zero(schedule.sigmas[1::stride].flip(0))
 
@@ -163,22 +163,22 @@ SCHEDULERS: dict[str, Scheduler] = {
 def polyexponential_between(
     steps: int, sigma_min: float, sigma_max: float, rho: float
 ) -> torch.Tensor:
-    """log σ falls with the ρ-th power of what is left to do (k-diffusion)."""
+    """log σ falls with the ρ-th power of the remaining fraction (k-diffusion)."""
     left = torch.linspace(1, 0, steps) ** rho
     low, high = math.log(sigma_min), math.log(sigma_max)
     return _ending_in_zero((left * (high - low) + low).exp())
 
 
-def custom(asked: SchedulerFunc) -> Scheduler:
-    """The levels that a request brings itself (scheduler_func_opt)."""
+def custom(func: SchedulerFunc) -> Scheduler:
+    """The levels given by a request itself (scheduler_func_opt)."""
 
     def scheduler(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
-        if asked.name == "sigmas":
-            return torch.tensor(asked.sigmas)
-        if asked.name == "karras":
-            return karras_between(steps, asked.sigma_min, asked.sigma_max, asked.rho)
-        rho = asked.rho if asked.name == "polyexponential" else 1.0
-        return polyexponential_between(steps, asked.sigma_min, asked.sigma_max, rho)
+        if func.name == "sigmas":
+            return torch.tensor(func.sigmas)
+        if func.name == "karras":
+            return karras_between(steps, func.sigma_min, func.sigma_max, func.rho)
+        rho = func.rho if func.name == "polyexponential" else 1.0
+        return polyexponential_between(steps, func.sigma_min, func.sigma_max, rho)
 
     return scheduler
 
@@ -186,8 +186,8 @@ def custom(asked: SchedulerFunc) -> Scheduler:
 def noise_levels(
     scheduler: Scheduler, steps: int, schedule: DiscreteSchedule, *, discard_penultimate: bool
 ) -> torch.Tensor:
-    """The scheduler's list for ``steps`` steps; samplers that spend a model call on the
-    second-last σ ask for one more step and drop that σ."""
+    """The scheduler's list for ``steps`` steps. With ``discard_penultimate`` it is computed for one
+    more step, without the second-last σ."""
     if not discard_penultimate:
         return scheduler(steps, schedule)
     sigmas = scheduler(steps + 1, schedule)
@@ -195,16 +195,16 @@ def noise_levels(
 
 
 class RunLevels(NamedTuple):
-    """The σ of one run, and the span of σ, without 0, of the schedule that they are the end of:
-    the Brownian path of a stochastic sampler spans it, so that it is the same whatever part of
-    the schedule is run."""
+    """The σ of one run, and the span of σ, without 0, of the whole schedule. The Brownian path of
+    a stochastic sampler covers the span, so that it is the same whatever part of the schedule is
+    run."""
 
     sigmas: list[float]
     span: tuple[float, float]
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is a step of any length."""
+        """Whether there is a step of a length above 0."""
         return len(set(self.sigmas)) > 1
 
 
@@ -218,8 +218,7 @@ def run_levels(
 ) -> RunLevels:
     """The last ``steps`` of ``floor(steps / denoise)`` steps.
 
-    No levels are returned where the schedule is shorter than that leaves room for: nothing is to
-    be sampled then.
+    If the schedule is too short for that, there are no levels and nothing is sampled.
     """
     total = int(steps / denoise)
     sigmas = noise_levels(scheduler, total, schedule, discard_penultimate=discard_penultimate)

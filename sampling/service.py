@@ -1,7 +1,7 @@
-"""Whole requests on the step engine: every SEG of every request at once.
+"""Whole requests on the step engine: all SEGs of all requests run at once.
 
-What goes wrong with a SEG fails that SEG; what the request as a whole runs into (its deadline, a
-server that is full or being stopped) ends the request.
+An error of a SEG fails that SEG. An error of the whole request (its deadline, a server that is full
+or being stopped) ends the request.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SampledRequest:
-    """The outcome and the flat uint8 tensor of decoded crops that it points into."""
+    """The outcome and the flat uint8 tensor of decoded crops that it refers to."""
 
     outcome: SampleOutcome
     sampled: ByteArray
 
 
 class DetailService:
-    """The engine and what requests share: encoded prompts, places for SEGs, the queue.
+    """The engine and the parts that requests share: prompt cache, slots, admission.
 
-    To be made and used in one event loop; the engine's :meth:`~StepEngine.serve` must be running.
+    To be created and used in one event loop; the engine's :meth:`~StepEngine.serve` must run there.
 
     Args:
-        device: where latents and all that steps need live; by default a GPU that the pipelines'
+        device: of latents and other tensors of the steps; None: the GPU that the pipelines'
             networks are on, else the CPU.
     """
 
@@ -87,19 +87,19 @@ class DetailService:
         """Samples every SEG that the plan does not skip, in every pass.
 
         Args:
-            crops, masks: the flat tensors that the plan points into.
+            crops, masks: the flat tensors that the plan refers to.
             listeners: called from the event loop.
 
         Raises:
-            OverloadedError: there is too much work already; nothing was begun.
-            DeadlineExceededError: the plan's deadline passed; nothing of the request goes on.
-            IncidentError: every SEG that was to be sampled has failed.
+            OverloadedError: the request is not admitted; nothing was started.
+            DeadlineExceededError: the plan's deadline passed; all work of the request has ended.
+            IncidentError: all SEGs have failed.
         """
         start_s = time.perf_counter()
         weight = PRIORITY_WEIGHTS[plan.request.priority]
         requester = Requester(plan.request_id, plan.deadline_s, weight)
-        if not self._estimator.knows(plan):
-            await self.threads.checks(lambda: self._estimator.learn(plan))
+        if not self._estimator.has_counted(plan):
+            await self.threads.checks(lambda: self._estimator.count(plan))
         self.admission.admit(requester, self._estimator.estimate(plan), plan.memory_bytes, start_s)
         try:
             if listeners:
@@ -130,7 +130,7 @@ class DetailService:
 
 
 async def _in_time(work: Coroutine[Any, Any, T], deadline_s: float | None) -> T:
-    """The work's result; cancels it at the deadline (``time.time()``), whatever it waits for."""
+    """The work's result; cancels the work at the deadline (``time.time()``)."""
     if deadline_s is None:
         return await work
     try:

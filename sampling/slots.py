@@ -1,4 +1,4 @@
-"""How many SEGs are under way at once: what bounds the memory of latents and sampler states."""
+"""The bound on live SEGs, and so on the memory of latents and sampler states."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ class _Turn:
 
 @dataclass
 class Slots:
-    """Places for SEGs, shared out among requests.
+    """Places for SEGs, shared among requests.
+
+    A request's first SEG never waits, so that a large request cannot block others. A free place
+    goes to the waiting request that holds the fewest; among equals, to the oldest.
 
     Args:
-        limit: SEGs under way. A request's first SEG never waits: a large request that holds every
-            place keeps nobody out, so there are at most ``limit`` and one for each request.
-
-    A place that becomes free goes to the waiting request that holds the fewest, the first come
-    among equals.
+        limit: live SEGs, plus at most one for each request.
     """
 
     limit: int
@@ -35,7 +34,7 @@ class Slots:
 
     @property
     def live(self) -> int:
-        """Places taken."""
+        """Places in use."""
         return self.held.total()
 
     @property
@@ -45,7 +44,7 @@ class Slots:
 
     @contextlib.asynccontextmanager
     async def place(self, requester: Requester) -> AsyncIterator[None]:
-        """Holds a place, once there is one, while inside."""
+        """Waits for a place and holds it inside the context."""
         if self.live < self.limit or not self.held[requester]:
             self.held[requester] += 1
         else:
@@ -63,7 +62,7 @@ class Slots:
         except asyncio.CancelledError:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            else:  # given in the same moment
+            else:  # the place was given before the cancellation
                 self._free(requester)
             raise
 
@@ -71,7 +70,7 @@ class Slots:
         self.held[requester] -= 1
         if not self.held[requester]:
             del self.held[requester]
-        # Who was cancelled in this moment is still in the queue.
+        # A turn that was just cancelled is still in the list.
         waiting = [turn for turn in self._waiting if not turn.given.done()]
         while waiting and self.live < self.limit:
             turn = min(waiting, key=lambda each: self.held[each.requester])

@@ -1,4 +1,4 @@
-"""Prompts into encodings: chunks through one or two text encoders, weighted, joined."""
+"""Encoding of prompts: chunks through one or two text encoders, weighted and joined."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class TextEncoder:
     spec: TextEncoderSpec
     tokenizer: Tokenizer
     width: int | None = None
-    """Of its hidden states, where it is known."""
+    """Width of the hidden states; None: not known."""
 
     @classmethod
     def load(
         cls, model: str, spec: TextEncoderSpec, folder: Path, width: int | None
     ) -> TextEncoder:
-        """``folder``: where the descriptor lies; the tokenizer's path is relative to it."""
+        """``folder``: the descriptor's folder; the tokenizer's path is relative to it."""
         return cls(model, spec, Tokenizer.from_file(str(folder / spec.tokenizer)), width)
 
     @property
@@ -44,7 +44,7 @@ class TextEncoder:
         return lay_out(prompt, self._ids, self.layout)
 
     def _ids(self, text: str) -> Sequence[int]:
-        """Token ids; ``embedding:name`` becomes the tokens that were added for it."""
+        """Token ids; ``embedding:name`` is replaced by the tokens of the embedding."""
         ids: list[int] = []
         plain_from = 0
         for match in EMBEDDING.finditer(text):
@@ -81,15 +81,15 @@ class TextEncoder:
             weights = hidden.new_tensor([chunk.weights for chunk in chunks])[:, :, None]
             hidden = torch.where(weights == 1, hidden, empty + weights * (hidden - empty))
         context = hidden.reshape(1, -1, hidden.shape[-1])
-        # A copy: a view would keep the answer of the whole batch for as long as the prompt.
+        # A copy: a view would keep the outputs of the whole batch in memory.
         return Encoded(context, outputs["pooled"][:1].clone() if self.spec.pooled else None)
 
 
 def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -> None:
-    """Refuses a prompt that is too much work, or whose weights would make infinities.
+    """Checks a prompt's number of chunks and its largest weight.
 
     Raises:
-        ContractError: what of it is too much.
+        ContractError: one of them exceeds its limit.
     """
     for encoder in encoders:
         chunks = encoder.chunks(prompt)
@@ -106,10 +106,10 @@ def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -
 
 
 def check_common_length(tokens: int, limits: Limits) -> None:
-    """Refuses prompts that have to be repeated too often to be equally long.
+    """Checks the length of prompts after they are repeated to be equally long.
 
     Raises:
-        ContractError: they do.
+        ContractError: it exceeds ``max_context_chunks``.
     """
     chunks, most = tokens // CHUNK_TOKENS, limits.max_context_chunks
     if chunks > most:
@@ -119,7 +119,7 @@ def check_common_length(tokens: int, limits: Limits) -> None:
 
 
 def encode_prompt(encoders: Sequence[TextEncoder], prompt: str) -> Program[Encoded]:
-    """One prompt through every encoder; their hidden states are joined feature by feature."""
+    """Encodes a prompt with every encoder; hidden states are joined along the features."""
     parts = []
     for encoder in encoders:
         parts.append((yield from encoder.encode(prompt)))

@@ -1,4 +1,4 @@
-"""Encoded prompts, kept by what they say: the same few come with every request."""
+"""A cache of encoded prompts by their text: most requests use the same few prompts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _Key = tuple[str, str]
 
 @dataclass
 class TextCache:
-    """Encodes each prompt of a pipeline once, for all requests that have it.
+    """Encodes each prompt of a pipeline once for all requests.
+
+    ``hits`` (kept or being encoded) and ``misses`` count since the start; ``kept_bytes`` is the
+    size of the kept encodings.
 
     Args:
-        max_bytes: of kept encodings; those that were not asked for longest go first.
-
-    Counters since the start: ``hits`` (kept or under way), ``misses``. ``kept_bytes`` are held.
+        max_bytes: of kept encodings; the least recently used are removed first.
     """
 
     engine: StepEngine
@@ -35,8 +36,8 @@ class TextCache:
     _kept: OrderedDict[_Key, Encoded] = field(default_factory=OrderedDict)
     _under_way: dict[_Key, asyncio.Task[Encoded]] = field(default_factory=dict)
 
-    def knows(self, pipeline: Pipeline, prompt: str) -> bool:
-        """Whether it is kept or under way."""
+    def contains(self, pipeline: Pipeline, prompt: str) -> bool:
+        """Whether a prompt's encoding is kept or in progress."""
         key = pipeline.descriptor.name, prompt
         return key in self._kept or key in self._under_way
 
@@ -47,11 +48,11 @@ class TextCache:
         batch_listener: BatchListener | None = None,
         requester: Requester | None = None,
     ) -> asyncio.Future[Encoded]:
-        """The prompt's encoding, perhaps under way already; cancelling it cancels nothing for
-        other requests that wait for the same.
+        """The future of a prompt's encoding. Cancelling it does not cancel the encoding, which
+        other requests may wait for.
 
-        All requests share it. The first one's listener is called for its batches, which are turns
-        of that one's ``requester``; it has no deadline, or the others would share that too.
+        The encoding runs with the listener and the requester of its first request. The requester
+        must have no deadline, since it would apply to all requests that share the encoding.
         """
         key = pipeline.descriptor.name, prompt
         kept = self._kept.get(key)
@@ -70,7 +71,7 @@ class TextCache:
         else:
             self.hits += 1
         waiting = asyncio.shield(task)
-        waiting.add_done_callback(_seen)
+        waiting.add_done_callback(_retrieve_exception)
         return waiting
 
     async def _encode(
@@ -82,11 +83,11 @@ class TextCache:
     ) -> Encoded:
         """
         Raises:
-            NotFiniteError: the encoding is not finite: a token's weight may be too large.
+            NotFiniteError: the encoding is not finite, for example by a large token weight.
         """
         program = encode_prompt(pipeline.text_encoders, prompt)
         encoded = await self.engine.run(program, requester, batch_listener)
-        # The networks' own answers are finite; this one is read once, before it is shared.
+        # The networks' outputs are finite; the weighted result is checked once before it is shared.
         tensors = {"context": encoded.context, "pooled": encoded.pooled}
         known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         Finite("an encoded prompt", known).check(0, 1)
@@ -103,8 +104,8 @@ class TextCache:
             self.kept_bytes -= _bytes(oldest)
 
 
-def _seen(waiting: asyncio.Future[Encoded]) -> None:
-    """Whoever waited may be gone when an encoding fails: that is no news for the log."""
+def _retrieve_exception(waiting: asyncio.Future[Encoded]) -> None:
+    """Prevents asyncio's log message if an encoding fails after its caller was cancelled."""
     if not waiting.cancelled():
         waiting.exception()
 

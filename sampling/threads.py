@@ -1,4 +1,4 @@
-"""Threads for work on arrays and prompts, so that the event loop goes on meanwhile."""
+"""Threads for work on arrays and prompts, so that it does not block the event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class WorkThreads:
-    """The few threads of one engine: the networks keep their cores."""
+    """The threads of one engine; few, to leave the cores to the networks."""
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -24,5 +24,5 @@ class WorkThreads:
         return await asyncio.get_running_loop().run_in_executor(self._arrays, work)
 
     async def checks(self, work: Callable[[], T]) -> T:
-        """Runs what decides whether a request is begun; it waits for no array work."""
+        """Runs checks of a request before its start; does not wait for array work."""
         return await asyncio.get_running_loop().run_in_executor(self._checks, work)

@@ -1,6 +1,6 @@
-"""Overlapping tiles of a picture too large for one call, and the weights that blend them.
+"""Overlapping tiles of a picture too large for one call, and their blending weights.
 
-Lengths count latent cells of 8 px.
+Lengths are in latent cells of 8 px.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from itertools import product
 import torch
 
 OVERLAP = 24
-"""That neighbours share, at least: 192 px. The decoder sees 140 px far, and little of that, so that
-in the middle a tile's content is free of its border; and a shift of tone between two tiles is
-spread so wide that no line is seen."""
+"""Least overlap of neighbours: 192 px. The decoder's reach is 140 px, so that the middle of a tile
+does not depend on its border. A difference of tone between two tiles is spread over the overlap."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """One axis of a picture in tiles of equal size; the last one is moved inwards."""
+    """One axis of a picture in tiles of equal size; the last tile is moved inwards."""
 
     starts: tuple[int, ...]
     size: int
@@ -37,12 +36,12 @@ class Cover:
         return cls(tuple(starts), size)
 
     def places(self, cell: int) -> list[slice]:
-        """Where each tile lies on the axis, with ``cell`` values to a latent cell."""
+        """Each tile's place on the axis, with ``cell`` values per latent cell."""
         return [slice(start * cell, (start + self.size) * cell) for start in self.starts]
 
     def shares(self, cell: int) -> list[torch.Tensor]:
-        """Each tile's weights ``[size · cell]``, a linear ramp over the overlap; at every place of
-        the axis the weights of all tiles add up to 1."""
+        """Each tile's weights ``[size · cell]``, with a linear ramp over the overlap; at every
+        place the weights of all tiles add up to 1."""
         ramp = (torch.arange(self.size * cell, dtype=torch.float64) + 0.5) / (OVERLAP * cell)
         weights = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)
         places = self.places(cell)
@@ -54,15 +53,15 @@ class Cover:
 
 @dataclass(frozen=True)
 class Grid:
-    """Both axes of a picture in tiles; the tiles are counted row by row."""
+    """A picture in tiles, numbered row by row."""
 
     rows: Cover
     columns: Cover
 
     @classmethod
     def of(cls, height: int, width: int, most: int, side: int | None = None) -> Grid:
-        """Covers a latent's sides with the fewest tiles of at most ``most`` cells and no longer
-        than ``side``: the more of the picture a tile holds, the less it differs from the whole."""
+        """Covers a latent with the fewest tiles of at most ``most`` cells and no longer than
+        ``side``: larger tiles differ less from the whole picture."""
         longest = max(height, width) if side is None else side
         if height * width <= most and max(height, width) <= longest:
             return cls(Cover.of(height, 1), Cover.of(width, 1))
@@ -83,12 +82,12 @@ class Grid:
 
     @property
     def cells(self) -> int:
-        """Of a tile."""
+        """Cells of a tile."""
         return self.rows.size * self.columns.size
 
     @property
     def count(self) -> int:
-        """Of the tiles."""
+        """Number of tiles."""
         return len(self.rows.starts) * len(self.columns.starts)
 
     def cut(self, whole: torch.Tensor, cell: int) -> list[torch.Tensor]:
@@ -96,8 +95,8 @@ class Grid:
         return [whole[..., y, x] for y, x in self._places(cell)]
 
     def add(self, total: torch.Tensor, tile: torch.Tensor, number: int, cell: int) -> None:
-        """Adds to ``total`` ``[1, c, H, W]`` the tile ``[1, c, h, w]`` of that number with its
-        weights; zeros become the whole when all are added."""
+        """Adds the weighted tile ``[1, c, h, w]`` of a number to ``total`` ``[1, c, H, W]``, which
+        starts with zeros."""
         down, across = divmod(number, len(self.columns.starts))
         weights = self.rows.shares(cell)[down][:, None], self.columns.shares(cell)[across]
         y, x = self._places(cell)[number]

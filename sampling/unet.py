@@ -1,4 +1,4 @@
-"""The UNet as a Triton model, alone or behind a chain of ControlNets."""
+"""The UNet as a Triton model, alone or after a chain of ControlNets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREDICTIONS: dict[str, Callable[[torch.Tensor, float, torch.Tensor], torch.Tenso
 
 @dataclass(frozen=True)
 class ControlModels:
-    """A ControlNet's two Triton models: alone, and with the UNet behind it."""
+    """A ControlNet's two Triton models: alone, and followed by the UNet."""
 
     alone: str
     with_unet: str
@@ -38,9 +38,9 @@ class ControlModels:
 
 @dataclass(frozen=True)
 class Control:
-    """One ControlNet at work on a SEG.
+    """One ControlNet of a SEG, active while ``sigma_start ≥ σ ≥ sigma_end``.
 
-    ``hint`` float32 ``[1, 3, 8h, 8w]``, 0…1. It acts while ``sigma_start ≥ σ ≥ sigma_end``.
+    ``hint`` float32 ``[1, 3, 8h, 8w]``, 0…1.
     """
 
     models: ControlModels
@@ -53,15 +53,15 @@ class Control:
         return self.sigma_start >= sigma >= self.sigma_end
 
     def to(self, device: torch.device) -> Control:
-        """The same with its hint on a device."""
+        """A copy with its hint on a device."""
         return replace(self, hint=self.hint.to(device))
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """What the networks are told beside x and t, one row per conditioning.
+    """The networks' text inputs, one row per conditioning.
 
-    ``context`` ``[n, L, D]``; ``added`` further inputs by name (SDXL's pooled text and sizes).
+    ``context`` ``[n, L, D]``; ``added``: further inputs by name (SDXL's pooled text and sizes).
     """
 
     context: torch.Tensor
@@ -77,8 +77,8 @@ class TextRows:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """All that the networks are told beside x and σ, the same at every step of a run and so made
-    once: a row per conditioning, on one device."""
+    """The networks' inputs except x and σ, made once because they are the same at every step of a
+    run: a row per conditioning, on one device."""
 
     rows: int
     text: Tensors
@@ -91,7 +91,7 @@ class RunInputs:
     def of(
         cls, text: TextRows, controls: Sequence[Control], concat: torch.Tensor | None
     ) -> RunInputs:
-        """``text`` n rows; the hints and ``concat`` ``[1, 5, h, w]`` become as many."""
+        """``text`` has n rows; the hints and ``concat`` ``[1, 5, h, w]`` are repeated n times."""
         rows = len(text)
         chain = tuple((control, _hints(control, rows)) for control in controls)
         further = None if concat is None else concat.expand(rows, -1, -1, -1)
@@ -100,10 +100,10 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class UNet:
-    """x and σ in, denoised predictions out.
+    """Denoised predictions from x and σ.
 
-    ``residuals`` are the graph's residual inputs, name → channels; none where the pipeline was
-    built without ControlNets. ``channels`` is 9 for inpainting networks.
+    ``residuals`` are the graph's residual inputs, name → channels; empty if the pipeline was built
+    without ControlNets. ``channels`` is 9 for inpainting networks.
     """
 
     model: str
@@ -113,11 +113,11 @@ class UNet:
     residuals: Mapping[str, int] = field(default_factory=dict)
 
     def denoise(self, x: torch.Tensor, sigma: float, inputs: RunInputs) -> Program[torch.Tensor]:
-        """The denoised prediction under each conditioning.
+        """The denoised prediction for each conditioning.
 
         Args:
             x: ``[1, c, h, w]``, on the inputs' device.
-            inputs: n rows; ControlNets that do not act at ``sigma`` are left out.
+            inputs: n rows; ControlNets that are not active at ``sigma`` are skipped.
 
         Returns:
             ``[n, c, h, w]``.
@@ -136,8 +136,8 @@ class UNet:
             call = self._behind(*acting[0], sample, scaled, common)
         else:
             residuals = yield from self._residuals(acting, scaled, common)
-            told = {"sample": sample, **common, **residuals}
-            call = NetworkCall(self.model, told, _prediction(scaled))
+            tensors = {"sample": sample, **common, **residuals}
+            call = NetworkCall(self.model, tensors, _prediction(scaled))
         outputs = yield call
         return PREDICTIONS[self.prediction](x, sigma, outputs["out_sample"])
 
@@ -149,7 +149,7 @@ class UNet:
         scaled: torch.Tensor,
         common: Tensors,
     ) -> NetworkCall:
-        """One ControlNet and the UNet in one call: the residuals stay in the server."""
+        """The call of one ControlNet and the UNet, with the residuals passed inside the server."""
         inputs = {"sample": sample, **common, **hints}
         if self.channels != scaled.shape[1]:
             inputs["control_sample"] = scaled
@@ -158,7 +158,7 @@ class UNet:
     def _residuals(
         self, chain: Sequence[tuple[Control, Tensors]], scaled: torch.Tensor, common: Tensors
     ) -> Program[Tensors]:
-        """The sum of a chain's residuals; zeros of one pixel where there is no chain."""
+        """The sum of a chain's residuals; zeros of one pixel without a chain."""
         if not chain:
             zero = scaled.new_zeros(1)
             return {
@@ -178,7 +178,7 @@ class UNet:
 
 
 def _prediction(scaled: torch.Tensor) -> dict[str, RowShape]:
-    """What the UNet answers to a latent."""
+    """The UNet's output for a latent."""
     return {"out_sample": tuple(scaled.shape[1:])}
 
 

@@ -1,4 +1,4 @@
-"""Pictures to latents and back: programs around the VAE's two networks."""
+"""Encoding of pixels and decoding of latents: programs that call the VAE's two networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sampling.tiles import Grid
 from segs_client.arrays import ByteArray
 
 FACTOR = 8
-"""Pixels to a latent cell, each way."""
+"""Side of a latent cell in pixels."""
 _COLOURS = 3
 
 A = TypeVar("A", NDArray[np.uint8], torch.Tensor)
@@ -28,7 +28,7 @@ def to_values(pixels: ByteArray) -> torch.Tensor:
 
 
 def cut(array: A) -> A:
-    """The middle of an array or tensor ``[H, W, …]``, its sides cut to multiples of 8."""
+    """The centre of an array or tensor ``[H, W, …]``, with sides cut to multiples of 8."""
     (height, top), (width, left) = (
         (side - side % FACTOR, (side % FACTOR) // 2) for side in array.shape[:2]
     )
@@ -54,13 +54,11 @@ def to_pixels(decoded: torch.Tensor) -> ByteArray:
 
 
 def encoder(descriptor: PipelineDescriptor) -> Half:
-    """The VAE's encoder."""
     network, channels = descriptor.networks["vae_encoder"], descriptor.latent_channels
     return Half(network, "sample", "latent_mean", _COLOURS, channels, FACTOR, 1)
 
 
 def decoder(descriptor: PipelineDescriptor) -> Half:
-    """The VAE's decoder."""
     network, channels = descriptor.networks["vae_decoder"], descriptor.latent_channels
     return Half(network, "latent_sample", "sample", channels, _COLOURS, 1, FACTOR)
 
@@ -70,7 +68,7 @@ class Half:
     """One of the VAE's networks.
 
     ``channels`` and ``channels_out`` are those of its input and its output; ``cell_in`` and
-    ``cell_out`` the side of a latent cell in them.
+    ``cell_out`` are the sides of a latent cell in them.
     """
 
     network: Network
@@ -82,8 +80,7 @@ class Half:
     cell_out: int
 
     def grid(self, height: int, width: int) -> Grid:
-        """The tiles in which a latent of ``height`` × ``width`` goes through: one, where the
-        network's bound allows."""
+        """The tiles for a latent of ``height`` × ``width``: one if the network's bound allows."""
         bound = self.network.max_batch_elements
         cells = height * width if bound is None else bound // self.elements(1)
         longest = max((min(box.shape[1:]) for box in self.network.boxes), default=None)
@@ -91,7 +88,7 @@ class Half:
         return Grid.of(height, width, cells, side)
 
     def elements(self, cells: int) -> int:
-        """Of the network's input, for so many latent cells."""
+        """Elements of the network's input for a number of latent cells."""
         return cells * self.channels * self.cell_in**2
 
     def run(self, x: torch.Tensor) -> Program[torch.Tensor]:
@@ -101,7 +98,7 @@ class Half:
         if grid.count == 1:
             return (yield from self._call(x))
         whole = torch.empty(0)
-        # Tile by tile, each added at once: in memory are the whole and one of them.
+        # Each tile is added at once, so that only the whole and one tile are in memory.
         for number, tile in enumerate(grid.cut(x, self.cell_in)):
             made = yield from self._call(tile.contiguous())
             if number == 0:

@@ -1,7 +1,7 @@
-"""What a request will ask of the networks, told before any of it is run.
+"""An estimate of a request's work before it is run.
 
-Nobody keeps a table of how often a sampler asks its model: a SEG's own program is run once on a
-latent of one cell, with networks that answer zeros, and its calls are counted.
+Calls are counted, not tabulated by sampler: a SEG's own program is run once on a latent of one cell
+with networks that return zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sampling.vae import FACTOR
 from segs_client.contract import DetailRequest
 
 _COUNTED_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24)
-"""Others are counted for the next of these, or the last one, and scaled."""
+"""Other numbers of steps are counted as the next of these, or the last, and scaled."""
 _PIXEL_CHANNELS = 3
 _CONTEXT = Encoded(torch.zeros(1, 1, 1), torch.zeros(1, 1))
 _KNOWN_RECIPES = 1024
@@ -31,8 +31,8 @@ _KNOWN_RECIPES = 1024
 
 @dataclass(frozen=True)
 class CallCount:
-    """``count`` calls, one after another, of ``rows`` rows with ``row_elements`` elements each in
-    their first input."""
+    """``count`` sequential calls of ``rows`` rows; a row of the first input has ``row_elements``
+    elements."""
 
     network: str
     rows: int
@@ -42,8 +42,8 @@ class CallCount:
 
 @dataclass(frozen=True)
 class WorkEstimate:
-    """Device seconds of a request: with the device to itself, and what it adds where its rows
-    share economical batches with others' (much less on a GPU, about the same on a CPU)."""
+    """Device seconds of a request: ``alone_s`` without other requests, ``shared_s`` if its rows
+    join economical batches of other requests (much less on a GPU, about the same on a CPU)."""
 
     alone_s: float
     shared_s: float
@@ -51,15 +51,15 @@ class WorkEstimate:
 
 @dataclass
 class Estimator:
-    """Tells the work of requests by what batches have cost so far."""
+    """Estimates the work of requests from the measured costs of batches."""
 
     pipelines: Mapping[str, Pipeline]
     costs: CostModel
     _recipes: dict[Hashable, Counter[tuple[str, int, int]]] = field(default_factory=dict)
 
     def estimate(self, plan: Plan) -> WorkEstimate | None:
-        """The work of all SEGs and passes; None where a network was not measured near their sizes
-        yet."""
+        """The work of all SEGs and passes; None if a network has no measurements near their
+        sizes."""
         passes = plan.request.batch_size
         slowest_s = total_s = 0.0
         for seg in plan.segs:
@@ -76,7 +76,7 @@ class Estimator:
         return WorkEstimate(max(slowest_s, total_s), total_s)
 
     def calls(self, request: DetailRequest, seg: PlannedSeg) -> Iterator[CallCount]:
-        """The calls of one pass of a SEG; prompts aside, which are mostly kept from before."""
+        """The calls of one pass of a SEG, without prompts, which are mostly cached."""
         if seg.crop is None:
             return
         descriptor = self.pipelines[request.pipeline].descriptor
@@ -94,18 +94,19 @@ class Estimator:
         grid = decoder.grid(height, width)
         yield CallCount(decoder.network.model, 1, decoder.elements(grid.cells), grid.count)
 
-    def knows(self, plan: Plan) -> bool:
-        """Whether :meth:`estimate` will be quick; else :meth:`learn` takes up to seconds."""
+    def has_counted(self, plan: Plan) -> bool:
+        """Whether :meth:`estimate` is quick; else call :meth:`count` first."""
         return all(self._key(plan.request, seg) in self._recipes for seg in _counted(plan))
 
-    def learn(self, plan: Plan) -> None:
-        """Counts what it does not know of a plan yet; may run in any thread."""
+    def count(self, plan: Plan) -> None:
+        """Counts the calls of a plan that were not counted before; takes up to seconds and may run
+        in any thread."""
         for seg in _counted(plan):
             self._recipe(plan.request, seg)
 
     @staticmethod
     def _key(request: DetailRequest, seg: PlannedSeg) -> Hashable:
-        """What the number of calls depends on: of cfg and denoise only whether they are in use."""
+        """The key of the number of calls; of cfg and denoise, only whether they have an effect."""
         needed = seg.negatives if detail.needs_negative(request, seg) else ()
         return (
             (request.pipeline, request.sampler_name, request.scheduler, request.scheduler_func),
@@ -117,15 +118,14 @@ class Estimator:
         )
 
     def _recipe(self, request: DetailRequest, seg: PlannedSeg) -> Counter[tuple[str, int, int]]:
-        """How often one cycle of such a SEG calls which network, with how many rows and input
-        channels."""
+        """The calls of one cycle of such a SEG by network, rows and input channels."""
         key = self._key(request, seg)
         known = self._recipes.get(key)
         if known is None:
             if len(self._recipes) >= _KNOWN_RECIPES:
                 self._recipes.clear()
             known = self._count(request.model_copy(update={"cycle": 1}), seg)
-            if known:  # or its schedule is too short for a step, as others' of this key are not
+            if known:  # else this SEG's schedule is too short; other SEGs of this key have steps
                 self._recipes[key] = known
         return known
 
@@ -164,7 +164,7 @@ class Estimator:
 
 
 def _counted(plan: Plan) -> Iterator[PlannedSeg]:
-    """The SEGs that are sampled, with as many steps as are counted."""
+    """The SEGs that are sampled, with the number of steps that is counted."""
     return (_shortened(seg) for seg in plan.segs if seg.crop is not None)
 
 

@@ -1,6 +1,6 @@
-"""A tiny request that a server can answer only if all its models work.
+"""A small request that succeeds only if all models of a server work.
 
-Triton's own health stays ready after a model's process has died or stalls.
+Triton's own health stays ready after a model's process has died or stalled.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from serving.connection import Connection
 from serving.errors import CanaryError
 
 SIDE_PX = 64
-"""Of a canary's picture and SEG."""
+"""Side of a canary's picture and SEG."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A tiny request through a pipeline's networks, with one of its ControlNets or none."""
+    """A small request through a pipeline's networks, with one of its ControlNets or none."""
 
     pipeline: str
     controlnet: str | None = None
@@ -43,7 +43,7 @@ class Canary:
 
 
 def canaries(pipelines: Iterable[PipelineDescriptor]) -> tuple[Canary, ...]:
-    """Those that go through every model of these pipelines, and both front ends."""
+    """Canaries for all models of these pipelines and both front ends."""
     found = [
         Canary(each.name, controlnet)
         for each in pipelines
@@ -53,7 +53,7 @@ def canaries(pipelines: Iterable[PipelineDescriptor]) -> tuple[Canary, ...]:
 
 
 def canary_request(canary: Canary) -> dict[str, Any]:
-    """The request's JSON: one step on one small SEG, and no picture back."""
+    """The request's JSON: one step on one small SEG, without a picture in the response."""
     return {
         "pipeline": canary.pipeline,
         "controlnets": [] if canary.controlnet is None else [{"name": canary.controlnet}],
@@ -67,7 +67,7 @@ def canary_request(canary: Canary) -> dict[str, Any]:
 
 
 def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
-    """Sends one canary and returns how long the answer took, in seconds.
+    """Sends one canary and returns its duration in seconds.
 
     Raises:
         CanaryError: it failed, or took longer than ``timeout_s``.
@@ -78,7 +78,7 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
     message = infer_message(model, f"canary-{canary.pipeline}", canary_request(canary), pixels)
     for name, value in server.parameters.items():
         message.parameters[name].string_param = value
-    # Not sampled: it is of no use among the traces.
+    # Not sampled: canaries would only clutter the traces.
     untraced = ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00")
     given: dict[str, Any] = {
         "timeout": timeout_s,
@@ -103,7 +103,7 @@ def run_canary(server: Connection, canary: Canary, timeout_s: float) -> float:
 def infer_message(
     model: str, request_id: str, body: Mapping[str, Any], picture: bytes
 ) -> ModelInferRequest:
-    """A request as gRPC carries it.
+    """A request as a gRPC message.
 
     Args:
         body: its JSON.

@@ -1,4 +1,4 @@
-"""How this machine's own calls, the supervisor's among them, reach a server."""
+"""Connections to a server from its own machine, such as the supervisor's."""
 
 from __future__ import annotations
 

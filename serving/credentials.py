@@ -14,23 +14,23 @@ from triton_models.internal_token import INTERNAL
 
 _TRITON_PREFIX = "triton-grpc-protocol-"
 ADMIN_HEADER = "admin-key"
-"""Of calls that change the server."""
+"""Header of calls that change the server."""
 
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """Made at random for each start. They are never in a log or a file, and only the admin key is
-    in a command line: tritonserver takes it from nowhere else."""
+    """Random values for each start. They are never in a log or a file. Only the admin key is in a
+    command line: tritonserver reads it from nowhere else."""
 
     admin_key: str = field(default_factory=secrets.token_hex)
-    """Of Triton's calls that change the server."""
+    """The key of Triton's calls that change the server."""
     canary_key: str = field(default_factory=new_key)
     """The API key of canaries, where keys are required."""
     inside: str = field(default_factory=secrets.token_hex)
-    """The token of calls between our models."""
+    """The token of calls between the project's models."""
 
     def __iter__(self) -> Iterator[str]:
-        """All of them, as what must not be shown."""
+        """All secrets, for the redaction of logs."""
         return (getattr(self, each.name) for each in fields(self))
 
     def admin_headers(self) -> dict[str, str]:
@@ -46,7 +46,7 @@ class Credentials:
         return {INTERNAL: self.inside}
 
     def environment(self, api_keys: Path | None) -> dict[str, str]:
-        """Variables of the Python models."""
+        """Environment variables of the Python models."""
         always = {environment.INTERNAL_TOKEN: self.inside}
         if api_keys is None:
             return always

@@ -1,4 +1,4 @@
-"""Whether compiled engines run here: they are tied to one TensorRT and one kind of GPU."""
+"""Checks that compiled engines run here: they are tied to one TensorRT and one kind of GPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BACKEND = Path("tensorrt") / "libtriton_tensorrt.so"
 
 
 def check_engines(repositories: Sequence[Path], installation: Installation) -> None:
-    """Compares what the pipelines' engines were built with and for with what is here.
+    """Compares the TensorRT version and GPU of the pipelines' engines with this machine's.
 
     Raises:
-        EngineError: one of them cannot run; the message says what to do.
+        EngineError: an engine cannot run; the message has the remedy.
     """
     for name, (descriptor, folder) in load_all(repositories).items():
         if descriptor.engine is not None:
@@ -43,7 +43,7 @@ def _check(needs: str, engine: EngineSpec, installation: Installation, command: 
 
 
 def _tensorrt(needs: str, installation: Installation) -> str:
-    """The version that the dynamic loader gives the server's backend."""
+    """The version that the server's backend is linked with."""
     backend = installation.backends / _BACKEND
     if not backend.is_file():
         raise EngineError(

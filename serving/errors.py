@@ -11,7 +11,7 @@ __all__ = ["KeyFileError", "ServingError", "TracingError"]
 
 
 class RepositoryError(ServingError):
-    """A repository lacks a pipeline, or holds something that Triton would refuse."""
+    """A repository lacks a pipeline, or contains something that Triton would refuse."""
 
 
 class EngineError(ServingError):
@@ -23,7 +23,7 @@ class TlsError(ServingError):
 
 
 class ExposureError(ServingError):
-    """The server would be open to others in an unsafe way."""
+    """The server's exposure to a network would be unsafe."""
 
 
 class InstallationError(ServingError):
@@ -31,7 +31,7 @@ class InstallationError(ServingError):
 
 
 class PortTakenError(ServingError):
-    """A port that was asked for is in use."""
+    """A requested port is in use."""
 
 
 class StartError(ServingError):
@@ -39,18 +39,18 @@ class StartError(ServingError):
 
 
 class CrashError(StartError):
-    """tritonserver itself crashed while it started, by no fault of what it was to load."""
+    """tritonserver itself crashed at its start, not because of a model."""
 
 
 class LimitsError(ServingError):
-    """A limit was chosen that there is not, or a value that it may not have."""
+    """An unknown limit, or a value that is not allowed."""
 
 
 class CanaryError(ServingError):
-    """The server is ready by Triton's account, but a small request fails.
+    """Triton reports the server as ready, but a canary fails.
 
     Args:
-        is_overload: whether it was refused as there is too much work, so that the server works.
+        is_overload: whether it was refused because of too much work, so that the server works.
     """
 
     def __init__(self, message: str, *, is_overload: bool = False) -> None:
@@ -73,4 +73,4 @@ class ModelsDownError(ServingError):
         super().__init__(f"{why}: {', '.join(named)}")
         self.models = frozenset(model_of(instance) for instance in processes)
         self.stalled = frozenset(pid for pid in processes.values() if pid is not None)
-        """Processes that are still there, to be killed first."""
+        """Processes that still run and have to be killed first."""

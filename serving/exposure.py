@@ -1,4 +1,4 @@
-"""What a server is open to, checked before it starts."""
+"""Checks the exposure of a server to a network before it starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serving.options import ServerOptions
 log = logging.getLogger(__name__)
 
 FIXED_VERSION = (2, 71)
-"""tritonserver of NVIDIA's release 26.07: no bulletin known to us names a later one."""
+"""tritonserver of NVIDIA's release 26.07, the latest in a known security bulletin."""
 FIXED_RELEASE = "26.07"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can call an address."""
+    """Whether an address can be called only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -26,10 +26,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(options: ServerOptions, installation: Installation) -> None:
-    """Looks at where the server listens, and who could call it there; one warning at most.
+    """Checks the server's address, version and access; logs at most one warning.
 
     Raises:
-        ExposureError: its version is known to be vulnerable, or HTTP would go around TLS.
+        ExposureError: its version is known to be vulnerable, or HTTP would bypass TLS.
     """
     if is_loopback(options.host):
         return
@@ -44,16 +44,16 @@ def check_exposure(options: ServerOptions, installation: Installation) -> None:
             f"--http-port on {options.host}: Triton's HTTP has no TLS, so it would go around "
             "--tls-cert; leave it off, or put a proxy with TLS before a server on 127.0.0.1"
         )
-    open_doors = [
+    risks = [
         text
         for text, is_open in (
             ("nothing is encrypted (--tls-cert)", options.tls is None),
-            ("everybody may call (--api-keys, --tls-client-ca)", not _asks_who(options)),
+            ("callers are not checked (--api-keys, --tls-client-ca)", not _authenticates(options)),
         )
         if is_open
     ]
-    if open_doors:
-        log.warning("listening on %s: %s", options.host, "; ".join(open_doors))
+    if risks:
+        log.warning("listening on %s: %s", options.host, "; ".join(risks))
 
 
 def _is_fixed(version: str | None) -> bool:
@@ -61,6 +61,6 @@ def _is_fixed(version: str | None) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= FIXED_VERSION
 
 
-def _asks_who(options: ServerOptions) -> bool:
+def _authenticates(options: ServerOptions) -> bool:
     with_certificates = options.tls is not None and options.tls.client_ca is not None
     return options.api_keys is not None or with_certificates

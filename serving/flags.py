@@ -1,4 +1,4 @@
-"""A server's options and limits on a command line."""
+"""Command line flags for a server's options and limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = {each.name: each for each in fields(ServerOptions) if "flag" in each.m
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that every command has."""
+    """Adds the flags of every command."""
     _add(parser, _COMMON)
 
 
@@ -37,10 +37,10 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def server_options(parsed: argparse.Namespace) -> ServerOptions:
-    """What was chosen with :func:`add_server_options`' and :func:`add_log_options`' flags.
+    """The options from the flags of :func:`add_server_options` and :func:`add_log_options`.
 
     Raises:
-        LimitsError, TlsError: they do not go together.
+        LimitsError, TlsError: they contradict each other.
     """
     chosen = {name: getattr(parsed, name) for name in _FIELDS}
     chosen["repositories"] = tuple(parsed.repositories)
@@ -65,7 +65,7 @@ def _tls(parsed: argparse.Namespace) -> TlsFiles | None:
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--limits FILE`` and one flag for each limit, named as it is."""
+    """Adds ``--limits FILE`` and a flag of the same name for each limit."""
     group = parser.add_argument_group("limits", "what happens beyond each is in docs/limits.md")
     group.add_argument(
         "--limits",
@@ -85,10 +85,10 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_limits(options: argparse.Namespace) -> Limits:
-    """What was chosen with :func:`add_limits`' flags.
+    """The limits from the flags of :func:`add_limits`.
 
     Raises:
-        LimitsError: the file cannot be read, or something in it or a flag is not allowed.
+        LimitsError: the file cannot be read, or a value in it or in a flag is not allowed.
     """
     try:
         chosen = {} if options.limits is None else Limits.read(options.limits.read_bytes())

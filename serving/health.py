@@ -1,9 +1,9 @@
-"""Whether the server can serve, for probes over HTTP and gRPC.
+"""The server's health for probes over HTTP and gRPC.
 
-``/health/live`` answers 200 while the supervisor runs. ``/health/ready`` answers 200 while the
-server is ready, else 503. Both with the whole state as JSON; ``/metrics`` has its numbers for
-Prometheus. ``grpc.health.v1.Health`` has SERVING and NOT_SERVING likewise. (Triton's own, on its
-own port, stays ready after a model's process has died.)
+``/health/live`` returns 200 while the supervisor runs. ``/health/ready`` returns 200 while the
+server is ready, else 503. Both return the whole state as JSON; ``/metrics`` has its numbers for
+Prometheus. ``grpc.health.v1.Health`` returns SERVING or NOT_SERVING likewise. (Triton's own health,
+on its own port, stays ready after a model's process has died.)
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?<![\w.:/])/[^\s:;,'\"]+")
 _PROBES = 4
-"""At once."""
+"""Concurrent probes."""
 
 
 class Health:
-    """The state, written by the supervisor and read by probes, from any thread."""
+    """The state, written by the supervisor and read by probes; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,36 +55,36 @@ class Health:
         }
 
     def ready(self, pipelines: Sequence[str]) -> None:
-        """The server has started and answered."""
+        """Sets the state to ready."""
         self._change(ready=True, reason=None, pipelines=list(pipelines))
 
     def not_ready(self, reason: str) -> None:
-        """It cannot serve now."""
+        """Sets the state to not ready."""
         self._change(ready=False, reason=_public(reason))
 
     def restarted(self, times: int, reason: str) -> None:
-        """It is started again, for that many times."""
+        """Records a restart; ``times``: their number since the start."""
         self._change(
             ready=False, reason="starting again", restarts=times, last_failure=_public(reason)
         )
 
     def reloading(self, times: int, reason: str) -> None:
-        """Models of it are loaded again, for that many times."""
+        """Records a reload of models; ``times``: their number since the start."""
         self._change(
             ready=False, reason="loading again", reloads=times, last_failure=_public(reason)
         )
 
     def answered(self, at_s: float, taken_s: float) -> None:
-        """A canary was answered."""
+        """Records a successful canary."""
         self._change(ready=True, reason=None, canary={"at": at_s, "seconds": round(taken_s, 3)})
 
     def state(self) -> dict[str, Any]:
-        """A copy of it all."""
+        """A copy of the state."""
         with self._lock:
             return dict(self._state)
 
     def follow(self, listener: Callable[[bool], object]) -> None:
-        """Tells the listener whether the server is ready, now and whenever that changes."""
+        """Calls the listener with the readiness now and after each change."""
         with self._lock:
             self._listeners.append(listener)
             listener(self._state["ready"])
@@ -99,8 +99,8 @@ class Health:
 
 
 def _public(reason: str) -> str:
-    """What a probe is answered; the lines of the server's output are for the log, and so are
-    paths."""
+    """The reason for a probe, without lines of the server's output and paths, which are only
+    logged."""
     return _PATH.sub("…", reason.partition("\n")[0])
 
 
@@ -160,7 +160,7 @@ class GrpcHealthServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # five, the default, are soon taken by those who ask nothing
+    request_queue_size = 128  # idle connections would soon fill the default of 5
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("health probe from %s failed", client_address, exc_info=True)
@@ -170,14 +170,14 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
     def server_bind(self) -> None:
-        # On all addresses means on those of both families, as Triton and gRPC take it.
+        # "All addresses" includes both families, as for Triton and gRPC.
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
 
 class _Handler(BaseHTTPRequestHandler):
     health: Health
-    timeout = 5.0  # a probe that sends nothing does not stay
+    timeout = 5.0  # for a probe that sends nothing
 
     def do_GET(self) -> None:
         state = self.health.state()
@@ -203,13 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def check_health(url: str, timeout_s: float) -> None:
-    """Asks a server's ``/health/ready``.
+    """Calls a server's ``/health/ready``.
 
     Args:
         url: of the health endpoint, e.g. ``http://127.0.0.1:8003``.
 
     Raises:
-        ServingError: it is not ready, with the reason, or does not answer.
+        ServingError: it is not ready, with the reason, or not reachable.
     """
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=timeout_s):

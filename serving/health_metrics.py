@@ -1,4 +1,4 @@
-"""The supervisor's state as Prometheus reads it, beside the metrics that Triton has itself."""
+"""The supervisor's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METRICS = {
     "segs_canary_seconds": ("gauge", "what the last canary took"),
     "segs_canary_timestamp_seconds": ("gauge", "when it was answered"),
 }
-"""Type and meaning of each; the canary's are there once one was answered."""
+"""Type and meaning of each; those of canaries exist after the first successful one."""
 
 
 def text(state: Mapping[str, Any]) -> str:

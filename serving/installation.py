@@ -1,4 +1,4 @@
-"""Finding a tritonserver and what it needs of the machine."""
+"""Finds a tritonserver and checks its libraries."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _DEBIAN_PACKAGES = {
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver and what it brings."""
+    """A tritonserver with its files."""
 
     binary: Path
     library_dirs: tuple[Path, ...]
     backends: Path
-    """Its own backends, a folder each; ``python`` is among them."""
+    """Its own backends, a folder each, including ``python``."""
     stub: Path | None = None
-    """The Python backend's, for the running Python; None where it lies in ``backends/python``, as
+    """The Python backend's stub for the running Python; None if it is in ``backends/python``, as
     in NVIDIA's image."""
     version: str | None = None
-    """Of tritonserver, such as 2.51.0; None where it is unknown."""
+    """tritonserver's version, such as 2.51.0; None if it is unknown."""
 
 
 def find_installation(tritonserver: Path | None = None) -> Installation:
-    """Looks for the server: the given path, then PATH, then the nvidia-pytriton package.
+    """Finds the server: the given path, then PATH, then the nvidia-pytriton package.
 
     Raises:
         InstallationError: there is none, or it has no Python backend for the running Python.
@@ -73,7 +73,7 @@ def find_installation(tritonserver: Path | None = None) -> Installation:
 
 
 def _version(root: Path) -> str | None:
-    """The version in a file of NVIDIA's images."""
+    """The version by a file in NVIDIA's images."""
     try:
         return (root / "TRITON_VERSION").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -116,9 +116,9 @@ def _wheel_version() -> str:
 
 
 def _libpython_dirs() -> tuple[Path, ...]:
-    """The folder of the running interpreter's shared library; empty where only the system has it.
+    """The folder of the running interpreter's shared library; empty for the system's folder.
 
-    The system's own folder is left to the dynamic loader, lest it hide other libraries.
+    The system's folder is left to the dynamic loader, since it could hide other libraries.
     """
     configured = sysconfig.get_config_var("LIBDIR")
     candidates = [Path(sys.base_prefix) / "lib", *([Path(configured)] if configured else [])]
@@ -129,10 +129,10 @@ def _libpython_dirs() -> tuple[Path, ...]:
 
 
 def check_libraries(installation: Installation) -> None:
-    """Asks the dynamic loader whether server, backend and stub find all their libraries.
+    """Checks with the dynamic loader that server, backend and stub find their libraries.
 
     Raises:
-        InstallationError: names each missing library and, where known, its Debian package.
+        InstallationError: names each missing library and, if known, its Debian package.
     """
     files = [installation.binary]
     if installation.stub is not None:
@@ -156,7 +156,7 @@ def library_path(installation: Installation) -> str:
 
 
 def missing_libraries(file: Path, environment: dict[str, str]) -> set[str]:
-    """Names of what ``ldd`` does not find for ``file``; empty where there is no ``ldd``."""
+    """Names of libraries that ``ldd`` does not find for ``file``; empty without ``ldd``."""
     try:
         result = subprocess.run(
             ["ldd", str(file)],

@@ -1,4 +1,4 @@
-"""How a tritonserver is started: its command and environment, its reaper, and its output."""
+"""Starts a tritonserver: its command and environment, its reaper, and its output."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from serving.workspace import (
 
 
 class Launched(NamedTuple):
-    """A server that is on its way."""
+    """A starting server."""
 
     reaper: subprocess.Popen[str]
     pid: int
     """Process id of tritonserver itself; 0 if it could not be started."""
     log: LogReader
     tls: Mapping[str, Any]
-    """How calls from this machine get past its TLS; empty without."""
+    """Options of this machine's connections with its TLS; empty without TLS."""
 
 
 def launch(
@@ -46,15 +46,15 @@ def launch(
     credentials: Credentials,
     owner_fd: int,
 ) -> Launched:
-    """Starts a reaper, and has it start the server.
+    """Starts a reaper, which starts the server.
 
     Args:
         ports: grpc, and http and metrics if they are open.
-        owner_fd: of the belongings; the reaper has it open as long as it lives.
+        owner_fd: of the belongings; the reaper keeps it open while it runs.
 
     Raises:
-        OSError: there is no room for the files that it takes.
-        ServingError: TLS files that cannot be used.
+        OSError: files cannot be written.
+        ServingError: TLS files cannot be used.
     """
     workspace = Path(belongings.workspace)
     own, *given = plain_paths((options.model_repository, *options.repositories), workspace)
@@ -95,7 +95,7 @@ def launch(
             start_new_session=True,
         )
         try:
-            pid_write.close()  # the reaper's end of it is the only one now
+            pid_write.close()  # leaves the reaper's end as the only one
             assert reaper.stdout is not None
             server_log = logging.getLogger("tritonserver")
             log = LogReader(reaper.stdout, server_log, options.log_path, credentials)
@@ -107,10 +107,10 @@ def launch(
 
 
 def _open_tls(options: ServerOptions, workspace: Path) -> tuple[Sequence[str], Mapping[str, Any]]:
-    """Returns tritonserver's arguments, and how to connect."""
+    """Returns tritonserver's arguments and the options of a connection."""
     if options.tls is None:
         return (), {}
-    # Imported here: only those who encrypt need the library that it takes.
+    # Imported here: only TLS needs its library.
     from serving.tls import open_tls
 
     opened = open_tls(options.tls, workspace)

@@ -1,12 +1,11 @@
-"""What a server has outside of its processes, and its end: by its reaper, by its starter, or by
-the next server, whichever is left to do it.
+"""A server's shared memory and temporary folder, which are removed by its reaper, by its starter,
+or by the next server.
 
-Shared memory outlives the processes, and where all of a server's are killed at once (out of
-memory, the whole group by its manager), no process is left to remove it; what stays would fill
-``/dev/shm`` until nothing starts any more. So each server's shared memory has a file that names
-all that the server has and that its reaper holds locked. The kernel ends the lock with the reaper,
-also for those who look from another container; a process id would mean nothing there. (Of a
-temporary folder that is not theirs they remove nothing.)
+Shared memory outlives the processes. If all processes of a server are killed at once (out of
+memory, or their group by a service manager), none is left to remove it, and ``/dev/shm`` would fill
+up. So each server's shared memory has a file that lists the server's resources and that its reaper
+keeps locked. The kernel releases the lock with the reaper, also for servers in other containers,
+where a process id has no meaning. (Temporary folders of other users are not removed.)
 """
 
 from __future__ import annotations
@@ -38,36 +37,36 @@ _WORKSPACE = "segs-detailer-"
 _OWNER = "owner"
 _PLAIN = Path("/tmp")
 _MOST_BYTES = 4096
-"""Of the file that names all."""
+"""Size limit of the file that lists the resources."""
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a path may be part of what Triton starts its Python models with: a command for a
-    shell, in which it quotes nothing, and lists whose parts colons separate."""
+    """Whether a path may be in the command of Triton's Python models: Triton runs it in a shell
+    without quotes, and separates lists by colons."""
     return shlex.quote(str(path)) == str(path) and os.pathsep not in str(path)
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What one server has outside of its processes."""
+    """The resources of one server outside its processes."""
 
     shm_prefix: str
-    """Of the names of its shared memory."""
+    """Prefix of the names of its shared memory."""
     workspace: str
     """Its temporary folder."""
     begun_s: float
-    """When it was started, as ``time.time()``."""
+    """``time.time()`` of its start."""
 
     @classmethod
     def make(cls) -> tuple[Belongings, int]:
-        """Makes the folders of a new server, and the file that names its owner.
+        """Creates the folders of a new server and the file that lists them.
 
         Returns:
-            Also that file's descriptor: once no process has it open any more, all is the next
-            server's to remove.
+            Also the file's descriptor: once no process has it open, the next server removes
+            everything.
 
         Raises:
-            OSError: there is no room for them; nothing stays.
+            OSError: they cannot be created; nothing is left.
         """
         name = f"segs{secrets.token_hex(6)}-"
         folder = Path(tempfile.gettempdir()).absolute()
@@ -77,7 +76,7 @@ class Belongings:
         made = cls(name, tempfile.mkdtemp(prefix=_WORKSPACE, dir=folder), time.time())
         owner = -1
         try:
-            # First of what can be seen in there, and locked before it has any content.
+            # Created before the other files, and locked before it has any content.
             owner = os.open(made._owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(owner, fcntl.LOCK_EX)
             os.write(owner, json.dumps(asdict(made)).encode())
@@ -91,8 +90,8 @@ class Belongings:
 
     @property
     def state(self) -> Path:
-        """Where its models leave their signs of life: in memory, so that a full disk does not make
-        them look dead."""
+        """The folder of its models' heartbeats: in memory, so that a full disk does not make them
+        look dead."""
         return SHARED_MEMORY / f"{self.shm_prefix}state"
 
     @property
@@ -100,11 +99,11 @@ class Belongings:
         return SHARED_MEMORY / f"{self.shm_prefix}{_OWNER}"
 
     def remove(self) -> None:
-        """Kills the models' processes that are left, and removes shared memory and folders; what is
-        missing is fine, so twice is too. What cannot be removed is logged.
+        """Kills remaining model processes, and removes shared memory and folders. May be called
+        again. Failures are logged.
 
         Raises:
-            ValueError: no server has such; nothing was removed.
+            ValueError: these are not the resources of a server; nothing was removed.
         """
         workspace = Path(self.workspace)
         is_ours = workspace.is_absolute() and workspace.name.startswith(_WORKSPACE)
@@ -115,14 +114,15 @@ class Belongings:
         shutil.rmtree(self.state, ignore_errors=True)
         shutil.rmtree(workspace, ignore_errors=True)
         regions = set(SHARED_MEMORY.glob(f"{self.shm_prefix}*")) - {self._owner}
-        for path in (*regions, self._owner):  # that last: who is killed before leaves it to others
+        for path in (*regions, self._owner):  # the owner last, in case this is interrupted
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:  # of another user
                 log.warning("%s cannot be removed: %s", path, error.strerror)
 
     def _kill_orphans(self) -> None:
-        """Kills what runs out of the folder: models outlive a server killed with its reaper."""
+        """Kills processes that run from the folder: models outlive a server killed with its
+        reaper."""
         stub = str(Path(self.workspace) / "backends" / "python" / STUB_NAME)
         orphans = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"]]
         orphans = [each for each in orphans if each.info["cmdline"][0] == stub]
@@ -132,9 +132,9 @@ class Belongings:
         psutil.wait_procs(orphans, timeout=2)
 
     def _remove_execution_environment(self) -> None:
-        """Removes the empty folder that the Python backend makes in /tmp at start, for packed
-        Python environments that we do not use, and that a killed server leaves behind. What may be
-        another server's stays: that one would end badly without it."""
+        """Removes the empty folder in /tmp that the Python backend creates at start for packed
+        Python environments, which are not used here. A killed server leaves it. A folder that may
+        belong to another server is kept, since that server needs it."""
         living = psutil.process_iter(["name", "create_time"])
         others_s = [
             each.info["create_time"] for each in living if each.info["name"] == "tritonserver"
@@ -156,9 +156,9 @@ def _made_soon(made_s: float, after_s: float) -> bool:
 
 
 def remove_abandoned() -> None:
-    """Removes what servers of this user have left that were killed together with their reaper."""
+    """Removes the resources of this user's servers that were killed together with their reaper."""
     for path in SHARED_MEMORY.glob(f"*-{_OWNER}"):
-        with contextlib.suppress(OSError):  # in use, another user's, or gone meanwhile
+        with contextlib.suppress(OSError):  # in use, another user's, or removed meanwhile
             owner = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 _remove_left(path, owner)
@@ -175,7 +175,7 @@ def _remove_left(path: Path, owner: int) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
         return
     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with contextlib.suppress(ValueError, TypeError):  # it is just being written, or not ours
+    with contextlib.suppress(ValueError, TypeError):  # being written, or another file
         left = Belongings(**json.loads(os.read(owner, _MOST_BYTES)))
         if left._owner == path:
             left.remove()

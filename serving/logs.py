@@ -1,4 +1,4 @@
-"""Reading what tritonserver and its Python models write."""
+"""Reads the output of tritonserver and its Python models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_GPU = (
     "unable to create stream for",
     "DCGM unable to start",
 )
-"""What a server on a machine without a GPU complains of at each start."""
+"""Messages of each start on a machine without a GPU."""
 _FAILURES = (
     re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)", re.DOTALL),
     re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)", re.DOTALL),
@@ -32,12 +32,12 @@ _FAILURES = (
 )
 
 HIDDEN = "(hidden)"
-"""Stands for a secret."""
+"""Replaces a secret."""
 
 
 class Line(NamedTuple):
-    """One line of the server's output; ``logged`` if a Python model's logger wrote it, with
-    ``fields`` if as JSON."""
+    """One line of the server's output; ``logged``: by a Python model's logger; ``fields``: if it
+    logs JSON."""
 
     level: int
     message: str
@@ -69,7 +69,7 @@ def parse_line(line: str) -> Line | None:
 
 
 def _logged(named: Mapping[str, Any]) -> Line:
-    """A Python model's line; its time and logger stay its own."""
+    """A Python model's line, with its own time and logger."""
     level = logging.getLevelName(named["level"])
     fields = {key: value for key, value in named.items() if key not in ("level", "message")}
     return Line(level if isinstance(level, int) else logging.INFO, named["message"], True, fields)
@@ -86,7 +86,7 @@ def _unquote(text: str) -> str:
 
 
 def parse_failure(message: str) -> tuple[str, str] | None:
-    """The model and the reason, if the message is of a model that did not load."""
+    """The model and the reason, if the message is about a model that did not load."""
     for pattern in _FAILURES:
         found = pattern.search(message)
         if found is not None:
@@ -95,7 +95,7 @@ def parse_failure(message: str) -> tuple[str, str] | None:
 
 
 def _shorten(reason: str) -> str:
-    """The first line, and of a Python traceback the place where it began."""
+    """The first line, and the origin of a Python traceback."""
     first, *rest = [line.strip() for line in reason.splitlines() if line.strip()]
     if len(rest) > 1 and rest[0] == "At:":
         return f"{first} (at {rest[1]})"
@@ -103,13 +103,13 @@ def _shorten(reason: str) -> str:
 
 
 class LogReader:
-    """Reads the server's output in a thread: forwards it, keeps its tail, notes failed models.
+    """Reads the server's output in a thread: forwards it, keeps its tail, collects failed models.
 
-    Until ``started`` is set, all but warnings and the Python models' own log lines is forwarded as
-    DEBUG: what fails at start is written many times over, and :meth:`failures` sums it up.
+    Until ``started`` is set, all lines but warnings and the Python models' own are forwarded as
+    DEBUG: failures at start are repeated many times, and :meth:`failures` sums them up.
 
     Args:
-        secrets: are replaced wherever they turn up.
+        secrets: replaced in all lines.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ class LogReader:
         self._thread.start()
 
     def tail(self, lines: int = 50) -> str:
-        """The last lines, as they were written."""
+        """The last lines, unchanged."""
         with self._lock:
             return "\n".join(list(self._tail)[-lines:])
 
     def failures(self) -> dict[str, str]:
-        """Models that did not load, with the reasons. Ensembles that fail only because one of
-        their models did are left out."""
+        """Models that did not load, with the reasons, without ensembles that failed only because of
+        another model."""
         with self._lock:
             found = dict(self._failures)
         own = {model: why for model, why in found.items() if not why.startswith("depends on")}
@@ -158,8 +158,8 @@ class LogReader:
             self._take(line)
 
     def _write(self, path: Path, line: str) -> None:
-        """Adds a line to the file. Where that fails it is missing there: who stopped reading would
-        stop the server, too."""
+        """Adds a line to the file. Failures are ignored: the server would block if its output were
+        not read."""
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""Watching the processes of one running server."""
+"""Monitors the processes of one running server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LOOK_S = 0.1
 
 
 class ProcessMonitor:
-    """Knows which processes there have to be.
+    """Checks tritonserver's process and its models' processes.
 
     Args:
         pid: of tritonserver.
-        root: of a process above it and its models' processes.
+        root: of a parent of tritonserver and of its models' processes.
         state: the folder of heartbeats.
-        ensembles: the models that each ensemble of networks is made of.
+        ensembles: the models of each ensemble of networks.
     """
 
     def __init__(
@@ -41,36 +41,37 @@ class ProcessMonitor:
         self.note()
 
     def note(self) -> None:
-        """Notes that all models were just loaded: their instances are those that are there, and
-        those that were and have died since."""
+        """Sets the expected instances after all models were loaded: the living ones, and those that
+        have died since."""
         processes = model_processes(self._root)
         self._instances = frozenset(processes) | instances(self._state)
         self._since_s = time.monotonic()
         self._pids = [self._pid, *processes.values()]
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
-        """Waits until one of the processes ends, at most so long."""
+        """Waits up to ``limit_s`` until one of the processes ends."""
         until_s = time.monotonic() + limit_s
         while time.monotonic() < until_s and all(map(is_alive, self._pids)):
             if stop_asked.wait(_LOOK_S):
                 return
 
     def check(self) -> None:
-        """Looks whether every process is there and moves.
+        """Checks that every process runs and does not stall.
 
         Raises:
-            ModelsDownError: models to be loaded again: their process is gone, stopped or stalls.
+            ModelsDownError: models to be loaded again: their process has ended, is stopped or
+                stalls.
             ServingError: tritonserver's own process is stopped, a network stalls inside it, or the
-                folder of heartbeats is gone.
+                folder of heartbeats is missing.
         """
         if not self._state.is_dir():  # stalls, lost calls and cancellations would go unnoticed
-            raise ServingError("the folder of heartbeats is gone")
+            raise ServingError("the folder of heartbeats is missing")
         if is_stopped(self._pid):
             raise ServingError("tritonserver's process is stopped")
         processes = model_processes(self._root)
-        gone = self._instances - processes.keys()
-        if gone:
-            raise ModelsDownError("processes have ended", dict.fromkeys(gone))
+        ended = self._instances - processes.keys()
+        if ended:
+            raise ModelsDownError("processes have ended", dict.fromkeys(ended))
         stopped = {instance: pid for instance, pid in processes.items() if is_stopped(pid)}
         if stopped:
             raise ModelsDownError("processes are stopped by a signal", stopped)
@@ -78,9 +79,8 @@ class ProcessMonitor:
             raise ModelsDownError(f"main loops have not moved for {STALL_S:g} s", stalled)
         self._check_networks(processes)
 
-    def is_worn(self) -> bool:
-        """Whether so many calls were lost with their processes, which Triton never ends, that the
-        server has to be started again."""
+    def must_restart(self) -> bool:
+        """Whether too many calls were lost with their processes: Triton never ends lost calls."""
         return any(each.lost > each.lost_limit for each in read_front_ends(self._state))
 
     def _check_networks(self, processes: Mapping[str, int]) -> None:
@@ -103,9 +103,8 @@ class ProcessMonitor:
         raise ServingError(f"{why}: {', '.join(sorted(late))}")
 
     def _computes(self, pids: Iterable[int]) -> bool:
-        """Whether one of these processes has computed since the last look: a batch that gets little
-        of a busy machine is late, too. A process that is looked at for the first time is given the
-        time until the next look."""
+        """Whether one of these processes has used CPU time since the last check: on a busy machine
+        a batch may be late without a stall. At its first check a process counts as computing."""
         before, self._cpu_s = self._cpu_s, {pid: cpu_s(pid) for pid in pids}
         return any(
             pid not in before or now_s - before[pid] > COMPUTING_S

@@ -1,4 +1,4 @@
-"""What can be chosen about a server."""
+"""The options of a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESTRICTED = (
     "trace",
     "logging",
 )
-"""Triton's protocols that ask for the admin key: they change the server or reveal its set-up."""
+"""Triton's protocols that require the admin key: they change the server or reveal its set-up."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TlsFiles:
     """Files (PEM) of a server's TLS.
 
     Args:
-        cert: the server's certificate, then those between it and its authority.
+        cert: the server's certificate, followed by intermediate certificates.
         key: its private key, without a password.
-        client_ca: certificates that clients' are checked with; None: clients show none.
+        client_ca: CA certificates to check clients'; None: clients need no certificate.
     """
 
     cert: Path
@@ -63,13 +63,13 @@ def _protocols(text: str) -> tuple[str, ...]:
 
 
 def _option(default: Any, text: str, flag: str, **argument: Any) -> Any:
-    """A field with its flag: what it means, and how argparse reads it."""
+    """A field with its flag's help and argparse options."""
     return field(default=default, metadata={"flag": flag, "help": text, **argument})
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """One server. A port of 0 is chosen by the system; None leaves that protocol closed.
+    """The options of one server. Port 0: chosen by the system; None: the protocol is closed.
 
     Each field but ``tls`` and ``limits`` is a flag of ``python -m serving serve``, by its metadata.
     """
@@ -130,7 +130,7 @@ class ServerOptions:
         "--stop-timeout", type=float, metavar="SECONDS",
     )  # fmt: skip
     drain_timeout_s: float = _option(
-        30.0, "before that, for requests under way to end; new ones are refused as UNAVAILABLE "
+        30.0, "before that, for requests in flight to end; new ones are refused as UNAVAILABLE "
         "(default %(default)g)",
         "--drain-timeout", type=float, metavar="SECONDS",
     )  # fmt: skip
@@ -142,7 +142,7 @@ class ServerOptions:
         "--api-keys", type=Path, metavar="FILE",
     )  # fmt: skip
     tls: TlsFiles | None = None
-    """Of gRPC; None: it is not encrypted."""
+    """TLS of gRPC; None: not encrypted."""
     open_protocols: tuple[str, ...] = _option(
         (), "open these of Triton's protocols to every caller, for load tests for instance: "
         + ",".join(RESTRICTED),

@@ -1,4 +1,4 @@
-"""Choosing ports, and naming who holds one that is taken."""
+"""Claims ports, and finds the process that uses a port."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _given: set[int] = set()
 def claim_port(host: str, port: int, flag: str) -> int:
     """Returns ``port`` if it can be bound on ``host``, or a free one for 0.
 
-    No port chosen by the system is handed out twice by this process, so servers started at the
-    same time do not collide.
+    A port chosen by the system is returned only once in this process, so that servers started at
+    the same time do not collide.
 
     Raises:
-        PortTakenError: names the port, its holder where that can be seen, and ``flag``.
+        PortTakenError: names the port, the process that uses it if visible, and ``flag``.
     """
     with _lock:
         while True:
@@ -34,14 +34,14 @@ def claim_port(host: str, port: int, flag: str) -> int:
 
 
 def join_address(host: str, port: int) -> str:
-    """``host:port``, an IPv6 address in brackets."""
+    """``host:port``, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(host: str, port: int, flag: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the server itself does: a connection in TIME_WAIT does not hold the port.
+        # As for the server: a connection in TIME_WAIT does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,4 +1,4 @@
-"""All that can be checked before tritonserver starts."""
+"""Checks before the start of tritonserver."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from triton_models.api_keys import read_keys
 from triton_models.tracing import check_tracing
 
 _LEAST_SHARED_BYTES = 32 << 20
-"""Each Python model takes 1 MiB before its first request, and tensors pass through it."""
+"""Each Python model needs 1 MiB before its first request, and tensors pass through it."""
 
 
 def check_shared_memory() -> None:
-    """Triton's Python models end where they find no room in shared memory.
+    """Checks that there is enough shared memory: without it, Triton's Python models end.
 
     Raises:
-        StartError: there is too little to start.
+        StartError: there is too little.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
@@ -40,12 +40,12 @@ def check_shared_memory() -> None:
 
 
 def preflight(options: ServerOptions) -> tuple[Mapping[str, PipelineDescriptor], Installation]:
-    """Checks repositories, installation, engines, and what the server will be open to.
+    """Checks repositories, installation, engines and exposure.
 
     Returns the pipelines by name, and the tritonserver to run.
 
     Raises:
-        ServingError: what is missing or broken, and what to do about it.
+        ServingError: has the problem and the remedy.
     """
     check_shared_memory()
     check_tracing(os.environ)

@@ -1,5 +1,4 @@
-"""The operating system's view of a running server and of the machine: memory, models whose
-process has died, cores."""
+"""Reads from the operating system: processes, memory and CPU time of a running server."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ class MemoryUse(NamedTuple):
 
 
 def memory_use(pid: int) -> MemoryUse:
-    """Sums the memory of a process and its descendants; those that end meanwhile count nothing."""
+    """Sums the memory of a process and its descendants, without those that end meanwhile."""
     rss_bytes = pss_bytes = 0
     root = psutil.Process(pid)
     for process in (root, *root.children(recursive=True)):
@@ -38,8 +37,8 @@ def memory_use(pid: int) -> MemoryUse:
 
 
 def model_processes(pid: int) -> dict[str, int]:
-    """The living processes of Python models below ``pid``: process id by instance name. None if
-    that has ended."""
+    """The running processes of Python models below ``pid``: process id by instance name. Empty if
+    ``pid`` has ended."""
     found: dict[str, int] = {}
     below: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -47,14 +46,14 @@ def model_processes(pid: int) -> dict[str, int]:
     for process in below:
         with contextlib.suppress(psutil.Error):
             arguments = process.cmdline()
-            # One that ends shows parts of its arguments.
+            # An ending process may have incomplete arguments.
             if len(arguments) > 1 and Path(arguments[0]).name == STUB_NAME:
                 found[arguments[-2]] = process.pid
     return found
 
 
 def end_soon(pids: Iterable[int], limit_s: float) -> None:
-    """Gives processes so long to end by themselves, then kills them."""
+    """Waits up to ``limit_s`` until processes end, then kills them."""
     until_s = time.monotonic() + limit_s
     for pid in pids:
         while is_alive(pid) and time.monotonic() < until_s:
@@ -64,7 +63,7 @@ def end_soon(pids: Iterable[int], limit_s: float) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds that a process has computed, all its threads together; 0 if it has ended."""
+    """CPU seconds of all threads of a process; 0 if it has ended."""
     with contextlib.suppress(psutil.Error):
         times = psutil.Process(pid).cpu_times()
         return float(times.user + times.system)
@@ -72,7 +71,7 @@ def cpu_s(pid: int) -> float:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal, and waits for another to go on."""
+    """Whether a process is stopped by a signal such as SIGSTOP."""
     with contextlib.suppress(psutil.Error):
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     return False

@@ -1,4 +1,4 @@
-"""Readiness by canaries: tiny requests, after a reload and while the server is otherwise idle."""
+"""Readiness by canaries, which are sent after a reload and while the server is idle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Sends canaries from a thread of its own; a context manager.
+    """Sends canaries in a thread; a context manager.
 
-    A canary that fails takes readiness away only if the server had nothing else to do meanwhile: an
-    answer may be slow under load. The next one that is answered gives readiness back.
+    A failed canary ends readiness only if the server did not answer other requests meanwhile:
+    answers may be slow under load. The next successful canary restores readiness.
     """
 
     def __init__(self, server: EmbeddedServer, health: Health) -> None:
@@ -30,7 +30,7 @@ class Readiness:
         self._over = threading.Event()
         self._all_asked = threading.Event()
         self._failures = 0
-        """In a row."""
+        """Failed canaries in a row."""
         self._failed: ServingError | None = None
         self._thread = threading.Thread(target=self._run, name="canary", daemon=True)
 
@@ -41,7 +41,7 @@ class Readiness:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._all_asked.set()  # which it waits for
+        self._all_asked.set()  # wakes the thread
         if self._thread.is_alive():
             self._thread.join(2.0)
 
@@ -54,9 +54,9 @@ class Readiness:
             raise self._failed
 
     def check_all(self) -> None:
-        """Sends all canaries now, as models were loaded again; when they are answered, the server
-        is ready. Returns at once: an answer may need what is to be loaded again next."""
-        self._failures, self._failed = 0, None  # it may have failed for what was missing
+        """Sends all canaries after a reload of models; if they succeed, the server is ready.
+        Returns at once: a canary may need a model that is loaded next."""
+        self._failures, self._failed = 0, None  # the missing models may have been the cause
         self._all_asked.set()
         if not self._thread.is_alive():  # no canaries are configured
             self._health.ready(self._server.pipelines)
@@ -66,7 +66,7 @@ class Readiness:
         canary = next(turns)
         is_all = False
         while True:
-            given_up = self._failed is not None  # until all are asked for again
+            given_up = self._failed is not None  # until check_all is called
             pause_s = CANARY_RETRY_S if self._failures or is_all else CANARY_INTERVAL_S
             is_all |= self._all_asked.wait(None if given_up else pause_s)
             self._all_asked.clear()
@@ -79,9 +79,9 @@ class Readiness:
                 is_all = False
 
     def _send(self, canaries: Sequence[Canary]) -> bool:
-        """Sends these in turn; whether the server is ready."""
+        """Sends canaries one after another; returns whether the server is ready."""
         before, was_idle = self._server.activity(), self._server.is_idle()
-        # Under load a canary waits its turn; whether that comes is seen by other signs.
+        # Under load a canary waits like other requests; stalls are found by the monitor.
         limit_s = CANARY_LIMIT_S if was_idle else self._server.options.start_timeout_s
         try:
             taken_s = sum(
@@ -90,12 +90,12 @@ class Readiness:
         except CanaryError as error:
             return not self._over.is_set() and self._fail(error, before, was_idle=was_idle)
         self._failures = 0
-        if not self._all_asked.is_set():  # other models were loaded again meanwhile
+        if not self._all_asked.is_set():  # else other models were reloaded meanwhile
             self._health.answered(time.time(), taken_s)
         return True
 
     def _fail(self, error: CanaryError, before: tuple[int, int], *, was_idle: bool) -> bool:
-        """Judges a canary that failed; whether the server is ready nevertheless."""
+        """Handles a failed canary; returns whether the server is ready in spite of it."""
         arrived, answered = self._server.activity()
         if error.is_overload or answered > before[1]:
             log.info("%s; the server works on other requests", error)

@@ -1,11 +1,11 @@
 """The reaper: the process between a server and its starter, which ends the server and clears up.
 
-Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once, and so
-does end of file, or the end of the starter: a server that stops without having been drained answers
-requests in flight with an error, while a broken connection has clients send them again. Then kills
-what is left of the process tree and removes the server's shared memory and temporary folder. So a
-starter killed with SIGKILL leaves nothing behind. (The kernel's parent-death signal alone would not
-do: it goes by the thread that started a process, and it removes no files.)
+Reads stdin: ``stop`` ends the server in an orderly way and within a limit, ``kill`` at once. End of
+file and the end of the starter also end it at once: a server that stops without draining answers
+requests in flight with an error, while clients repeat them after a broken connection. Then the
+reaper kills the rest of the process tree and removes the server's shared memory and temporary
+folder, so that a starter killed with SIGKILL leaves nothing. (The kernel's parent-death signal is
+not enough: it depends on the thread that started a process, and it removes no files.)
 
 Run as ``python -m serving.reaper`` with a JSON of :class:`Orders` as its argument, in the server's
 environment. Writes the server's process id to ``pid_fd``.
@@ -33,23 +33,23 @@ from triton_models.stub_logging import configure_logging
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _BY_SIGNAL = 128
-"""Plus its number is the exit status where a signal has ended the server, as shells have it."""
+"""The exit status after a signal is this plus the signal's number, as in shells."""
 
 
 class Orders(TypedDict):
-    """What to run and what to remove afterwards."""
+    """The command to run and the resources to remove afterwards."""
 
     command: list[str]
     belongings: dict[str, Any]
-    """Of :class:`~serving.leftovers.Belongings`. Their locked file is open in this process, and in
-    no other, until it ends."""
+    """Fields of :class:`~serving.leftovers.Belongings`. Only this process has their locked file
+    open, until it ends."""
     stop_timeout_s: float
     starter_pid: int
     pid_fd: int
 
 
 def ending(status: int | None) -> str:
-    """How a server ended whose reaper has this exit status; None: it has not cleared away yet."""
+    """The server's end by its reaper's exit status; None: the reaper still runs."""
     if status is None:
         return "tritonserver has ended"
     if status < 0:
@@ -60,7 +60,7 @@ def ending(status: int | None) -> str:
 
 
 def signal_of(status: int) -> signal.Signals | None:
-    """The signal that ended a server whose reaper has this exit status; None if none did."""
+    """The signal that ended the server, by its reaper's exit status; None: no signal."""
     number = status - _BY_SIGNAL
     return signal.Signals(number) if number in set(signal.Signals) else None
 
@@ -74,7 +74,7 @@ def _die_with_parent() -> None:
 
 
 def _kill_children() -> None:
-    """Kills all descendants; orphaned ones are among them, as this process adopts them."""
+    """Kills all descendants, also orphaned ones, which this process adopts."""
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         children = psutil.Process().children(recursive=True)
@@ -94,7 +94,7 @@ def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: fl
     server_fd = os.pidfd_open(server.pid)
     order_fd = sys.stdin.fileno()
     watched = {server_fd, order_fd}
-    # Where the starter has gone already, its end of stdin has too.
+    # If the starter has ended already, its end of stdin is closed.
     with contextlib.suppress(ProcessLookupError):
         watched.add(os.pidfd_open(starter_pid))
     deadline: float | None = None
@@ -112,8 +112,8 @@ def _watch(server: subprocess.Popen[bytes], starter_pid: int, stop_timeout_s: fl
 
 
 def allow_many_files() -> None:
-    """Raises the number of files that this process and those that it starts may have open at once:
-    each connection is one, and 1024, as most systems have it, are soon there."""
+    """Raises the limit of open files of this process and its children: each connection needs one,
+    and the usual limit is 1024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -126,7 +126,7 @@ def main() -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     allow_many_files()
     try:
-        # Safe here, where it is not in general: this process has one thread.
+        # Safe only because this process has one thread.
         server = subprocess.Popen(
             orders["command"], stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
         )

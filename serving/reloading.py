@@ -1,4 +1,4 @@
-"""Having Triton load models again while it runs."""
+"""Reloads models of a running Triton."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from serving.connection import Connection
 from serving.errors import ServingError
 
 _LOADED = "loaded_again"
-"""Parameter of a model's config that differs from one load to the next."""
+"""Parameter of a model's config that changes with each load."""
 _CONFIG_S = 10.0
-"""For a model's config, which Triton has at hand."""
+"""Time-out of reading a model's config."""
 
 
 def load_again(
     server: Connection, models: Iterable[str], headers: Mapping[str, str], timeout_s: float
 ) -> None:
-    """Loads these models afresh, one after another; each takes over when it is ready.
+    """Loads these models again, one after another; Triton replaces each when it is ready.
 
     Args:
         headers: metadata of calls that change the server.
 
     Raises:
-        ServingError: one does not load.
+        ServingError: a model does not load.
     """
     admin = dict(headers)
     with server.open() as client:
@@ -36,7 +36,7 @@ def load_again(
                     model, headers=admin, as_json=True, client_timeout=_CONFIG_S
                 )
                 config = loaded["config"]
-                # Triton leaves alone what has not changed; so the config does.
+                # Triton does not reload an unchanged model; so the config changes.
                 changed = {_LOADED: {"string_value": str(time.time())}}
                 config["parameters"] = {**config.get("parameters", {}), **changed}
                 client.load_model(

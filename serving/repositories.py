@@ -1,4 +1,4 @@
-"""What is checked about model repositories before the server starts."""
+"""Checks model repositories before the server starts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from serving.errors import RepositoryError
 def check_repositories(
     repositories: Sequence[Path], model_repository: Path
 ) -> Mapping[str, PipelineDescriptor]:
-    """Reads the descriptors and looks for what would stop Triton.
+    """Reads the descriptors and checks that Triton can load the models.
 
     Returns the pipelines, by name.
 
     Raises:
-        RepositoryError: a folder is missing, has no pipeline or a broken one, or holds a folder
+        RepositoryError: a folder is missing, has no pipeline or a broken one, or contains a folder
             that is no Triton model.
     """
     for folder in (model_repository, *repositories):
@@ -54,24 +54,24 @@ def check_repositories(
 
 
 def model_folders(repository: Path) -> list[Path]:
-    """The folders that are taken for models: all but hidden ones, as a build under way has, and
-    ``lost+found`` of a file system."""
+    """The models' folders: all except hidden ones, such as those of a running build, and a file
+    system's ``lost+found``."""
     folders = [path for path in sorted(repository.iterdir()) if is_model(path.name)]
     return [path for path in folders if path.is_dir()]
 
 
 def descriptors(repositories: Iterable[Path]) -> dict[Path, bytes]:
-    """The content of some repositories' descriptors now."""
+    """The current content of the repositories' descriptors."""
     found = {}
     for folder in repositories:
         for path in folder.glob(f"*{DESCRIPTOR_SUFFIX}"):
-            with contextlib.suppress(OSError):  # just being replaced
+            with contextlib.suppress(OSError):  # being replaced
                 found[path] = path.read_bytes()
     return found
 
 
 def _check_models(folder: Path) -> None:
-    """One bad model stops Triton."""
+    """Raises for a folder that is no model: one bad model stops Triton."""
     for path in model_folders(folder):
         if not (path / "config.pbtxt").is_file():
             raise RepositoryError(
@@ -82,7 +82,7 @@ def _check_models(folder: Path) -> None:
 
 
 def _short(error: PipelineError) -> str:
-    """Of a descriptor's many complaints the first."""
+    """The first error of a descriptor."""
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
         return str(error)
@@ -93,5 +93,5 @@ def _short(error: PipelineError) -> str:
 
 
 def has_detailer(model_repository: Path) -> bool:
-    """Whether the repository holds the ensemble that the canary calls."""
+    """Whether the repository contains the front end that canaries call."""
     return (model_repository / MODEL_NAME / "config.pbtxt").is_file()

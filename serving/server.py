@@ -1,4 +1,4 @@
-"""A tritonserver under our care: :class:`EmbeddedServer`."""
+"""A supervised tritonserver: :class:`EmbeddedServer`."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ from triton_models.state import (
 log = logging.getLogger(__name__)
 
 _FOLLOWED_S = 1.5 * HEARTBEAT_S
-"""By then front ends and step engine have read an order and written what came of it."""
+"""Time until front ends and step engine have read an order and written their status."""
 _LOOK_S = 0.1
 _REPLACED_S = 1.0
-"""For a replaced model's other processes to end what they are at. Triton keeps them for ever where
-the dead one had a request; they would be taken for their successors, which have the same names."""
+"""Time for a replaced model's other processes to end their work. If the dead process had a request,
+Triton keeps them forever; they would be confused with the new ones, which have the same names."""
 _READERS = ("prepare", ENGINE_MODEL)
 """Models that read the pipelines' descriptors."""
 _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _CLEARED_S = 0.5
-"""For a reaper to end after its server; only then its exit status is there."""
+"""Time for a reaper to end after its server; it has no exit status before."""
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
 class EmbeddedServer:
     """One tritonserver, from start to stop; a context manager.
 
-    Takes the fields of :class:`~serving.options.ServerOptions`; the gRPC port is a free one unless
-    given. Servers are independent: several run side by side, started from any thread.
+    Has the fields of :class:`~serving.options.ServerOptions` as arguments; by default the gRPC port
+    is a free one. Several servers can run at once, started from any thread.
 
     >>> with EmbeddedServer([Path("pipelines")]) as server:
     ...     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
@@ -78,7 +78,7 @@ class EmbeddedServer:
         self.options = ServerOptions(**{"grpc_port": 0, **options, "repositories": folders})
         self.pipelines: tuple[str, ...] = ()
         self.canaries: tuple[Canary, ...] = ()
-        """Those that it has to answer to be ready."""
+        """The canaries that must succeed before it is ready."""
         self.ports: dict[str, int] = {}
         self.pid = 0
         """Process id of tritonserver itself."""
@@ -86,7 +86,7 @@ class EmbeddedServer:
         self._reaper: subprocess.Popen[str] | None = None
         self._log: LogReader | None = None
         self._descriptors: dict[Path, bytes] = {}
-        """What they said when it was started."""
+        """The pipelines' descriptors at its start."""
         self._ensembles: dict[str, tuple[str, str]] = {}
         self._monitor: ProcessMonitor | None = None
         self.credentials = Credentials()
@@ -112,12 +112,12 @@ class EmbeddedServer:
 
     @property
     def log_path(self) -> Path | None:
-        """The file with the server's output, if one was asked for."""
+        """The file of the server's output, if any."""
         return self.options.log_path
 
     @property
     def connection(self) -> Connection:
-        """How calls from this machine are made, with TLS and API keys."""
+        """The connection for calls from this machine, with TLS and API keys."""
         credentials = self.credentials
         headers, parameters = credentials.canary_headers(), credentials.internal_parameters()
         return Connection(self.grpc_url, headers, parameters, self._tls)
@@ -129,13 +129,13 @@ class EmbeddedServer:
         return join_address(host, self.ports[protocol])
 
     def start(self, stop_asked: threading.Event | None = None) -> None:
-        """Starts the server and returns once it is ready and has answered a canary per pipeline.
+        """Starts the server and returns when it is ready and all canaries have succeeded.
 
-        A tritonserver that crashes by itself is started once more: 2.51 does so on a machine that
-        is held up for a second just then, as it takes its models' processes for dead.
+        If tritonserver crashes, it is started once more: version 2.51 may crash if the machine is
+        suspended for a second at its start, because it treats its models' processes as dead.
 
         Raises:
-            ServingError: what is missing, taken or broken; or ``stop_asked`` was set meanwhile.
+            ServingError: has the problem; or ``stop_asked`` was set meanwhile.
         """
         stop_asked = stop_asked or threading.Event()
         try:
@@ -150,7 +150,7 @@ class EmbeddedServer:
 
     @property
     def state(self) -> Path:
-        """The folder of its models' signs of life, once it was started."""
+        """The folder of its models' heartbeats, after its start."""
         assert self._belongings is not None
         return self._belongings.state
 
@@ -159,7 +159,7 @@ class EmbeddedServer:
         with self._lock:
             if self._reaper is not None:
                 raise StartError("this server was started before")
-            remove_abandoned()  # before a look whether there is room
+            remove_abandoned()  # before the check of free memory
             self._descriptors = descriptors(options.repositories)
             pipelines, installation = preflight(options)
             self.pipelines = tuple(pipelines)
@@ -188,7 +188,7 @@ class EmbeddedServer:
             answer_canaries(self, stop_asked)
         except BaseException as error:
             if isinstance(error, CrashError):
-                self.kill()  # what stalls would hold up an orderly stop
+                self.kill()  # a stalled process would delay an orderly stop
             self.stop()
             if isinstance(error, CanaryError) and signal_of(self._reaper.returncode):
                 raise self._why_ended() from error
@@ -196,12 +196,12 @@ class EmbeddedServer:
 
     def _claim_ports(self) -> None:
         options = self.options
-        asked = {
+        wanted = {
             "grpc": options.grpc_port,
             "http": options.http_port,
             "metrics": options.metrics_port,
         }
-        for protocol, port in asked.items():
+        for protocol, port in wanted.items():
             if port is not None:
                 self.ports[protocol] = claim_port(options.host, port, f"--{protocol}-port")
 
@@ -232,7 +232,7 @@ class EmbeddedServer:
         status = self._require_running().returncode
         by = signal_of(status)
         failures = self._log.failures()
-        if failures and by is None:  # what a crash makes of models' loading is not their fault
+        if failures and by is None:  # after a crash, failures of models are its consequence
             lines = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
             return StartError(f"tritonserver could not load its models:\n{lines}")
         kind = CrashError if by in _CRASHES else StartError
@@ -248,11 +248,11 @@ class EmbeddedServer:
         return memory_use(self.pid)
 
     def check(self) -> None:
-        """Looks whether the server and every model's process are there and move.
+        """Checks that the server and every model's process run and do not stall.
 
         Raises:
             ModelsDownError: processes of models have ended or stall; :meth:`reload` may help.
-            ServingError: tritonserver itself has ended, or a network stalls inside of it.
+            ServingError: tritonserver itself has ended, or a network stalls inside it.
         """
         self._require_alive()
         assert self._monitor is not None
@@ -271,13 +271,13 @@ class EmbeddedServer:
         raise ServingError(f"{ending(reaper.returncode)}\nits last lines:\n{self.tail(10)}")
 
     def wait(self, limit_s: float, stop_asked: threading.Event) -> None:
-        """Waits until one of the server's processes ends, at most so long."""
+        """Waits up to ``limit_s`` until one of the server's processes ends."""
         if self._monitor is not None:
             self._monitor.wait(limit_s, stop_asked)
 
-    def is_worn(self) -> bool:
-        """Whether it has to be started again, as too many calls were lost with their processes."""
-        return self._monitor is not None and self._monitor.is_worn()
+    def must_restart(self) -> bool:
+        """Whether it has to be restarted because too many calls were lost with their processes."""
+        return self._monitor is not None and self._monitor.must_restart()
 
     def require_reloadable(self, down: ModelsDownError) -> None:
         """
@@ -285,15 +285,15 @@ class EmbeddedServer:
             ServingError: loading these models again is not enough.
         """
         known, now = self._descriptors, descriptors(self.options.repositories)
-        if down.models.isdisjoint(_READERS):  # further pipelines are nothing to the others
-            now = {path: said for path, said in now.items() if path in known}
+        if down.models.isdisjoint(_READERS):  # other models do not depend on new pipelines
+            now = {path: content for path, content in now.items() if path in known}
         if now != known:
-            raise ServingError(f"{down}; pipelines were built anew, which belong together")
+            raise ServingError(f"{down}; pipelines were built again, which belong together")
         if not down.models.isdisjoint((MODEL_NAME, STREAM_MODEL_NAME)):
             raise ServingError(f"{down}; it held the requests")
 
     def reload(self, down: ModelsDownError, stop_asked: threading.Event | None = None) -> None:
-        """Has Triton load these models again; requests that wait for them go on then.
+        """Reloads these models in Triton; requests that wait for them then continue.
 
         Raises:
             ServingError: as :meth:`require_reloadable`; or a model does not load, or ``stop_asked``
@@ -324,7 +324,7 @@ class EmbeddedServer:
             if stop_asked.is_set():
                 raise ServingError("stopped while models are loaded")
         if loaded.exception() is not None:
-            time.sleep(_LOOK_S)  # its connections end a moment before it does
+            time.sleep(_LOOK_S)  # its connections end slightly before the process
             self._require_alive()
         loaded.result()
         end_soon(before, _REPLACED_S)
@@ -336,8 +336,8 @@ class EmbeddedServer:
         return None if self._belongings is None else read_engine(self.state)
 
     def drain(self, limit_s: float, give_up: threading.Event) -> None:
-        """Lets no new requests in and waits until those under way are done, up to ``limit_s``;
-        what is left then gets UNAVAILABLE. ``give_up`` ends the waiting."""
+        """Refuses new requests and waits up to ``limit_s`` until those in flight are done; the
+        others then get UNAVAILABLE. ``give_up`` ends the wait."""
         if self._belongings is None or (self.engine_state() is None and not self._under_way()):
             return
         self._order_drain("refuse")
@@ -353,19 +353,18 @@ class EmbeddedServer:
         give_up.wait(_FOLLOWED_S)
 
     def _under_way(self) -> int:
-        """Requests, by the last status of the front ends, which count them until they are answered,
-        and of the step engine."""
+        """Requests in flight by the last status of the front ends and of the step engine."""
         engine = self.engine_state()
         pending = sum(each.pending for each in read_front_ends(self.state))
         return max(pending, 0 if engine is None else engine.requests)
 
     def is_idle(self) -> bool:
-        """Whether no requests are pending but canaries."""
+        """Whether no requests except canaries are pending."""
         return not any(each.pending for each in read_front_ends(self.state))
 
     def activity(self) -> tuple[int, int]:
-        """How many requests have arrived since the start, canaries not counted, and how many the
-        step engine has answered."""
+        """The number of requests received since the start, without canaries, and the number that
+        the step engine has answered."""
         engine = self.engine_state()
         arrived = sum(each.arrived for each in read_front_ends(self.state))
         return arrived, 0 if engine is None else engine.answered
@@ -382,7 +381,8 @@ class EmbeddedServer:
         return self._reaper
 
     def stop(self) -> None:
-        """Stops the server within ``stop_timeout_s`` and about 2 s more; again does nothing."""
+        """Stops the server within ``stop_timeout_s`` and about 2 s more; a second call does
+        nothing."""
         if self._reaper is None:
             return
         self._order("stop")
@@ -398,7 +398,7 @@ class EmbeddedServer:
             self._belongings.remove()  # the reaper itself may have been killed
 
     def kill(self) -> None:
-        """Ends the server at once; safe in a signal handler. :meth:`stop` still has to follow."""
+        """Ends the server at once; safe in a signal handler. :meth:`stop` has to follow."""
         if self._reaper is not None:
             self._order("kill")
 

@@ -1,4 +1,4 @@
-"""Telling which processes stall: whose main loop has not moved for a stated time."""
+"""Detects stalled processes: their main loop has not run for a given time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_OF_A_LOOK_S = 2 * HEARTBEAT_S
 
 @dataclass
 class _Heartbeat:
-    """A heartbeat file, as it was at the last look."""
+    """A heartbeat file at the last check."""
 
     changed_ns: int
     looked_s: float
@@ -23,15 +23,14 @@ class _Heartbeat:
 
 
 class StallDetector:
-    """Looks at the heartbeats of a server's models, about once a second.
+    """Checks the heartbeats of a server's models, about once a second.
 
-    What counts is the time between looks in which a file was not touched, and of each no more than
-    2 s: the wall clock may be set, and after a pause of the whole machine every file is old at the
-    first look.
+    The age of a heartbeat is the sum of the times between checks without a change, each at most
+    2 s: the wall clock may be set, and after a suspension of the machine all files are old.
 
     Args:
         place: the folder of heartbeats.
-        limit_s: a process without one for so long stalls.
+        limit_s: a process without a heartbeat for this time stalls.
         clock: seconds.
     """
 
@@ -44,8 +43,7 @@ class StallDetector:
         self._heartbeats: dict[Path, _Heartbeat] = {}
 
     def look(self) -> dict[str, int]:
-        """Those that stall: process id by instance. Removes the files of processes that have
-        ended."""
+        """The stalled processes: process id by instance. Removes the files of ended processes."""
         before, self._heartbeats = self._heartbeats, {}
         stalled = {}
         for path in sorted(self._place.glob("*.beat")):
@@ -57,30 +55,30 @@ class StallDetector:
         return stalled
 
     def _age_s(self, path: Path, before: dict[Path, _Heartbeat]) -> float:
-        """Seconds without a touch; 0 if there is no such file."""
+        """Seconds without a change; 0 if there is no such file."""
         try:
             changed_ns = path.stat().st_mtime_ns
         except OSError:
             return 0.0
         now_s = self._clock()
-        seen = before.get(path)
-        if seen is None or seen.changed_ns != changed_ns:
-            seen = _Heartbeat(changed_ns, now_s)
-        seen.age_s += min(now_s - seen.looked_s, _MOST_OF_A_LOOK_S)
-        seen.looked_s = now_s
-        self._heartbeats[path] = seen
-        return seen.age_s
+        last = before.get(path)
+        if last is None or last.changed_ns != changed_ns:
+            last = _Heartbeat(changed_ns, now_s)
+        last.age_s += min(now_s - last.looked_s, _MOST_OF_A_LOOK_S)
+        last.looked_s = now_s
+        self._heartbeats[path] = last
+        return last.age_s
 
 
 def late_networks(
     engine: EngineStatus, now_s: float, least_s: float, not_before_s: float = 0.0
 ) -> list[str]:
-    """The networks whose batch takes many times longer than measured.
+    """The networks with a batch that takes many times longer than measured.
 
     Args:
         now_s: ``time.monotonic()``.
-        least_s: what a batch may take however fast it should be.
-        not_before_s: when a model was loaded again last; batches began again then.
+        least_s: allowed for any batch.
+        not_before_s: the last reload of a model; batches started again then.
     """
     if not engine.flights:
         return []

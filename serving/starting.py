@@ -1,4 +1,4 @@
-"""The last part of a server's start: its canaries, with its processes watched meanwhile."""
+"""The last part of a server's start: canaries, while its processes are monitored."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LOOK_S = 0.1
 
 
 class StartingServer(Protocol):
-    """What is used of a :class:`~serving.server.EmbeddedServer`."""
+    """The used part of :class:`~serving.server.EmbeddedServer`."""
 
     canaries: tuple[Canary, ...]
     options: ServerOptions
 
     @property
     def connection(self) -> Connection:
-        """How calls from this machine are made."""
+        """The connection for calls from this machine."""
 
     def check(self) -> None:
         """Raises ServingError if a process has ended or stalled."""
@@ -41,11 +41,11 @@ class StartingServer(Protocol):
 
 def answer_canaries(server: StartingServer, stop_asked: threading.Event) -> None:
     """Sends all canaries, one after another; models whose process ends or stalls meanwhile are
-    loaded again.
+    reloaded.
 
     Raises:
-        CanaryError: one was not answered, or processes ended with canaries again and again.
-        CrashError: a process ended that cannot be loaded again alone.
+        CanaryError: a canary failed, or processes ended with canaries repeatedly.
+        CrashError: a process ended whose model cannot be reloaded alone.
         ServingError: ``stop_asked`` was set meanwhile.
     """
     pool = ThreadPoolExecutor(1, "canary")
@@ -71,7 +71,7 @@ def answer_canaries(server: StartingServer, stop_asked: threading.Event) -> None
 
 
 def _repair(server: StartingServer, stop_asked: threading.Event) -> bool:
-    """Looks at all processes; whether models had to be loaded again."""
+    """Checks all processes; returns whether models were reloaded."""
     try:
         server.check()
     except ModelsDownError as down:

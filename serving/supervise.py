@@ -1,4 +1,4 @@
-"""Keeping a server up until it is asked to stop: what ``python -m serving serve`` does."""
+"""Runs and supervises a server until a signal: ``python -m serving serve``."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _MOST_DOUBLINGS = 10
 
 def supervise(options: ServerOptions, ready_file: Path | None = None) -> None:
     """Runs a server until SIGINT, SIGTERM or SIGHUP; a second signal kills it at once. After the
-    first, requests under way may end, up to a limit, and new ones are refused as UNAVAILABLE.
+    first, requests in flight may end, up to a limit, and new ones are refused as UNAVAILABLE.
 
-    A model whose process dies or hangs stays so inside Triton, so it is loaded again; where that
-    does not do, the whole server is started again: at once if it was up for a while, else after
-    pauses that double, up to a minute.
+    Triton does not replace a model's process that dies or stalls, so the model is reloaded. If that
+    is not enough, the server is restarted: at once if it was up for a while, else after pauses that
+    double up to a minute.
 
     Raises:
-        ServingError: it did not start the first time.
+        ServingError: the first start failed.
     """
     allow_many_files()
     with ExitStack() as stack:
@@ -67,7 +67,7 @@ class _Supervisor:
     """Since when the server is up."""
     _reloads: int = 0
     _reloaded_s: dict[str, deque[float]] = field(default_factory=dict)
-    """When each model was loaded again lately."""
+    """Times of each model's last reloads."""
 
     def run(self) -> None:
         with _signals(self._on_signal):
@@ -78,10 +78,10 @@ class _Supervisor:
                 try:
                     died = self._run(server)
                     if died is not None:
-                        server.kill()  # what hangs would hold up an orderly stop
+                        server.kill()  # a stalled process would delay an orderly stop
                 finally:
                     self.health.not_ready("the server is stopped" if died is None else str(died))
-                    self._tell_ready(None)
+                    self._update_ready_file(None)
                     server.stop()
                 if died is None:
                     log.info("stopped")
@@ -98,7 +98,7 @@ class _Supervisor:
         self._stop_asked.set()
 
     def _pause(self, died: ServingError) -> bool:
-        """Waits before another start; returns whether a stop was asked for meanwhile."""
+        """Waits before a restart; returns whether a stop was requested meanwhile."""
         if time.monotonic() - self._ready_s >= HEALTHY_S:
             self._in_row = 0
         pause_s = min(2.0 ** min(self._in_row, _MOST_DOUBLINGS) - 1, MOST_PAUSE_S)
@@ -115,7 +115,7 @@ class _Supervisor:
         return self._stop_asked.wait(pause_s)
 
     def _keep_addresses(self, server: EmbeddedServer) -> None:
-        """The same ports the next time, also where the system chose them."""
+        """Keeps the ports for the next start, also those chosen by the system."""
         self.options = replace(
             self.options,
             grpc_port=server.ports.get("grpc", self.options.grpc_port),
@@ -124,7 +124,7 @@ class _Supervisor:
         )
 
     def _run(self, server: EmbeddedServer) -> ServingError | None:
-        """Starts the server and watches it; returns what died, or None if a stop was asked for."""
+        """Starts and monitors the server; returns its error, or None if a stop was requested."""
         self._ready_s = math.inf  # not yet
         try:
             server.start(self._stop_asked)
@@ -136,7 +136,7 @@ class _Supervisor:
             return error
         addresses = ", ".join(f"{name} {server.address(name)}" for name in server.ports)
         log.info("ready: %s; pipelines: %s", addresses, ", ".join(server.pipelines) or "none")
-        self._tell_ready(server)
+        self._update_ready_file(server)
         self._ready_s = time.monotonic()
         self.health.ready(server.pipelines)
         with Readiness(server, self.health) as readiness:
@@ -152,9 +152,9 @@ class _Supervisor:
         server.drain(self.options.drain_timeout_s, self._kill_asked)
         return None
 
-    def _tell_ready(self, server: EmbeddedServer | None) -> None:
-        """Writes the ready file, or removes it where no other server has written it; a disk that is
-        full or read-only is no reason to end what runs."""
+    def _update_ready_file(self, server: EmbeddedServer | None) -> None:
+        """Writes the ready file, or removes it if this process has written it. Errors, such as a
+        full disk, are logged."""
         if self.ready_file is None:
             return
         try:
@@ -166,13 +166,13 @@ class _Supervisor:
             log.error("%s: %s", self.ready_file, error.strerror)
 
     def _check(self, server: EmbeddedServer, readiness: Readiness) -> None:
-        """Looks at all processes, and loads models again where that is enough."""
+        """Checks all processes, and reloads models if that is enough."""
         try:
             server.check()
         except ModelsDownError as down:
             self._reload(server, down)
             readiness.check_all()
-        if server.is_worn():
+        if server.must_restart():
             server.drain(min(self.options.drain_timeout_s, LOST_DRAIN_S), self._stop_asked)
             raise ServingError("too many calls were lost with their models' processes")
 
@@ -203,7 +203,7 @@ def _write_ready_file(path: Path, server: EmbeddedServer) -> None:
 
 
 def _wrote(path: Path) -> bool:
-    """Whether a ready file is there and is this process's."""
+    """Whether this process has written the ready file."""
     try:
         return bool(json.loads(path.read_text())["pid"] == os.getpid())
     except (FileNotFoundError, ValueError, LookupError, TypeError):
@@ -212,9 +212,9 @@ def _wrote(path: Path) -> bool:
 
 @contextmanager
 def _signals(handler: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``handler`` is called for each signal, from a thread of its own: a signal may come
-    while the main thread holds a lock that the handler needs."""
-    caught: SimpleQueue[int | None] = SimpleQueue()  # the one that a signal may put something into
+    """A context in which ``handler`` is called for each signal in a separate thread: a signal may
+    arrive while the main thread holds a lock that the handler needs."""
+    caught: SimpleQueue[int | None] = SimpleQueue()  # safe in a signal handler
 
     def handle(number: int, frame: FrameType | None) -> None:
         caught.put(number)

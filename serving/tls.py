@@ -1,8 +1,8 @@
-"""TLS of a server's gRPC, and how this machine's own calls get through it.
+"""TLS of a server's gRPC, and its use by calls from this machine.
 
 The canary calls the server by a loopback address, whatever names its certificate has, and trusts
-that certificate alone. Where clients have to show certificates (mutual TLS), it shows one of its
-own: made for this start, trusted by this server alone, its key never in a file.
+only that certificate. With mutual TLS it uses a client certificate that is made for this start and
+trusted only by this server; its key is never in a file.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class OpenedTls:
     """TLS of one start of a server."""
 
     arguments: tuple[str, ...]
-    """tritonserver's."""
+    """tritonserver's arguments."""
     connection: Mapping[str, Any]
     """Keyword arguments of tritonclient's ``InferenceServerClient``, for this machine's calls."""
 
 
 def open_tls(files: TlsFiles, workspace: Path) -> OpenedTls:
-    """Checks the files and writes what the server needs of its own into its workspace.
+    """Checks the files, and writes the server's own files into its workspace.
 
     Raises:
         TlsError: a file is missing, malformed, or does not fit the others.
@@ -75,7 +75,7 @@ def open_tls(files: TlsFiles, workspace: Path) -> OpenedTls:
 
 
 def _name_of(certificate: x509.Certificate, path: Path) -> str:
-    """A host name that the certificate is good for."""
+    """A host name of the certificate."""
     try:
         names = certificate.extensions.get_extension_for_oid(
             ExtensionOID.SUBJECT_ALTERNATIVE_NAME

@@ -1,4 +1,4 @@
-"""The temporary folder of one server: its backend directory and its models' Python environment."""
+"""Builds the temporary folder of one server: backend directory and Python environment."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from triton_models.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
 _PINGS = (
-    # A call may have no traffic for minutes. Pings keep it open in proxies and firewalls, and show
-    # soon that a client has gone without a word.
+    # A call may have no traffic for minutes. Pings keep it open in proxies and firewalls, and
+    # detect a client that has disconnected without notice.
     "--grpc-keepalive-time=60000",
     "--grpc-keepalive-timeout=20000",
     "--grpc-http2-max-pings-without-data=0",
-    # Clients may do the same; gRPC's own limit, 5 minutes, would end their connections.
+    # Clients may send pings, too; gRPC's default limit, 5 minutes, would close their connections.
     "--grpc-http2-min-recv-ping-interval-without-data=10000",
 )
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def build_backends(installation: Installation, workspace: Path) -> Path:
-    """Makes the backend directory: the installation's own backends, and those of ours it lacks.
+    """Builds the backend directory: the installation's backends, and this project's others.
 
-    A backend of our own never takes the place of a native one of the same name. Folders are
-    linked; nvidia-pytriton's Python backend is copied, as its stub belongs beside it, and Triton
-    refuses a backend library that is itself a link out of its folder.
+    A backend of this project never replaces a native one of the same name. Folders are linked.
+    nvidia-pytriton's Python backend is copied: its stub must be beside it, and Triton refuses a
+    backend library that is a link out of its folder.
     """
     backends = workspace / "backends"
     backends.mkdir()
@@ -57,7 +57,7 @@ def build_backends(installation: Installation, workspace: Path) -> Path:
 
 
 def plain_paths(folders: Sequence[Path], workspace: Path) -> list[Path]:
-    """The folders' own paths, or where those are not plain links to them."""
+    """The folders' paths, or links to those whose paths are not plain."""
     links = workspace / "repositories"
     links.mkdir(exist_ok=True)
     found = []
@@ -72,11 +72,11 @@ def plain_paths(folders: Sequence[Path], workspace: Path) -> list[Path]:
 
 
 def build_python(workspace: Path) -> Path:
-    """Makes a small virtual environment whose ``bin`` belongs first on the server's PATH.
+    """Creates a virtual environment whose ``bin`` must be first on the server's PATH.
 
-    The stub's interpreter ignores PYTHONPATH and PYTHONHOME and takes its prefix from the
-    ``python3`` that it finds on PATH. This one has the packages of the running interpreter, the
-    repository's own, and the client's.
+    The stub's interpreter ignores PYTHONPATH and PYTHONHOME and takes its prefix from the first
+    ``python3`` on PATH. The environment has the packages of the running interpreter, of the
+    repository and of the client.
     """
     environment = workspace / "python"
     site_packages = environment / "lib" / f"python{PYTHON_MINOR}" / "site-packages"
@@ -87,7 +87,7 @@ def build_python(workspace: Path) -> Path:
         f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
     )
     inherited = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
-    # This repository first, whatever is installed; addsitedir, so that .pth files in there count.
+    # The repository precedes installed packages; addsitedir also reads .pth files.
     own = (str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "client"))
     lines = [f"import os, sys; sys.path.append({_literal(path)})" for path in own]
     lines += [f"import os, site; site.addsitedir({_literal(path)})" for path in inherited]
@@ -96,7 +96,7 @@ def build_python(workspace: Path) -> Path:
 
 
 def _literal(path: str) -> str:
-    """The path in Python, in ASCII alone: the stub's interpreter may read no other letters."""
+    """The path as an ASCII Python literal: the stub's interpreter may not read other letters."""
     return f"os.fsdecode({os.fsencode(path)!r})"
 
 
@@ -117,7 +117,7 @@ def server_environment(
         variables[environment.METRICS] = "1"
     for name in _THREAD_VARIABLES:
         variables[name] = str(options.model_threads)
-    # OpenMP's threads that spin while they wait take the cores from the other models.
+    # Spinning OpenMP threads would take the cores from other models.
     variables.setdefault("OMP_WAIT_POLICY", "passive")
     return {**memory.environment(), **variables}
 
@@ -133,13 +133,13 @@ def server_command(
     tls: Sequence[str] = (),
 ) -> list[str]:
     """tritonserver's command line. ``ports`` has grpc, and http and metrics if they are open; calls
-    of the restricted protocols ask for ``admin_key``; ``tls`` are the arguments for that.
+    of the restricted protocols require ``admin_key``; ``tls``: TLS arguments.
     """
     folders = (options.model_repository, *options.repositories)
     models = {path.name for folder in folders for path in model_folders(folder)}
     names = [name for name in RESTRICTED if name not in options.open_protocols]
     restricted = f"{','.join(names)}:{ADMIN_HEADER}={admin_key}"
-    # As gRPC and libevhtp write addresses of IPv6.
+    # The forms of IPv6 addresses in gRPC and libevhtp.
     host, http_host = options.host, options.host
     if ":" in options.host:
         host, http_host = f"[{options.host}]", f"ipv6:{options.host}"
@@ -147,7 +147,7 @@ def server_command(
         str(installation.binary),
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
-        # One by one: by * it would take every folder for a model.
+        # One by one: with * Triton would load every folder as a model.
         *(f"--load-model={name}" for name in sorted(models)),
         "--exit-on-error=true",
         "--strict-readiness=true",

@@ -1,1 +1,1 @@
-"""What runs inside Triton's Python models: front ends, stages, networks."""
+"""The code inside Triton's Python models: front ends, stages, networks."""

@@ -1,7 +1,7 @@
-"""API keys: who may ask, by a file of names and hashes.
+"""API keys: a file of names and hashes of the keys that are accepted.
 
-A key is 256 random bits, so its plain SHA-256 reveals nothing of it and needs no salt. The file
-holds hashes only::
+A key is 256 random bits, so its SHA-256 reveals nothing and needs no salt. The file contains only
+hashes::
 
     # one line per key; a name may have several while keys are changed
     shop:6f0c…64 hex digits…
@@ -37,19 +37,19 @@ _MOST_BYTES = 1 << 20
 
 
 class ApiKey(NamedTuple):
-    """Whose key, and its SHA-256 in hex."""
+    """A key's name and its SHA-256 in hex."""
 
     name: str
     sha256: str
 
 
 def new_key() -> str:
-    """A random key; its prefix lets scanners of code and logs find a key that got there."""
+    """A random key; its prefix lets scanners find keys in code and logs."""
     return f"segs_{secrets.token_urlsafe(32)}"
 
 
 def hash_key(key: str) -> str:
-    """What is kept of a key."""
+    """A key's SHA-256 in hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -66,7 +66,7 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """Reads the content of a file of keys.
 
     Raises:
-        KeyFileError: it says which line or name is wrong.
+        KeyFileError: names the wrong line or name.
     """
     if text.lstrip().startswith("{"):
         return _parse_json(text)
@@ -105,10 +105,10 @@ def _checked(name: str, sha256: object) -> ApiKey:
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """Reads a file that only its owner, who is this user or root, can write.
+    """Reads a file that only its owner, this user or root, can write.
 
     Raises:
-        KeyFileError: it cannot be read, is open to others, malformed, or has no key.
+        KeyFileError: it cannot be read, is writable by others, malformed, or has no key.
     """
     try:
         with path.open("rb") as file:
@@ -130,7 +130,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
 
 
 def _check_owner(status: os.stat_result) -> None:
-    """Whoever can write the file can add keys. Reading it reveals none."""
+    """Checks who can write the file and so add keys; reading it reveals none."""
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError("not a regular file")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -144,7 +144,7 @@ class ApiKeys:
 
     Args:
         path: the file.
-        more: further keys, which no file holds.
+        more: further keys, which are in no file.
 
     Raises:
         KeyFileError: as :func:`read_keys`.
@@ -153,17 +153,17 @@ class ApiKeys:
     def __init__(self, path: Path, more: Iterable[ApiKey] = ()) -> None:
         self._path = path
         self._more = tuple(more)
-        self._seen = _stamp(path)
+        self._read_stamp = _stamp(path)
         self._keys = read_keys(path)
 
     def check(self, parameters: str) -> str:
-        """Whose key came with a request.
+        """The name of a request's key.
 
         Args:
-            parameters: of the request as Triton gives them: the text of a JSON object.
+            parameters: of the request, as Triton's JSON text.
 
         Raises:
-            ContractError: UNAUTHENTICATED: there is none, or it is unknown.
+            ContractError: UNAUTHENTICATED: there is no key, or it is unknown.
         """
         self._refresh()
         given = _given(parameters)
@@ -179,12 +179,12 @@ class ApiKeys:
         return found
 
     def _refresh(self) -> None:
-        """A file that is broken or gone keeps those in force that it held: half-written, it must
-        neither lock everybody out nor let anybody in."""
+        """Reads a changed file. If it is broken or missing, the former keys stay valid: a file that
+        is being written must neither refuse all callers nor accept others."""
         stamp = _stamp(self._path)
-        if stamp == self._seen:
+        if stamp == self._read_stamp:
             return
-        self._seen = stamp
+        self._read_stamp = stamp
         try:
             self._keys = read_keys(self._path)
         except KeyFileError as error:
@@ -213,7 +213,7 @@ def _refused(message: str) -> ContractError:
 
 
 def keys_of_environment() -> ApiKeys | None:
-    """The keys that the one who started the server asks for; None where they are not asked for.
+    """The keys of this server by its environment; None if no key is required.
 
     Raises:
         KeyFileError: as :func:`read_keys`.

@@ -1,7 +1,7 @@
-"""Finding out whose caller has gone: :class:`DisconnectPoller`.
+"""Detects disconnected clients: :class:`DisconnectPoller`.
 
-Triton reports it only to the model that a client calls, and only if asked. A question takes some
-25 µs, and longer where the server is busy; so it is asked from a thread, never from an event loop.
+Triton reports a disconnect only to the model that a client calls, and only by polling. A poll takes
+about 25 µs, and longer on a busy server, so it runs in a thread and never in an event loop.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 _INTERVAL_S = 0.05
 _SHARE = 4.0
-"""So many times longer than a round of questions the pause after it is, at least."""
+"""The pause after a round of polls is at least this factor longer than the round."""
 
 
 class DisconnectPoller:
-    """Asks Triton in turn whether requests are cancelled: by their callers, by a closed connection,
-    or by the deadline of the call."""
+    """Polls Triton whether requests are cancelled: by their callers, by a closed connection, or by
+    the deadline of the call."""
 
     def __init__(self) -> None:
         self._watched: dict[int, tuple[Any, Callable[[], object]]] = {}
@@ -26,16 +26,16 @@ class DisconnectPoller:
         threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
     def add(self, request: Any, on_cancelled: Callable[[], object]) -> None:
-        """Asks about a request from now on.
+        """Starts to poll a request.
 
         Args:
-            on_cancelled: is called at most once, from the poller's thread.
+            on_cancelled: called at most once, from the poller's thread.
         """
-        self._watched[id(request)] = request, on_cancelled  # no lock: an event loop calls this
+        self._watched[id(request)] = request, on_cancelled  # no lock: called in an event loop
 
     def remove(self, request: Any) -> None:
-        """Never asks about it again: it must not be after the last response. May wait for the
-        question that is under way, so it is not for an event loop."""
+        """Stops polling a request, which must not be polled after its last response. May wait for a
+        running poll, so it must not be called in an event loop."""
         with self._lock:
             self._watched.pop(id(request), None)
 
@@ -43,10 +43,10 @@ class DisconnectPoller:
         while True:
             begun_s = time.monotonic()
             for key in list(self._watched):
-                self._ask(key)
+                self._poll(key)
             time.sleep(max(_INTERVAL_S, _SHARE * (time.monotonic() - begun_s)))
 
-    def _ask(self, key: int) -> None:
+    def _poll(self, key: int) -> None:
         with self._lock:
             if (watched := self._watched.get(key)) is None:
                 return

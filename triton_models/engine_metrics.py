@@ -1,4 +1,4 @@
-"""Where the step engine's metrics come from."""
+"""The sources of the step engine's metrics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from triton_models.state import EngineStatus
 def engine_sources(
     service: DetailService, events: EventPublisher, state: Callable[[], EngineStatus]
 ) -> Mapping[str, Source]:
-    """Sources that any thread may read.
+    """Thread-safe sources.
 
     Args:
-        state: what the engine's loop said last of what it is doing.
+        state: returns the engine's last status.
     """
     engine, detail, texts = service.engine.stats, service.stats, service.texts
 

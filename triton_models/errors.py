@@ -1,11 +1,11 @@
-"""Errors of a server's configuration, and the root of all errors that an operator sees."""
+"""Errors of a server's configuration, and the root of all errors for an operator."""
 
 from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Root of the errors of configuring and supervising a server; the message is for an
-    operator: what to do."""
+    """Root of the errors of configuring and supervising a server; the message is for an operator
+    and has the remedy."""
 
 
 class KeyFileError(ServingError):
@@ -13,4 +13,4 @@ class KeyFileError(ServingError):
 
 
 class TracingError(ServingError):
-    """Traces are configured, and the packages that send them are missing."""
+    """Traces are configured, but the packages that send them are missing."""

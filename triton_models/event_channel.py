@@ -1,8 +1,8 @@
-"""Events from the step engine to the front end of streams, over a Unix socket of this start.
+"""Events from the step engine to the front end of streams, over a Unix socket.
 
-Triton passes a request's answer on when all of it is there. What happens before goes past it, over
-a socket in the server's folder of states. Frames are a head (two lengths), JSON, and bytes: uint8
-pixels. Events may be lost where they are not read in time; the engine never waits for a reader.
+Triton sends a response of an ensemble only when it is complete. So events are sent over a socket in
+the server's folder of states. A frame is a head (two lengths), JSON, and bytes of uint8 pixels.
+Events that are not read in time are lost; the engine never waits for a reader.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ log = logging.getLogger(__name__)
 END = "end"
 """The event of the message after the last one of a request."""
 EventHandler = Callable[[dict[str, Any], bytes], None]
-"""Takes one message: its fields, and its pixels."""
+"""Called with a message's fields and pixels."""
 
 _SOCKET = "events"
 _HEAD = struct.Struct("!II")
 _MOST_JSON_BYTES = 1 << 16
 _MOST_PIXEL_BYTES = 1 << 28
 _MOST_WAITING = 20_000
-"""Messages."""
+"""Most waiting messages."""
 _MOST_WAITING_BYTES = 128 << 20
-"""Of pixels that wait."""
+"""Most bytes of waiting pixels."""
 _AGAIN_S = 0.5
 
 
@@ -66,7 +66,7 @@ class _Message:
         return 0 if self.pixels is None else int(self.pixels.nbytes)
 
     def frame(self) -> tuple[bytes, bytes]:
-        """To be made beside the engine's loop: pixels on a GPU are waited for here."""
+        """The frame; not to be called in the engine's loop, since it waits for a GPU's pixels."""
         fields, pixels = dict(self.fields), self.pixels
         body = b""
         if pixels is not None:
@@ -78,10 +78,10 @@ class _Message:
 
 
 class EventPublisher:
-    """The engine's end: takes events at once and sends them from a thread of its own.
+    """The engine's end: queues events without waiting and sends them in a thread.
 
-    Of messages with the same key only the newest waits, at the place of the oldest. Beyond so many,
-    and so many bytes of pixels, new ones are lost.
+    A message replaces a waiting one with the same key, at its position. Above a number of messages
+    and of bytes of pixels, new ones are lost.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -90,7 +90,7 @@ class EventPublisher:
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self.lost = 0
-        """Since the start."""
+        """Messages lost since the start."""
         if path is not None:
             threading.Thread(target=self._run, name="events", daemon=True).start()
 
@@ -100,10 +100,10 @@ class EventPublisher:
         fields: Mapping[str, Any],
         pixels: ByteArray | torch.Tensor | None = None,
     ) -> None:
-        """Takes an event; may be called from any thread.
+        """Queues an event; thread-safe.
 
         Args:
-            pixels: uint8 ``[h, w, 3]``, on any device; not to be changed any more.
+            pixels: uint8 ``[h, w, 3]``, on any device; must not be changed afterwards.
         """
         message = _Message(fields, pixels)
         with self._changed:
@@ -157,7 +157,7 @@ class EventPublisher:
         connection.sendall(body)
 
     def _forget(self) -> None:
-        """What waits, and what was just being sent."""
+        """Drops the waiting messages and the one that was being sent."""
         with self._changed:
             self.lost += 1 + len(self._waiting)
             self._waiting.clear()
@@ -176,22 +176,22 @@ class EventSubscriber:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listens from now on."""
+        """Starts to listen."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)  # of a process before this one
+            self._path.unlink(missing_ok=True)  # of an earlier process
             self._server = await asyncio.start_unix_server(self._serve, self._path)
             self._path.chmod(0o600)
 
     def subscribe(self, token: str, handler: EventHandler) -> None:
-        """From now on the handler is called with the events of that token, in the event loop."""
+        """Calls the handler with the events of a token, in the event loop."""
         self._handlers[token] = handler
 
     def unsubscribe(self, token: str) -> None:
-        """Events of that token are dropped from now on."""
+        """Drops further events of a token."""
         self._handlers.pop(token, None)
 
     def __len__(self) -> int:
-        """Tokens with a handler."""
+        """The number of tokens with a handler."""
         return len(self._handlers)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,7 +206,7 @@ class EventSubscriber:
                 if handler is not None:
                     handler(fields, pixels)
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
-            pass  # asyncio's own callback cannot take a cancelled one, as at the loop's end
+            pass  # asyncio's own callback fails on a cancelled task, as at the loop's end
         except Exception:
             log.exception("a message of the engine cannot be read")
         finally:
@@ -217,7 +217,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes]:
     """One frame.
 
     Raises:
-        ValueError: it is longer than any can be, or no JSON.
+        ValueError: it is too long, or no JSON.
     """
     json_bytes, pixel_bytes = _HEAD.unpack(await reader.readexactly(_HEAD.size))
     if json_bytes > _MOST_JSON_BYTES or pixel_bytes > _MOST_PIXEL_BYTES:

@@ -1,9 +1,8 @@
-"""Sending one stream's events: in order, the newest of each kind, and bounded in bytes whether or
-not the client reads.
+"""Sends one stream's events in order, the newest of each kind, with bounded bytes.
 
-Triton accepts every response at once and keeps it until the client reads: it does not report how
-many it keeps. So what may be left out, steps and previews, is sent at a pace that bounds their
-bytes: some 100 kB/s for 20 s, then less and less often, 2 MB for every further e-fold of the time.
+Triton accepts every response at once and keeps it until the client reads it, without reporting how
+many it keeps. So steps and previews, which may be dropped, are sent at a pace that bounds their
+bytes: about 100 kB/s for 20 s, then less often, 2 MB for every further e-fold of the time.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ log = logging.getLogger(__name__)
 
 _LEAST_GAP_S = 0.02
 _GAP_OF_AGE = 1e-3
-"""Of the time since the request came, where that is more."""
+"""Gap between events as a fraction of the request's age, if that is longer."""
 _GAP_BYTES = 2048
-"""What a gap pays for."""
+"""Bytes that may be sent per gap."""
 _SETTLE_S = 1.0
-"""For the last events of a request that has ended to arrive."""
+"""Wait for the last events of an ended request."""
 _PACED = ("step", "preview")
 
 
@@ -48,7 +47,7 @@ def _encoders() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True)
 class _Due:
-    """An event's fields but for those that all have, and its picture's pixels."""
+    """An event's own fields, and its picture's pixels."""
 
     fields: dict[str, Any]
     pixels: bytes = b""
@@ -62,8 +61,8 @@ class EventWriter:
     """Sends one request's events; to be used from one event loop.
 
     Args:
-        front_end: whose threads send.
-        sender: Triton's, of the request's responses.
+        front_end: its threads send the responses.
+        sender: Triton's sender of the request's responses.
     """
 
     def __init__(self, front_end: FrontEnd, request: Any, sender: Any, request_id: str) -> None:
@@ -83,18 +82,18 @@ class EventWriter:
         self._pump: asyncio.Task[None] | None = None
 
     def restart(self) -> None:
-        """The request is sent to the stages, or once more: steps from before are obsolete."""
+        """Drops waiting steps and previews: the request is sent to the stages again."""
         self._settled.clear()
         self._paced.clear()
 
     def queued(self, position: int, estimate_s: float | None) -> None:
-        """The request waits for a place among those in flight."""
+        """Queues the event that the request waits for a place in flight."""
         estimate_s = None if estimate_s is None else round(estimate_s, 3)
         fields = {"event": "queued", "position": position, "estimate_s": estimate_s}
         self._put(_Due(fields))
 
     def take(self, fields: dict[str, Any], pixels: bytes) -> None:
-        """Takes an event of the engine."""
+        """Queues an event of the engine."""
         event = fields["event"]
         if event == END:
             self._settled.set()
@@ -117,7 +116,7 @@ class EventWriter:
             self._pump = asyncio.ensure_future(self._run())
 
     async def end(self, event: str, tensors: Sequence[Any] = (), **fields: Any) -> None:
-        """Sends what is due, then the last event with its tensors; never raises."""
+        """Sends the waiting events, then the last one with its tensors; never raises."""
         is_cancelled = fields.get("error", {}).get("code") == "CANCELLED"
         if self._has_engine_events and not is_cancelled:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -171,7 +170,7 @@ class EventWriter:
             self._not_before_s = now_s + gap_s * max(1.0, size_bytes / _GAP_BYTES)
 
     def _response(self, fields: dict[str, Any], tensors: Sequence[Any]) -> Any:
-        """An event's response; its number is the next one.
+        """An event's response with the next number.
 
         Raises:
             ValidationError: the fields are not those of the event.

@@ -1,9 +1,9 @@
-"""The front ends: what every request from outside passes on its way to the stages and back.
+"""The front ends: they receive every client's request and call the stages.
 
-Triton reports only to the model that a client calls that the client has gone or that its deadline
-has passed; steps of an ensemble do not learn of it. So this model stands in front of the ensemble:
-it bounds what is in flight, has the stages drop what no caller waits for, and repeats what was lost
-with a stage's process.
+Triton reports a disconnected client or a passed deadline only to the model that the client calls,
+not to the steps of an ensemble. So this model is called before the ensemble: it bounds the requests
+in flight, cancels those without a caller in the stages, and repeats calls that were lost with a
+stage's process.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NEW_PROCESS_S = 30.0
-"""How long a request waits for a dead process's successor, the time in the queue aside."""
+"""Limit of a request's wait for a new process after a death, without its time in the queue."""
 _ENDLESS_S = 1e9
-"""A time-out beyond this is none: microseconds up to 2⁶⁴ − 1 may be asked for."""
+"""A larger time-out counts as none: microseconds up to 2⁶⁴ − 1 are allowed."""
 _TRIES = 2
-"""A request whose process dies is sent once more."""
+"""A request is repeated once if its process dies."""
 _MOST_LOGGED = 200
 """Characters of an error in the log."""
 _REPORT_S = 5.0
-"""Between two reports of a request that waits."""
+"""Between two reports of a waiting request."""
 _READERS = 2
 """Threads that check requests."""
 _SENDERS = 8
@@ -67,10 +67,7 @@ _SENDERS = 8
 
 @dataclass(eq=False)
 class ClientRequest:
-    """A request from outside.
-
-    ``interrupted`` gets the error that ends it before its answer, whatever it waits for.
-    """
+    """A client's request; ``interrupted`` gets the error that ends it before its response."""
 
     request: Any
     request_id: str
@@ -79,13 +76,13 @@ class ClientRequest:
     arrived_s: float = field(default_factory=time.monotonic)
     span: Span = field(default_factory=Span, kw_only=True)
     code: ErrorCode | None = field(default=None, kw_only=True)
-    """Of the error that it has ended with."""
+    """Code of its error, if it has failed."""
     cause: str = field(default="", kw_only=True)
-    """Message of that error."""
+    """Message of its error."""
     cancelled: bool = field(default=False, kw_only=True)
-    """By a call."""
+    """Whether a call cancelled it."""
     is_waiting: bool = field(default=False, kw_only=True)
-    """For a place among those in flight."""
+    """Whether it waits for a place in flight."""
     interrupted: asyncio.Future[None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +93,7 @@ class ClientRequest:
         """Ends the request with this error, unless it has ended."""
         if not self.interrupted.done():
             self.interrupted.set_exception(error)
-            self.interrupted.exception()  # it need not be waited for
+            self.interrupted.exception()  # marks it as retrieved
 
     async def until(self, work: Awaitable[T]) -> T:
         """The result of the work, which is cancelled if the request is interrupted.
@@ -119,19 +116,19 @@ class ClientRequest:
         raise AssertionError("interrupted without an error")
 
     def parameters(self, token: str) -> Mapping[str, str]:
-        """Further parameters of the stages, for a call under this token."""
+        """Further parameters of the stages for a call with this token."""
         return self.span.parameters()
 
     def report_waiting(self, in_flight: InFlight, cost: RequestCost) -> None:
-        """Called while the request waits for a place, now and every few seconds."""
+        """Called when the request starts to wait for a place, and every few seconds."""
 
 
 class FrontEnd:
-    """To be made and used in one event loop.
+    """A front end; to be created and used in one event loop.
 
     Args:
         pipelines: by name.
-        keys: API keys of those who may call; None: everybody may.
+        keys: the API keys; None: no key is required.
     """
 
     def __init__(
@@ -150,24 +147,25 @@ class FrontEnd:
         self.in_flight = InFlight(limits)
         self.stages = StageCalls(self.in_flight, RequestRegistry.of_environment())
         self.arrived = 0
-        """Requests since the start, the canary's not."""
+        """Requests since the start, without canaries."""
         self._live: set[ClientRequest] = set()
         self._drain: Drain | None = None
         self._retry_after = RetryAfter()
         self._disconnects = DisconnectPoller()
         self._senders = ThreadPoolExecutor(_SENDERS, "responses")
         self._readers = ThreadPoolExecutor(_READERS, "checks")
-        # A call holds one of these until it is answered; one that is lost holds it for good.
+        # A call uses one of these threads until it is answered; a lost call never frees it.
         calls = ThreadPoolExecutor(POOL_THREADS, "calls")
         asyncio.get_running_loop().set_default_executor(calls)
 
     @property
     def pending(self) -> int:
-        """Requests that are not answered yet, the canary's not."""
+        """Unanswered requests without canaries."""
         return sum(not each.is_canary for each in self._live)
 
     def drain(self, order: Drain | None) -> None:
-        """Follows an order: new and waiting requests are refused, then those in flight ended."""
+        """Executes an order: "refuse" refuses new and waiting requests, "end" also ends those in
+        flight."""
         if order == self._drain:
             return
         self._drain = order
@@ -176,14 +174,14 @@ class FrontEnd:
                 each.interrupt(StoppingError())
 
     async def answer(self, request: Any, sender: Any) -> None:
-        """Answers a request that takes one response; never raises."""
-        asked = ClientRequest(request, stub.id_of(request))
-        with self.attending(asked):
+        """Answers a request with one response; never raises."""
+        incoming = ClientRequest(request, stub.id_of(request))
+        with self.attending(incoming):
             try:
-                self.authenticate(asked)
-                response = pb_utils.InferenceResponse(await self.run(asked))
+                self.authenticate(incoming)
+                response = pb_utils.InferenceResponse(await self.run(incoming))
             except Exception as error:
-                response = stub.refused(self.fail(asked, error))
+                response = stub.refused(self.fail(incoming, error))
             await self.send_last(request, sender, response)
 
     async def send(self, sender: Any, response: Any, flags: int = 0) -> None:
@@ -201,29 +199,31 @@ class FrontEnd:
         await asyncio.get_running_loop().run_in_executor(self._senders, work)
 
     @contextlib.contextmanager
-    def attending(self, asked: ClientRequest, *, is_order: bool = False) -> Iterator[None]:
-        """From a request's arrival to its end: counted, traced and logged.
+    def attending(self, incoming: ClientRequest, *, is_order: bool = False) -> Iterator[None]:
+        """Counts, traces and logs a request, from its arrival to the end of the block.
 
         Args:
-            is_order: whether it only cancels another one, which is logged where it fails.
+            is_order: whether it only cancels another one; then only a failure is logged.
         """
-        request_id = asked.request_id
-        self.arrived += not asked.is_canary
+        request_id = incoming.request_id
+        self.arrived += not incoming.is_canary
         with (
-            self.tracing.span(self.stats.model, asked.request, is_front_end=True) as asked.span,
-            about(request_id, asked.span.trace_id),
+            self.tracing.span(
+                self.stats.model, incoming.request, is_front_end=True
+            ) as incoming.span,
+            about(request_id, incoming.span.trace_id),
         ):
             yield
-            taken_s, code = time.monotonic() - asked.arrived_s, asked.code
-            asked.span.note(request_id=request_id, code=code)
+            taken_s, code = time.monotonic() - incoming.arrived_s, incoming.code
+            incoming.span.note(request_id=request_id, code=code)
             if code is not None:
-                asked.span.fail(code)
+                incoming.span.fail(code)
             elif is_order:
                 return
-            self.stats.ended(taken_s, code, asked=asked.cancelled)
-            level = logging.DEBUG if asked.is_canary else logging.INFO
+            self.stats.ended(taken_s, code, by_call=incoming.cancelled)
+            level = logging.DEBUG if incoming.is_canary else logging.INFO
             fields = {"model": self.stats.model, "code": code or "OK", "seconds": round(taken_s, 6)}
-            what, cause = code or "answered", f": {asked.cause}" if code else ""
+            what, cause = code or "answered", f": {incoming.cause}" if code else ""
             extra = {FIELDS: fields}
             log.log(
                 level,
@@ -235,23 +235,23 @@ class FrontEnd:
                 extra=extra,
             )
 
-    def authenticate(self, asked: ClientRequest) -> str | None:
-        """Whose key came with a request; None where no key is required.
+    def authenticate(self, incoming: ClientRequest) -> str | None:
+        """The name of a request's API key; None if no key is required.
 
         Raises:
             ContractError: UNAUTHENTICATED.
         """
         if self.keys is None:
             return None
-        name = self.keys.check(asked.request.parameters())
+        name = self.keys.check(incoming.request.parameters())
         level = logging.DEBUG if name == CANARY else logging.INFO
-        log.log(level, "request %r: key %r", asked.request_id, name)
+        log.log(level, "request %r: key %r", incoming.request_id, name)
         return name
 
-    def fail(self, asked: ClientRequest, error: BaseException) -> ErrorDetail:
-        """The request has ended with this error; returns what its caller gets."""
-        detail = stub.error_detail(error, asked.request_id)
-        asked.code = detail.code
+    def fail(self, incoming: ClientRequest, error: BaseException) -> ErrorDetail:
+        """Records the error of a request; returns the error for its caller."""
+        detail = stub.error_detail(error, incoming.request_id)
+        incoming.code = detail.code
         if detail.retry_after_s is not None:
             if detail.message.startswith(OverloadedError.WHY):
                 after_s = self._retry_after(detail.retry_after_s, self.in_flight.interval_s)
@@ -264,79 +264,85 @@ class FrontEnd:
             }
             detail = detail.model_copy(update=changed)
         text = f"{detail.field}: {detail.message}" if detail.field else detail.message
-        asked.cause = " ".join(text.split())[:_MOST_LOGGED]
+        incoming.cause = " ".join(text.split())[:_MOST_LOGGED]
         return detail
 
-    async def run(self, asked: ClientRequest) -> list[Any]:
+    async def run(self, incoming: ClientRequest) -> list[Any]:
         """The stages' output tensors.
 
         Raises:
-            ContractError: the stages' own refusal.
-            Exception: what else ended the request, for :meth:`fail`.
+            ContractError: the stages have refused the request.
+            Exception: another error, for :meth:`fail`.
         """
         if self._drain is not None:
             raise StoppingError
-        timeout_s = asked.request.timeout() / 1e6 or math.inf
+        timeout_s = incoming.request.timeout() / 1e6 or math.inf
         deadline_s = time.time() + timeout_s if timeout_s < _ENDLESS_S else math.inf
-        with self._interruptible(asked, timeout_s):
-            cost = await asked.until(self._check(asked))
+        with self._interruptible(incoming, timeout_s):
+            cost = await incoming.until(self._check(incoming))
             if self._drain is not None:  # ordered meanwhile
                 raise StoppingError
-            if asked.is_canary:  # a full server is ready
-                return await self._run(asked, cost, deadline_s)
-            with self.in_flight.accepted(cost, stub.size_bytes(asked.request)):
-                return await self._run(asked, cost, deadline_s)
+            if incoming.is_canary:  # not bounded, since a full server is ready
+                return await self._run(incoming, cost, deadline_s)
+            with self.in_flight.accepted(cost, stub.size_bytes(incoming.request)):
+                return await self._run(incoming, cost, deadline_s)
 
     @contextlib.contextmanager
-    def _interruptible(self, asked: ClientRequest, timeout_s: float) -> Iterator[None]:
-        """Inside, the request ends at its deadline, when its caller goes, and by a drain."""
+    def _interruptible(self, incoming: ClientRequest, timeout_s: float) -> Iterator[None]:
+        """A context in which the request is ended by its deadline, its caller or a drain."""
         loop = asyncio.get_running_loop()
 
-        def gone() -> None:
+        def cancel() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(asked.interrupt, CancelledByClientError())
+                loop.call_soon_threadsafe(incoming.interrupt, CancelledByClientError())
 
         timer = None
         if timeout_s < _ENDLESS_S:
-            timer = loop.call_later(timeout_s, asked.interrupt, DeadlineExceededError())
-        self._live.add(asked)
-        self._disconnects.add(asked.request, gone)
+            timer = loop.call_later(timeout_s, incoming.interrupt, DeadlineExceededError())
+        self._live.add(incoming)
+        self._disconnects.add(incoming.request, cancel)
         try:
             yield
         finally:
-            self._live.discard(asked)
+            self._live.discard(incoming)
             if timer is not None:
                 timer.cancel()
 
-    async def _check(self, asked: ClientRequest) -> RequestCost:
-        """Refuses what is wrong with a request before it waits for anything.
+    async def _check(self, incoming: ClientRequest) -> RequestCost:
+        """Checks a request before it waits for anything.
 
         Raises:
             ContractError: as :func:`preprocessing.prepare.check`.
         """
 
         def work() -> RequestCost:
-            inputs = stub.inputs(asked.request)
+            inputs = stub.inputs(incoming.request)
             return RequestCost.of(check(inputs, pipelines=self.pipelines, limits=self.limits))
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def _run(self, asked: ClientRequest, cost: RequestCost, deadline_s: float) -> list[Any]:
-        """Through the stages, and again if a process dies with it."""
+    async def _run(
+        self, incoming: ClientRequest, cost: RequestCost, deadline_s: float
+    ) -> list[Any]:
+        """Calls the stages, and again if a process dies during the call."""
         deaths, missing_s = 0, 0.0
         while True:
             waited_s = -time.monotonic()
             try:
-                await asked.until(self.stages.until_alive(_NEW_PROCESS_S - missing_s))
+                await incoming.until(self.stages.until_alive(_NEW_PROCESS_S - missing_s))
             except asyncio.TimeoutError:
                 raise LostError from None
             waited_s += time.monotonic()
-            place = await asked.until(self._place(asked, cost))
+            place = await incoming.until(self._place(incoming, cost))
             waited_s -= time.monotonic()
             try:
-                return await asked.until(
+                return await incoming.until(
                     self.stages.run(
-                        asked.request, asked.request_id, place, deadline_s, asked.parameters
+                        incoming.request,
+                        incoming.request_id,
+                        place,
+                        deadline_s,
+                        incoming.parameters,
                     )
                 )
             except ProcessDiedError as died:
@@ -345,16 +351,16 @@ class FrontEnd:
                     raise LostError from None
                 waited_s += time.monotonic() + LOOK_S
                 missing_s = 0.0 if died.has_begun else missing_s + waited_s
-            await asked.until(asyncio.sleep(LOOK_S))
+            await incoming.until(asyncio.sleep(LOOK_S))
 
-    async def _place(self, asked: ClientRequest, cost: RequestCost) -> Place:
-        """A place among those in flight, when it is the request's turn."""
-        placing = asyncio.ensure_future(self.in_flight.place(cost, asked.arrived_s))
-        asked.is_waiting = True
+    async def _place(self, incoming: ClientRequest, cost: RequestCost) -> Place:
+        """Waits for a place in flight."""
+        placing = asyncio.ensure_future(self.in_flight.place(cost, incoming.arrived_s))
+        incoming.is_waiting = True
         try:
             limit_s = 0.0
             while not (await asyncio.wait({placing}, timeout=limit_s))[0]:
-                asked.report_waiting(self.in_flight, cost)
+                incoming.report_waiting(self.in_flight, cost)
                 limit_s = _REPORT_S
             return placing.result()
         except asyncio.CancelledError:
@@ -363,11 +369,11 @@ class FrontEnd:
             placing.cancel()
             raise
         finally:
-            asked.is_waiting = False
+            incoming.is_waiting = False
 
 
 def _send(sender: Any, response: Any, flags: int) -> None:
     try:
         sender.send(response, flags=flags)
-    except Exception as error:  # to a client that has gone
+    except Exception as error:  # the client has disconnected
         log.debug("a response cannot be sent: %s", error)

@@ -1,4 +1,4 @@
-"""What both front ends are as Triton models: an event loop in a thread of its own.
+"""The base of both front ends' Triton models: an event loop in a thread.
 
 ``execute`` returns at once; responses are sent from threads.
 """
@@ -44,20 +44,20 @@ class FrontEndModel(ABC):
         self._tracing.close()
 
     async def open(self) -> None:
-        """What is done in the event loop before the first request."""
+        """Called in the event loop before the first request."""
         stats, keys = FrontEndStats(self._name), keys_of_environment()
         self.front_end = FrontEnd(stub.pipelines(), stub.limits(), stats, keys, self._tracing)
 
     @abstractmethod
     async def answer(self, request: Any, sender: Any) -> None:
-        """Sends all responses to a request, the last one flagged as such; never raises."""
+        """Sends all responses to a request, with a flag on the last one; never raises."""
 
     def followed(self) -> int:
-        """Requests that are subscribed to the engine's events."""
+        """The number of requests that are subscribed to the engine's events."""
         return 0
 
     def sources(self) -> dict[str, Source]:
-        """Of its metrics."""
+        """The sources of its metrics."""
         front_end, stats = self.front_end, self.front_end.stats
         return {
             "segs_requests_answered_total": stats.answered.values,
@@ -85,7 +85,7 @@ class FrontEndModel(ABC):
         await asyncio.gather(self.front_end.stages.watch(), self._heartbeat.run(self._report))
 
     def _report(self) -> None:
-        """Reads orders, and writes what the front end is doing."""
+        """Reads orders and writes the status."""
         front_end = self.front_end
         front_end.drain(state.drain_order())
         state.write_status(

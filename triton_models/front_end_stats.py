@@ -1,4 +1,4 @@
-"""What a front end counts: how its requests ended."""
+"""A front end's counters of ended requests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ REFUSED: tuple[ErrorCode, ...] = (
     "NOT_FOUND",
     "UNAVAILABLE",
 )
-"""The caller has to correct the request, or to send it again later."""
+"""Codes of requests that the caller has to correct or to send again later."""
 FAILED: tuple[ErrorCode, ...] = ("DEADLINE_EXCEEDED", "INTERNAL")
-"""It ended while it was in flight."""
+"""Codes of requests that failed in flight."""
 
 
 class FrontEndStats:
-    """Counters since the start, and what requests took.
+    """Counters since the start, and durations of requests.
 
     Args:
         model: the front end's.
@@ -31,21 +31,23 @@ class FrontEndStats:
         self.failed = Counter([(model, code) for code in FAILED])
         """By code."""
         self.cancelled = Counter([(model, cause) for cause in ("gone", "asked")])
-        """By cause: the client has gone, or a call asked for it."""
+        """By cause: the client has disconnected, or a call has cancelled the request."""
         self.seconds = Observations()
 
-    def ended(self, seconds: float, code: ErrorCode | None = None, *, asked: bool = False) -> None:
-        """Takes in a request's end.
+    def ended(
+        self, seconds: float, code: ErrorCode | None = None, *, by_call: bool = False
+    ) -> None:
+        """Counts an ended request.
 
         Args:
             code: of its error; None: it has a result.
-            asked: whether a call cancelled it.
+            by_call: whether a call cancelled it.
         """
         self.seconds.add(seconds, self.model)
         if code is None:
             self.answered.add(self.model)
         elif code == "CANCELLED":
-            self.cancelled.add(self.model, "asked" if asked else "gone")
+            self.cancelled.add(self.model, "asked" if by_call else "gone")
         elif code in REFUSED:
             self.refused.add(self.model, code)
         else:

@@ -1,9 +1,9 @@
-"""How many requests a front end has inside Triton's calls, and the order in which others follow.
+"""Bounds a front end's requests in flight, and orders the waiting ones.
 
-Triton gives a Python model a fixed pool of threads. A call to another model holds one of them until
-it is answered, and sending a response takes one too, first in, first out: a model that fills its
-pool with calls cannot answer. So the calls are bounded well below the pool, and all other
-requests wait in the event loop, where they cost nothing and can be cancelled or expire.
+Triton gives a Python model a fixed pool of threads. A call of another model uses one of them until
+it is answered, and sending a response needs one, too: a model that fills its pool with calls cannot
+answer. So the calls are bounded well below the pool, and all other requests wait in the event loop,
+where they cost nothing and can be cancelled or expire.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from request_plan.refusals import OverloadedError
 from triton_models.request_cost import RequestCost
 
 POOL_THREADS = 64
-"""Of each Python model: Triton's ``--backend-config=python,thread-pool-size``."""
+"""Threads of each Python model: Triton's ``--backend-config=python,thread-pool-size``."""
 RESERVED_THREADS = 16
-"""Of these, for responses and metrics."""
+"""Threads for responses and metrics."""
 MOST_CALLS = 24
-"""In flight at once. What is left of the pool makes up for calls that are lost with a stage's
-process, whose threads never return."""
+"""Most requests in flight. The rest of the pool is for calls that are lost with a stage's process:
+their threads never return."""
 LOST_LIMIT = POOL_THREADS - RESERVED_THREADS - MOST_CALLS
-"""Beyond so many lost calls the server has to be started again."""
+"""With more lost calls, the server has to be restarted."""
 EXPRESS_CALLS = 4
-"""Of the calls in flight, kept for small requests."""
+"""Places in flight that are kept for small requests."""
 _SMALL = 0.25
-"""A request of at most so much of the mean work in flight is small."""
+"""A request is small up to this fraction of the mean work in flight."""
 _OVERTAKEN = 8.0
-"""Others overtake a waiting request for at most so many times what it takes."""
+"""Others overtake a waiting request for at most this many times its own duration."""
 _LEAST_COUNT = 10
-"""Of requests that have ended, before anything is estimated by them: the first to end are the
-smallest, and those in flight are half done."""
+"""Ended requests before the first estimate: the first to end are the smallest, and those in flight
+are half done."""
 _DECAY = 0.95
-"""Of what was measured, for each request that ends."""
+"""Decay of the measurements for each ended request."""
 
 
 @dataclass(eq=False)
 class Place:
-    """A request's place among those in flight."""
+    """A request's place in flight."""
 
     cost: RequestCost
     is_express: bool = False
-    """One of those that are kept for small requests."""
+    """Whether it is one of those for small requests."""
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class _Waiter:
 
 
 class _Free:
-    """The places that are free, while they are given away in the order of turns.
+    """The free places during one dispatch.
 
     Args:
         limit: of places.
@@ -79,13 +79,13 @@ class _Free:
 
     @property
     def is_none(self) -> bool:
-        """Whether no place is free."""
+        """Whether no place is left."""
         return self._plain + self._express <= 0
 
     def take(self, cost: RequestCost) -> Place | None:
         """A place for the next request; None if it has to wait."""
         if cost.is_large and cost.picture_bytes > self._large_bytes:
-            self._large_bytes = -math.inf  # or others would go before it again and again
+            self._large_bytes = -math.inf  # else others could overtake it forever
             return None
         is_express = self._plain <= 0
         if is_express and (cost.is_large or cost.work > self._small_work):
@@ -107,7 +107,7 @@ class InFlight:
 
     Args:
         limits: ``max_requests``, ``max_message_bytes``, ``max_queue_s`` and
-            ``max_in_flight_bytes`` of it; a request that is alone is always accepted.
+            ``max_in_flight_bytes`` are used. If there is no other request, a request is accepted.
         clock: seconds.
     """
 
@@ -117,13 +117,13 @@ class InFlight:
         self._held: set[Place] = set()
         self._waiting: list[_Waiter] = []
         self.requests = 0
-        """Accepted and not answered yet."""
+        """Accepted and unanswered requests."""
         self.message_bytes = 0
-        """Of their tensors, as they came."""
+        """Bytes of their tensors, as received."""
         self.lost = 0
         """Calls that never end."""
-        # Measured while requests wait or are refused, as only then the stages are as fast as they
-        # can be, and none has a large picture.
+        # Measured only while requests wait or are refused and none has a large picture: only then
+        # the stages are as fast as possible.
         self._done_work = 0.0
         self._done_count = 0.0
         self._busy_s = 0.0
@@ -146,11 +146,11 @@ class InFlight:
 
     @contextlib.contextmanager
     def accepted(self, cost: RequestCost, message_bytes: int) -> Iterator[None]:
-        """Counts a request from its arrival until it is answered.
+        """Counts a request inside the context, from its arrival to its response.
 
         Raises:
-            OverloadedError: it would be too much; ``retry_after_s`` is the time until there is
-                room, by estimate.
+            OverloadedError: a limit would be exceeded; ``retry_after_s`` is the estimated time
+                until it is not.
         """
         self._check(cost, message_bytes)
         self._measure()
@@ -176,8 +176,8 @@ class InFlight:
             raise OverloadedError(queue_s - limits.max_queue_s, "max_queue_s")
 
     def _wait_s(self, costs: Iterable[RequestCost]) -> float | None:
-        """Seconds until these and half of what is in flight are done, as measured; None if nothing
-        was measured yet."""
+        """Estimated seconds until these requests and half of those in flight are done; None without
+        measurements."""
         own_s = [self._own_s(each) for each in costs]
         held_s = [self._own_s(place.cost) for place in self._held]
         return sum(own_s) + sum(held_s) / 2 if self._is_measured else None
@@ -188,21 +188,21 @@ class InFlight:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds that the waiting requests take, by estimate."""
+        """Estimated seconds of the waiting requests."""
         return sum(self._own_s(waiter.cost) for waiter in self._waiting)
 
     def _own_s(self, cost: RequestCost) -> float:
-        """Seconds that a request takes of the stages' time."""
+        """Seconds of the stages' time that a request takes."""
         rate = self._busy_s / self._done_work if self._is_measured else 0.0
         return cost.work * rate + cost.picture_s
 
     @property
     def interval_s(self) -> float:
-        """Mean seconds between two requests that end, while there is work."""
+        """Mean seconds between the ends of two requests under load."""
         return self._busy_s / self._done_count if self._is_measured else 1.0
 
     def standing(self, cost: RequestCost, arrived_s: float) -> tuple[int, float | None]:
-        """How many requests go before a waiting one, and how long it takes to its end."""
+        """The number of requests before a waiting one, and the seconds until its end."""
         turn_s = self._turn_s(cost, arrived_s)
         ahead = [each.cost for each in self._waiting if each.turn_s < turn_s]
         return len(self._held) + len(ahead), self._wait_s([cost, *ahead])
@@ -213,9 +213,9 @@ class InFlight:
     async def place(self, cost: RequestCost, arrived_s: float) -> Place:
         """Waits for a place; :meth:`release` or :meth:`lose` has to follow.
 
-        The order is that of arrival, each time later by eight times what the request takes (a
-        quarter of that at high priority, four times that at low). Four places are kept for small
-        requests. Large pictures in flight are bounded by their bytes.
+        The order is that of the arrival time plus eight times the request's duration (a quarter of
+        that at high priority, four times that at low). Four places are kept for small requests.
+        Large pictures in flight are bounded by their bytes.
 
         Args:
             arrived_s: by the clock.
@@ -236,7 +236,7 @@ class InFlight:
             raise
 
     def _dispatch(self) -> None:
-        """Gives free places to those whose turn it is."""
+        """Gives free places to waiting requests in their order."""
         free = _Free(self._held, self.limit, self._limits.max_in_flight_bytes)
         left = []
         for number, waiter in enumerate(self._waiting):
@@ -253,8 +253,8 @@ class InFlight:
         self._waiting = left
 
     def _measure(self) -> bool:
-        """Counts the time since it was called last, if it shows how fast the networks are; whether
-        it does."""
+        """Counts the time since the last call if the stages were fully used; returns whether they
+        were."""
         now_s = self._clock()
         is_full = bool(self._waiting) or self.requests >= self._limits.max_requests
         is_measured = is_full and not any(each.cost.is_large for each in self._held)
@@ -267,7 +267,7 @@ class InFlight:
         """Frees a place.
 
         Args:
-            done: whether the request was worked on to its end.
+            done: whether the request was done to its end.
         """
         if self._measure() and done:
             self._done_work = _DECAY * (self._done_work + place.cost.work)
@@ -277,6 +277,6 @@ class InFlight:
         self._dispatch()
 
     def lose(self, place: Place) -> None:
-        """Frees a place whose call never ends: its thread of the pool is lost."""
+        """Frees the place of a lost call, which never frees its thread."""
         self.lost += 1
         self.release(place)

@@ -1,8 +1,8 @@
-"""The token of this start, which calls from within the server carry, and clients' calls do not.
+"""The token of this start, a parameter of calls between the server's models.
 
-The models behind the front ends can be called by any client of the port; Triton cannot hide them,
-and what they accept was checked by those in front of them. So calls between our models carry a
-random token, which stands in their environment only, and a call without it is refused.
+Any client can call the models behind the front ends, which Triton cannot hide and which do not
+check their inputs again. So calls between the models have a random token, which is only in their
+environment; calls without it are refused.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ INTERNAL = "inside"
 
 
 def internal_parameters() -> dict[str, str]:
-    """Request parameters of a call from one of our models to another."""
+    """Request parameters of a call from one model to another."""
     token = os.environ.get(environment.INTERNAL_TOKEN)
     return {INTERNAL: token} if token else {}
 
 
 def is_internal(parameters: str) -> bool:
-    """Whether a request carries the token of this start.
+    """Whether a request has the token of this start.
 
     Args:
-        parameters: of the request as Triton gives them: the text of a JSON object.
+        parameters: of the request, as Triton's JSON text.
     """
     token = os.environ.get(environment.INTERNAL_TOKEN)
     given = read_parameters(parameters).get(INTERNAL)
@@ -38,7 +38,7 @@ def is_internal(parameters: str) -> bool:
 
 
 def check_internal(parameters: str) -> None:
-    """Refuses a call from outside; where no token is set, every call is accepted.
+    """Refuses a client's call; without a configured token, every call is accepted.
 
     Raises:
         ContractError: UNAUTHENTICATED.
@@ -53,8 +53,7 @@ def _is_same(given: str, token: str) -> bool:
 
 
 def read_parameters(text: str) -> dict[str, Any]:
-    """A request's parameters as Triton gives them, the text of a JSON object; none where that is
-    broken by what a client put in."""
+    """A request's parameters from Triton's JSON text; empty if a client's values break the JSON."""
     try:
         named = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -63,8 +62,8 @@ def read_parameters(text: str) -> dict[str, Any]:
 
 
 def count_warm_up(config: Mapping[str, Any]) -> int:
-    """How many requests Triton itself sends an instance of a model before it is ready, from its
-    config as JSON gives it; they carry no parameters."""
+    """The number of warm-up requests that Triton sends to an instance, by the model's config; they
+    have no parameters."""
     return sum(
         max(1, int(sample.get("count", 0))) * max(1, int(sample.get("batch_size", 0)))
         for sample in config.get("model_warmup", ())

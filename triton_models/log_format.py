@@ -1,4 +1,4 @@
-"""Log lines as JSON, one object each, with the request that they are about."""
+"""Log lines as JSON objects with the ids of their request."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 FORMATS = ("text", "json")
 TEXT_FORMAT = "%(levelname)s %(name)s %(message)s"
-"""Of the Python models' log lines, so that the supervisor reads their level."""
+"""Format of the Python models' log lines, from which the supervisor reads the level."""
 FIELDS = "fields"
-"""Attribute of a log record: further members of its object."""
+"""Attribute of a log record with further members of its object."""
 
 _ABOUT: ContextVar[Mapping[str, str] | None] = ContextVar("about", default=None)
 
 
 @contextlib.contextmanager
 def about(request_id: str, trace_id: str | None = None) -> Iterator[None]:
-    """Whatever is logged in the block, and in tasks begun in it, is about this request."""
+    """Adds the request's ids to all log lines of the block and of tasks started in it."""
     named = {"request_id": request_id}
     if trace_id is not None:
         named["trace_id"] = trace_id
@@ -33,8 +33,8 @@ def about(request_id: str, trace_id: str | None = None) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """``time`` (UTC), ``level``, ``logger``, ``message``; ``request_id`` and ``trace_id`` where it
-    is about a request; ``exception`` where there is one; what the record's ``fields`` have."""
+    """Formats ``time`` (UTC), ``level``, ``logger``, ``message``, the record's ``fields``, and if
+    present ``request_id``, ``trace_id`` and ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
         created = datetime.fromtimestamp(record.created, timezone.utc)
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def parse_json_line(line: str) -> dict[str, Any] | None:
-    """The object of a line that :class:`JsonFormatter` wrote; None for any other."""
+    """The object of a line of :class:`JsonFormatter`; None for another line."""
     if not line.startswith('{"time":'):
         return None
     try:

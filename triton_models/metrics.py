@@ -1,13 +1,12 @@
-"""Metrics of the Python models, on Triton's own page for Prometheus.
+"""Metrics of the Python models on Triton's page for Prometheus.
 
-One table of all metrics, and who publishes them: a thread of each process, once a second. What is
-counted is counted in plain Python where it happens; a call of Triton's takes microseconds, and the
-step engine makes none.
+A thread of each process publishes its metrics once a second. Values are counted in plain Python: a
+call of Triton's metrics takes microseconds, and the step engine makes none.
 
-Tried on tritonserver 2.51: processes that make the same family and labels write to one series,
-whose increments add up; so counters of models with several processes need no label for that. A
-series outlives the process that wrote it, killed or loaded again, and its successor goes on from
-there; so what is published are increments since the process's own start, and no counter falls.
+In tritonserver, processes with the same family and labels write to one series, whose increments add
+up; so counters of models with several processes need no label for the process. A series outlives
+its process, and a new process continues it; so increments since the process's start are published,
+and no counter falls.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 PUBLISH_S = 1.0
 _AT_ONCE = 16
-"""Measurements published without a pause: in Triton's call, 9 µs, other threads wait."""
+"""Measurements published without a pause: Triton's call blocks other threads for 9 µs."""
 _BATCH_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STAGE_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _FILL = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -38,7 +37,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its kind, its meaning, its labels in their order, a histogram's bounds."""
+    """A metric's kind, meaning and labels, and a histogram's bounds."""
 
     kind: Kind
     meaning: str
@@ -49,11 +48,11 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     # The front ends'.
     "segs_requests_answered_total": Metric(
-        "counter", "Requests with a result, the canary's among them.", ("model",)
+        "counter", "Requests with a result, canaries included.", ("model",)
     ),
     "segs_requests_refused_total": Metric(
         "counter",
-        "Requests that were not done: the caller has to correct them, or to send them again.",
+        "Requests that were refused: the caller has to correct them or to send them again.",
         ("model", "code"),
     ),
     "segs_errors_total": Metric(
@@ -61,32 +60,32 @@ METRICS: Mapping[str, Metric] = {
     ),
     "segs_requests_cancelled_total": Metric(
         "counter",
-        "Requests that were cancelled: the client has gone, or a call asked for it.",
+        "Cancelled requests: the client has disconnected (gone), or a call cancelled it (asked).",
         ("model", "cause"),
     ),
     "segs_request_seconds": Metric(
-        "histogram", "From a request's arrival to its end, however it ended.", ("model",), _STAGE_S
+        "histogram", "From a request's arrival to its end or error.", ("model",), _STAGE_S
     ),
     "segs_requests_in_flight": Metric(
-        "gauge", "Requests that a front end has in the stages.", ("model",)
+        "gauge", "Requests of a front end in the stages.", ("model",)
     ),
     "segs_requests_waiting": Metric(
         "gauge", "Requests that wait in a front end for a place in flight.", ("model",)
     ),
     "segs_waiting_seconds": Metric(
-        "gauge", "Seconds that the waiting requests of a front end take, by estimate.", ("model",)
+        "gauge", "Estimated seconds of the waiting requests of a front end.", ("model",)
     ),
     "segs_streams_followed": Metric(
         "gauge", "Streams that are subscribed to the step engine's events."
     ),
     "segs_calls_lost_total": Metric(
         "counter",
-        "Calls that Triton will never end, as a stage's process died with them.",
+        "Calls that never end because a stage's process died with them.",
         ("model",),
     ),
     # The step engine's.
     "segs_queue_seconds": Metric(
-        "gauge", "Device seconds until all requests in the step engine are done, by estimate."
+        "gauge", "Estimated device seconds until all requests in the step engine are done."
     ),
     "segs_live": Metric("gauge", "SEGs that are being sampled."),
     "segs_queued": Metric("gauge", "SEGs of requests in the step engine that wait for a place."),
@@ -95,7 +94,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "segs_batch_fill_ratio": Metric(
         "histogram",
-        "Rows of a batch to the most that its network takes of that shape.",
+        "Rows of a batch over the network's limit for this shape.",
         ("network", "shape"),
         _FILL,
     ),
@@ -108,12 +107,12 @@ METRICS: Mapping[str, Metric] = {
     ),
     "segs_cache_requests_total": Metric(
         "counter",
-        "Prompts' encodings and crops' latents that were needed, and were there already or not.",
+        "Uses of prompts' encodings and crops' latents: cached or not.",
         ("cache", "result"),
     ),
-    "segs_text_cache_bytes": Metric("gauge", "Memory of the encoded prompts that are kept."),
+    "segs_text_cache_bytes": Metric("gauge", "Memory of the cached encoded prompts."),
     "segs_events_lost_total": Metric(
-        "counter", "Events of streams that were dropped, as the subscriber was too slow or gone."
+        "counter", "Dropped events of streams: the subscriber was too slow or disconnected."
     ),
     # Of several stages.
     "segs_stage_seconds": Metric(
@@ -124,10 +123,10 @@ METRICS: Mapping[str, Metric] = {
         _STAGE_S,
     ),
     "segs_segments_total": Metric(
-        "counter", "Passes of SEGs in answers, by what became of them.", ("status",)
+        "counter", "Passes of SEGs in responses, by their status.", ("status",)
     ),
 }
-"""Name → what it is. The meanings are Prometheus' help texts, and the rows of docs/metrics.md."""
+"""Metrics by name. The meanings are Prometheus' help texts and the rows of docs/metrics.md."""
 
 Source = Callable[[], Mapping[Labels, float]] | Observations
 """A counter's sums since the process's start, a gauge's values, or a histogram's measurements."""
@@ -136,10 +135,10 @@ MetricFamily = Any
 
 
 class Publisher:
-    """Tells Triton what has changed; to be used from one thread.
+    """Publishes changed values to Triton; to be used from one thread.
 
     Args:
-        family: makes a metric's family, of its name.
+        family: returns a metric's family by its name.
         sources: of the metrics, by name.
     """
 
@@ -149,35 +148,35 @@ class Publisher:
         self._sources = sources
         self._families = {name: family(name) for name in sources}
         self._series: dict[tuple[str, Labels], Any] = {}
-        self._told: dict[tuple[str, Labels], float] = {}
+        self._published: dict[tuple[str, Labels], float] = {}
         for source in sources.values():
             if isinstance(source, Observations):
                 source.wanted = True
 
     def publish(self) -> None:
-        """What has changed since the last time."""
+        """Publishes the changes since the last call."""
         for name, source in self._sources.items():
             if isinstance(source, Observations):
                 self._observe(name, source)
                 continue
             for labels, value in source().items():
-                self._tell(name, labels, value)
+                self._update(name, labels, value)
 
     def _observe(self, name: str, source: Observations) -> None:
         for number, (value, labels) in enumerate(source.take(), start=1):
             self._one(name, labels).observe(value)
             if number % _AT_ONCE == 0:
-                time.sleep(0)  # lets the engine's thread go on
+                time.sleep(0)  # lets the engine's thread run
 
-    def _tell(self, name: str, labels: Labels, value: float) -> None:
-        before = self._told.get((name, labels))
+    def _update(self, name: str, labels: Labels, value: float) -> None:
+        before = self._published.get((name, labels))
         if value == before:
             return
         if METRICS[name].kind == "gauge":
             self._one(name, labels).set(value)
         else:
             self._one(name, labels).increment(value - (before or 0.0))
-        self._told[name, labels] = value
+        self._published[name, labels] = value
 
     def _one(self, name: str, labels: Labels) -> Any:
         """The series of these labels."""
@@ -192,7 +191,7 @@ class Publisher:
 
 
 def start_publishing(sources: Mapping[str, Source]) -> None:
-    """Publishes them from a thread of its own, for good; does nothing where their port is closed.
+    """Publishes the sources in a thread, unless the metrics' port is closed.
 
     To be called in a stub.
     """
@@ -207,8 +206,8 @@ def start_publishing(sources: Mapping[str, Source]) -> None:
 
     if missing := [name for name, kind in known.items() if kind is None]:
         log.warning("this tritonserver cannot publish %s", ", ".join(missing))
-    left = {name: source for name, source in sources.items() if name not in missing}
-    publisher = Publisher(make, left)
+    published = {name: source for name, source in sources.items() if name not in missing}
+    publisher = Publisher(make, published)
     threading.Thread(target=_publish, args=(publisher,), name="metrics", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The engine's networks as Triton models, called from within the server (BLS)."""
+"""Calls of the networks' Triton models from the step engine (BLS)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from triton_models.internal_token import internal_parameters
 log = logging.getLogger(__name__)
 
 _NEW_PROCESS_S = 60.0
-"""How long a batch waits for a dead process's successor; a network takes its time to load."""
+"""Limit of a batch's wait for the replacement of a dead process, which has to load the network."""
 _PAUSE_S = 0.2
 _RAN_S = 4.0
-"""Triton answers for a process that is missing after a second, and each call in line before takes
-as long; a call that took longer had begun."""
+"""A longer call had reached its process: for a missing process Triton answers after a second, and
+so for each call queued before."""
 _TRIES = 3
-"""A batch that takes its network's process down with it does so no more often."""
+"""A batch is not repeated after this many deaths of its network's process."""
 
 
 class NetworkError(Exception):
@@ -33,7 +33,7 @@ class NetworkError(Exception):
 
 
 class TritonNetworks:
-    """Runs batches on Triton models of this server; tensors pass by DLPack, without copies on
+    """Runs batches on Triton models of this server; tensors are passed by DLPack, without copies on
     a GPU.
 
     Args:
@@ -44,11 +44,11 @@ class TritonNetworks:
         self._outputs = outputs
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:
-        """One batch; again, if the model's process dies meanwhile and another takes its place.
+        """Runs a batch, and again if the model's process dies and is replaced.
 
         Raises:
-            LostError: there was no other in time.
-            NetworkError: with the model's own message.
+            LostError: the process was not replaced in time.
+            NetworkError: with the model's message.
             StoppingError: the server is being stopped.
         """
         deaths, until_s = 0, math.inf
@@ -58,14 +58,14 @@ class TritonNetworks:
             if outputs is not None:
                 return outputs
             ended_s = time.monotonic()
-            if ended_s - begun_s > _RAN_S:  # it had begun: another death, however long it took
+            if ended_s - begun_s > _RAN_S:  # it had reached the process
                 deaths, until_s = deaths + 1, math.inf
             until_s = min(until_s, ended_s + _NEW_PROCESS_S)
             await asyncio.sleep(_PAUSE_S)
         raise LostError
 
     async def _run_once(self, network: str, inputs: Tensors) -> Tensors | None:
-        """One batch; None if the model's process is dead."""
+        """Runs a batch; None if the model's process is dead."""
         request = pb_utils.InferenceRequest(
             model_name=network,
             requested_output_names=list(self._outputs[network]),

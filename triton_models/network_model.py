@@ -1,4 +1,4 @@
-"""What the Python-based backends of networks share: checks, answers and refusals."""
+"""The base of the networks' Python-based backends: checks, responses and errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from triton_models.stub_logging import configure_logging
 
 
 class NetworkSession(Protocol):
-    """A loaded network; tensors by name, of the kind that its backend reads and writes."""
+    """A loaded network with tensors by name, of its backend's kind."""
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
-    def run(self, inputs: Any) -> Mapping[str, Any]:
-        """One batch."""
+    def run(self, inputs: Any) -> Mapping[str, Any]: ...
 
 
 class NetworkModel(ABC):
@@ -34,7 +33,7 @@ class NetworkModel(ABC):
         """Loads the network of this version with the config's parameters.
 
         Raises:
-            ValueError: config and network disagree on their tensors.
+            ValueError: config and network have different tensors.
         """
         configure_logging()
         Heartbeat(args["model_instance_name"]).start_thread()
@@ -56,14 +55,14 @@ class NetworkModel(ABC):
 
     @abstractmethod
     def read(self, tensor: Any) -> Any:
-        """Triton's tensor as the session takes it."""
+        """Converts Triton's tensor to the session's."""
 
     @abstractmethod
     def write(self, name: str, value: Any) -> Any:
-        """The session's result as Triton's tensor."""
+        """Converts the session's result to Triton's tensor."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers each request on its own: merging is the caller's work, who knows the shapes."""
+        """Runs each request separately: the caller has merged calls already."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
@@ -72,9 +71,9 @@ class NetworkModel(ABC):
             inputs = {tensor.name(): self.read(tensor) for tensor in request.inputs()}
             self._rules.check(inputs)
             results = self._session.run(inputs)
-            asked = set(request.requested_output_names())
+            requested = set(request.requested_output_names())
             return pb_utils.InferenceResponse(
-                [self.write(name, results[name]) for name in self._outputs if name in asked]
+                [self.write(name, results[name]) for name in self._outputs if name in requested]
             )
         except ContractError as error:
             return _refusal(error.detail.to_status_message(), pb_utils.TritonError.INVALID_ARG)

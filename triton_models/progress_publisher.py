@@ -1,4 +1,4 @@
-"""How a request goes, as events for the front end of streams."""
+"""Publishes a request's progress as events for the front end of streams."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ProgressPublisher(RequestListener):
-    """Publishes how one request goes; costs the engine's loop some microseconds an event, and a
-    preview the product of its latent's cells with a 3 × c matrix.
+    """Publishes one request's progress. An event takes microseconds of the engine's loop; a preview
+    also takes the product of its latent's cells with a 3 × c matrix.
 
     Args:
         token: of the request.
@@ -30,12 +30,12 @@ class ProgressPublisher(RequestListener):
     token: str
     plan: Plan
     colours: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Of previews, where there are any: factors and bias, where the latents live."""
+    """Factors and bias of previews on the latents' device, if there are previews."""
     _broken: bool = field(default=False)
-    """Whether a preview failed: no others then."""
+    """Whether a preview has failed; then there are no others."""
 
     def accepted(self, position: int, estimate_s: float | None, pipeline: Pipeline) -> None:
-        """It was let in."""
+        """Publishes the admission."""
         plan = self.plan
         spec = pipeline.descriptor.preview
         if spec is not None and plan.request.stream.preview_every:
@@ -54,7 +54,7 @@ class ProgressPublisher(RequestListener):
                     self._put("segment", seg=index, batch_pass=batch_pass, status=seg.skip)
 
     def started(self, index: int, batch_pass: int) -> None:
-        """A pass of a SEG is begun."""
+        """Publishes the start of a pass."""
         seg = self.plan.segs[index]
         crop = seg.crop
         self._put(
@@ -68,7 +68,7 @@ class ProgressPublisher(RequestListener):
         )
 
     def step_listener(self, index: int, batch_pass: int) -> StepListener:
-        """The listener to the steps of a pass."""
+        """The listener of a pass's steps."""
         place = {"seg": index, "batch_pass": batch_pass}
         every = self.plan.request.stream.preview_every
 
@@ -90,14 +90,14 @@ class ProgressPublisher(RequestListener):
             )
             side_px = self.plan.request.stream.preview_size_px
             pixels = preview_pixels(denoised, factors, bias, side_px)
-        except Exception:  # a preview is no reason for a SEG to fail
+        except Exception:  # a preview must not fail the SEG
             self._broken = True
             log.exception("previews of token %s have failed", self.token)
             return
         self._put("preview", pixels, **fields)
 
     def done(self, done: SampledPass) -> None:
-        """A pass of a SEG is done."""
+        """Publishes a finished pass."""
         self._put(
             "segment",
             done.pixels if self.plan.request.stream.segment_pictures else None,
@@ -109,7 +109,7 @@ class ProgressPublisher(RequestListener):
         )
 
     def failed(self, seg: FailedSeg) -> None:
-        """A pass of a SEG has failed."""
+        """Publishes a failed pass."""
         self._put(
             "segment",
             seg=seg.index,
@@ -119,13 +119,13 @@ class ProgressPublisher(RequestListener):
         )
 
     def ended(self) -> None:
-        """Nothing more is published of the request."""
+        """Publishes the end of the request's events."""
         self._put(END)
 
     def _put(
         self, event: str, pixels: ByteArray | torch.Tensor | None = None, /, **fields: Any
     ) -> None:
-        """Of each kind of event the newest is kept, for each SEG's pass and for the request."""
+        """Queues an event; it replaces a waiting one of the same kind, SEG and pass."""
         key = (self.token, event, fields.get("seg"), fields.get("batch_pass"))
         if pixels is not None:
             request = self.plan.request

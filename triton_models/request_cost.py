@@ -1,4 +1,4 @@
-"""What a request will take: front ends order and bound requests by it."""
+"""A request's cost, by which front ends order and bound requests."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from preprocessing.prepare import Checked
 from request_plan.priority import PRIORITY_WEIGHTS
 
 PICTURE_BYTES_PER_S = 50e6
-"""Of pixels, decoded or encoded."""
+"""Bytes of pixels decoded or encoded per second."""
 LARGE_BYTES = 16 << 20
 """Pictures with more bytes of pixels are large."""
 _NETWORK_STEPS = 4.0
-"""What encoding and decoding a SEG take, in steps of the UNet."""
+"""Cost of encoding and decoding a SEG, in steps of the UNet."""
 
 
 @dataclass(frozen=True)
 class RequestCost:
-    """What a request will take.
+    """A request's cost.
 
     Args:
-        work: of the networks: megapixel-steps, and a share for encoding and decoding SEGs.
+        work: of the networks in megapixel-steps, with encoding and decoding of SEGs.
         picture_bytes: of all its pictures, decoded to uint8.
         weight: of its priority.
     """
@@ -31,17 +31,17 @@ class RequestCost:
 
     @classmethod
     def of(cls, checked: Checked) -> RequestCost:
-        """The cost of a request that was checked."""
+        """The cost of a checked request."""
         survey = checked.survey
         work = survey.work + _NETWORK_STEPS * survey.sampled_pixels / 1e6
         return cls(work, checked.picture_bytes, PRIORITY_WEIGHTS[checked.request.priority])
 
     @property
     def picture_s(self) -> float:
-        """Seconds that decoding and encoding the pictures take, roughly."""
+        """Approximate seconds of decoding and encoding the pictures."""
         return self.picture_bytes / PICTURE_BYTES_PER_S
 
     @property
     def is_large(self) -> bool:
-        """Whether its pictures are large together."""
+        """Whether its pictures together are large."""
         return self.picture_bytes > LARGE_BYTES

@@ -1,10 +1,10 @@
-"""Which process holds a request of the stages, and whether it is cancelled, as files.
+"""Files that contain the process of each request in the stages, and whether it is cancelled.
 
-Triton passes on neither cancellations nor deaths: a step of an ensemble does not learn that its
-caller has gone, and a call that was inside a process when that died never ends. So a front end
-notes each call under its token, each stage notes its process there, and a cancellation is a file,
-which waits behind nothing. (Files in memory: a write takes 20 µs. In a server without a supervisor
-there is no folder, and cancelled requests are worked on to their end.)
+Triton reports neither cancellations nor deaths: a step of an ensemble is not notified of a
+disconnected caller, and a call inside a process that dies never ends. So a front end gives each
+call a token, each stage writes its process id into the token's file, and a cancellation is a file.
+(The files are in memory; a write takes 20 µs. A server without a supervisor has no such folder, and
+does cancelled requests to their end.)
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _CANCELLED = "cancelled"
 
 @dataclass(frozen=True)
 class RequestRegistry:
-    """The requests that are inside the stages, by token.
+    """The requests in the stages, by token.
 
     Args:
-        place: the folder of states; None: nothing is noted.
+        place: the folder of states; None: nothing is written.
     """
 
     place: Path | None
@@ -40,37 +40,37 @@ class RequestRegistry:
         return registry
 
     def enter(self, token: str) -> None:
-        """A stage takes the request: from now on it is inside this process."""
+        """Records that the request is in this process."""
         if self.place is not None:
-            with contextlib.suppress(OSError):  # no room in memory: a death is noticed later
+            with contextlib.suppress(OSError):  # no memory left: a death is noticed later
                 (self.place / _REQUESTS / token).write_text(str(os.getpid()))
 
     def process_of(self, token: str) -> int | None:
-        """The process that took the request last; None if none has."""
+        """The last process that recorded the request, if any."""
         if self.place is not None:
             with contextlib.suppress(OSError, ValueError):
                 return int((self.place / _REQUESTS / token).read_text())
         return None
 
     def cancel(self, token: str) -> None:
-        """The stages are to drop the request."""
+        """Marks the request as cancelled, so that the stages drop it."""
         if self.place is not None:
-            with contextlib.suppress(OSError):  # no room: it is worked on to its end
+            with contextlib.suppress(OSError):  # no memory left: it is done to its end
                 (self.place / _CANCELLED / token).touch()
 
     def is_cancelled(self, token: str) -> bool:
-        """Whether the request is to be dropped."""
+        """Whether the request is cancelled."""
         return self.place is not None and (self.place / _CANCELLED / token).exists()
 
     def cancelled(self) -> frozenset[str]:
-        """All tokens that are to be dropped; takes some microseconds where there are few."""
+        """The tokens of all cancelled requests; takes microseconds."""
         if self.place is not None:
             with contextlib.suppress(OSError):
                 return frozenset(os.listdir(self.place / _CANCELLED))  # noqa: PTH208 - names only
         return frozenset()
 
     def forget(self, token: str) -> None:
-        """The call has ended."""
+        """Removes the files of an ended call."""
         if self.place is not None:
             for name in (_REQUESTS, _CANCELLED):
                 with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""When refused callers should try again: :class:`RetryAfter`."""
+"""The retry time of refused requests: :class:`RetryAfter`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 FLOOR_S = 0.5
 MOST_S = 60.0
-"""Less than many an estimate: others may leave, and estimates err."""
+"""Upper limit, below many estimates: other requests may be cancelled, and estimates err."""
 _SPREAD = 0.25
-"""Of the time, at random on top of it, so that a crowd does not come back together."""
+"""Random part added to the time, so that refused callers do not retry at the same time."""
 _MOST_TOLD = 10_000
 
 
 class RetryAfter:
-    """Estimates when there will be room for a refused request, behind all that were refused before
-    it and are not back yet.
+    """Estimates when there will be room for a refused request, after all earlier refused ones that
+    have not been sent again.
 
     Args:
         clock: seconds.
@@ -32,14 +32,14 @@ class RetryAfter:
         self._clock = clock
         self._draw = draw
         self._due_s: list[float] = []
-        """When those that were refused come again."""
+        """Retry times of refused requests."""
 
     def __call__(self, room_s: float, interval_s: float) -> float:
-        """Seconds until the caller should come again, :data:`FLOOR_S` at least.
+        """Seconds until the caller should retry, at least :data:`FLOOR_S`.
 
         Args:
-            room_s: until there is room for one request, by estimate.
-            interval_s: from then on, until there is room for one more.
+            room_s: estimated time until there is room for one request.
+            interval_s: further time until there is room for one more.
         """
         now_s = self._clock()
         del self._due_s[: bisect.bisect_right(self._due_s, now_s)]
@@ -50,5 +50,5 @@ class RetryAfter:
         return wait_s
 
     def spread(self, wait_s: float) -> float:
-        """A time that differs from caller to caller, never shorter."""
+        """The time plus a random part."""
         return max(wait_s, FLOOR_S) * (1 + _SPREAD * self._draw())

@@ -1,21 +1,21 @@
-"""What becomes of each SEG of a traced request, as spans: its parts, its steps, its batches.
+"""Spans for each SEG of a traced request: its stages, steps and batches.
 
 ::
 
     segs_detailer            the front end; from the client's span, if it has one
     ├── prepare
     ├── sample
-    │   └── seg              one pass of a SEG, from when it has a place
+    │   └── seg              one pass of a SEG, after it got a place
     │       ├── encode       its prompts and its crop
     │       │   └── batch    a call of a network, from the batch's start to its end
-    │       ├── step         from the end of the one before; waiting is in it
+    │       ├── step         from the end of the last one, waiting included
     │       │   └── batch
     │       └── decode
     │           └── batch
     └── composite
 
-While the request is under way only times are noted, a microsecond each; the spans are made of them
-at its end, by a thread that the step engine does not wait for.
+During the request only times are recorded, a microsecond each; a thread makes the spans after its
+end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Stretch:
 
 @dataclass
 class _Pass:
-    """A pass of a SEG: its stretches, of which the last one may be under way."""
+    """A pass of a SEG: its stretches, of which the last one may be running."""
 
     stretches: list[_Stretch]
     values: dict[str, Any]
@@ -70,7 +70,7 @@ class _Pass:
     failed: str | None = None
 
     def begin(self, name: str) -> None:
-        """What is under way ends, and the next begins."""
+        """Ends the running stretch and begins the next."""
         now_ns = time.time_ns()
         self.stretches[-1].end_ns = now_ns
         self.stretches.append(_Stretch(name, now_ns))
@@ -81,7 +81,7 @@ class _Pass:
 
 
 class SegSpans(RequestListener):
-    """Notes how one request goes.
+    """Records the spans of one request.
 
     Args:
         within: the request's span in this process.
@@ -94,7 +94,7 @@ class SegSpans(RequestListener):
         self._passes: dict[tuple[int, int], _Pass] = {}
 
     def started(self, index: int, batch_pass: int) -> None:
-        """A pass of a SEG is begun."""
+        """Records the start of a pass."""
         seg = self._plan.segs[index]
         values: dict[str, Any] = {"seg": index, "pass": batch_pass, "steps": seg.steps}
         if seg.crop is not None:
@@ -103,19 +103,19 @@ class SegSpans(RequestListener):
         self._passes[index, batch_pass] = one
 
     def entered(self, index: int, batch_pass: int, part: PassStage) -> None:
-        """A pass goes on with this part."""
+        """Records the start of a stage."""
         one = self._passes[index, batch_pass]
         if part == "sample":
             one.begin("step")
             return
-        # What a sampler does after its last step's answer belongs to that step.
+        # The sampler's work after its last step's outputs belongs to this step.
         last = one.stretches[-1]
         if last.name == "step" and not last.values and not last.batches:
             one.stretches.pop()
         one.begin("decode")
 
     def step_listener(self, index: int, batch_pass: int) -> StepListener:
-        """The listener to the steps of a pass."""
+        """The listener of a pass's steps."""
         one = self._passes[index, batch_pass]
 
         def step_listener(step: Step) -> None:
@@ -125,22 +125,22 @@ class SegSpans(RequestListener):
         return step_listener
 
     def batch_listener(self, index: int, batch_pass: int) -> BatchListener:
-        """The listener to the batches of a pass."""
+        """The listener of a pass's batches."""
         one = self._passes[index, batch_pass]
-        return lambda seen: one.stretches[-1].batches.append(seen)
+        return lambda batch: one.stretches[-1].batches.append(batch)
 
     def done(self, done: SampledPass) -> None:
-        """A pass of a SEG is done."""
+        """Records the end of a pass."""
         one = self._passes[done.seg, done.batch_pass]
         one.values["steps_run"] = done.steps_run
         one.end()
 
     def failed(self, seg: FailedSeg) -> None:
-        """A pass of a SEG has failed."""
+        """Records a failed pass."""
         self._passes[seg.index, seg.batch_pass].end(seg.error.code)
 
     def ended(self) -> None:
-        """Nothing more is recorded of the request."""
+        """Makes the spans of the request."""
         for one in self._passes.values():
             if not one.end_ns:  # the request ended before it
                 one.end("CANCELLED")
@@ -166,7 +166,7 @@ class SegSpans(RequestListener):
                     "batch_rows": batch.batch_rows,
                     "batch_calls": batch.batch_calls,
                     "batch_requests": batch.batch_requests,
-                    "waited_ms": round((batch.begun_ns - batch.asked_ns) / _NS_PER_MS, 3),
+                    "waited_ms": round((batch.begun_ns - batch.queued_ns) / _NS_PER_MS, 3),
                 }
                 failed = None if batch.answered else "failed"
                 add(span, "batch", batch.begun_ns, batch.ended_ns, values, failed=failed)

@@ -1,4 +1,4 @@
-"""Calls of the ensemble of stages, and what becomes of them when a stage's process dies."""
+"""Calls of the ensemble of stages, with detection of calls lost with a stage's process."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ log = logging.getLogger(__name__)
 
 STAGES = "segs_detailer_stages"
 TOKEN = "token"
-"""Parameter of a request's stages: its name in the registry."""
+"""Parameter of a call of the stages: its name in the registry."""
 FOLLOWED = "followed"
-"""Parameter of a request's stages: a front end subscribes to its events."""
+"""Parameter of a call of the stages: a front end has subscribed to its events."""
 OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
-"""Of the stages."""
+"""Outputs of the stages."""
 LOOK_S = 0.1
-"""Between two looks at the stages' processes."""
+"""Between two checks of the stages' processes."""
 _LOST_LOOKS = 3
-"""A call that is still inside a dead process at so many looks is lost. (At the first one the next
-stage may not have taken it yet.)"""
+"""A call that is still in a dead process at this number of checks is lost. (At the first check, the
+next stage may not have recorded it yet.)"""
 
 
 class ProcessDiedError(Exception):
     """A stage's process died with the call, or is missing.
 
     Args:
-        has_begun: whether the request was inside the process.
+        has_begun: whether the request was in the process.
     """
 
     def __init__(self, *, has_begun: bool) -> None:
@@ -74,7 +74,7 @@ class StageCalls:
         """Waits until each stage has its processes.
 
         Raises:
-            asyncio.TimeoutError: they have not, for so long.
+            asyncio.TimeoutError: not within ``limit_s``.
         """
         await asyncio.wait_for(self._are_alive.wait(), limit_s)
 
@@ -87,14 +87,14 @@ class StageCalls:
         parameters: Callable[[str], Mapping[str, str]],
     ) -> list[Any]:
         """Calls the stages once and returns their output tensors. If it is cancelled, the stages
-        drop the request; the place is freed when the call has ended.
+        drop the request. The place is freed when the call has ended.
 
         Args:
             deadline_s: by ``time.time()``.
-            parameters: further ones of the stages, of the call's token.
+            parameters: returns further parameters of the stages for the call's token.
 
         Raises:
-            ContractError: the stages' own refusal.
+            ContractError: the stages have refused the request.
             ProcessDiedError: the request may be sent again.
             StoppingError: the server is being stopped.
             RuntimeError: another error of Triton's.
@@ -103,7 +103,7 @@ class StageCalls:
         try:
             await asyncio.wait({call.answer, call.lost}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            if call.token in self._calls:  # else it has ended, and its file would stay for good
+            if call.token in self._calls:  # else its file would never be removed
                 self._registry.cancel(call.token)
             raise
         if not call.answer.done():
@@ -121,11 +121,11 @@ class StageCalls:
         token = uuid.uuid4().hex
         left_s = deadline_s - time.time()
         try:
-            asked = [name for name in request.requested_output_names() if name in OUTPUTS]
+            requested = [name for name in request.requested_output_names() if name in OUTPUTS]
             answer = asyncio.ensure_future(
                 pb_utils.InferenceRequest(
                     model_name=STAGES,
-                    requested_output_names=asked or list(OUTPUTS),
+                    requested_output_names=requested or list(OUTPUTS),
                     inputs=request.inputs(),
                     request_id=request_id,
                     timeout=0 if left_s == math.inf else max(1, int(left_s * 1e6)),
@@ -141,14 +141,13 @@ class StageCalls:
         return call
 
     def _end(self, call: _Call) -> None:
-        """Triton has answered."""
         self._registry.forget(call.token)
         failed = call.answer.exception() is not None or call.answer.result().has_error()
         if self._calls.pop(call.token, None) is not None:
             self._in_flight.release(call.place, done=not failed)
 
     async def watch(self) -> None:
-        """Looks at the stages' processes, for good."""
+        """Checks the stages' processes until cancelled."""
         while True:
             if all_alive(STAGE_MODELS):
                 self._are_alive.set()
@@ -163,7 +162,7 @@ class StageCalls:
             await asyncio.sleep(LOOK_S)
 
     def _lose(self, call: _Call) -> None:
-        """A call will never end, as the process that it was inside has died."""
+        """Ends a call that was in a dead process and will never be answered."""
         del self._calls[call.token]
         self._registry.forget(call.token)
         self._in_flight.lose(call.place)

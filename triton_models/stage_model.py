@@ -1,4 +1,4 @@
-"""What the stages prepare and composite have in common as Triton models.
+"""The common base of the Triton models prepare and composite.
 
 ``execute`` returns at once; threads do the work and send the responses.
 """
@@ -33,15 +33,15 @@ _SMALL_THREADS = 2
 
 
 class StageWork(NamedTuple):
-    """The rest of a request's work: what returns its output tensors by name, and the bytes of the
-    pixels that it is about."""
+    """The rest of a request's work: a function that returns its output tensors by name, and the
+    bytes of its pixels."""
 
     run: Callable[[], dict[str, stub.StubTensor]]
     picture_bytes: int
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _StageRequest:
     request: Any
     sender: Any
     token: str
@@ -49,7 +49,7 @@ class _Asked:
 
     @property
     def deadline_s(self) -> float | None:
-        """``time.time()`` at which the answer is of no use."""
+        """``time.time()`` of the request's deadline."""
         timeout_us = self.request.timeout()
         return self.start_ns / 1e9 + timeout_us / 1e6 if timeout_us else None
 
@@ -58,14 +58,14 @@ class StageModel(ABC):
     """Base of their ``TritonPythonModel``."""
 
     name: ClassVar[str]
-    """Of the stage, in metrics and traces."""
+    """The stage's name in metrics and traces."""
 
     def initialize(self, args: dict[str, str]) -> None:
         configure_logging()
         self._tracing = Tracing.of_environment()
         self._registry = RequestRegistry.of_environment()
-        # Large pictures have threads of their own, so that small ones do not wait for them; the
-        # front ends bound both.
+        # Separate threads for large pictures, so that small ones do not wait for them; the front
+        # ends bound both.
         self._small = ThreadPoolExecutor(_SMALL_THREADS, "small")
         cores = len(os.sched_getaffinity(0))
         self._large = ThreadPoolExecutor(cores, "large", lower_priority, (PICTURE_NICENESS,))
@@ -74,15 +74,15 @@ class StageModel(ABC):
         Heartbeat(args["model_instance_name"]).start_thread()
 
     def sources(self) -> dict[str, Source]:
-        """Of further metrics."""
+        """Sources of further metrics."""
         return {}
 
     @abstractmethod
     def begin(self, request: Any, deadline_s: float | None) -> StageWork:
-        """The quick part of the work: reads a request, and refuses it if it is wrong.
+        """The quick part of the work: reads and checks a request.
 
         Raises:
-            ContractError: what is wrong.
+            ContractError: the request is wrong.
         """
 
     def execute(self, requests: list[Any]) -> None:
@@ -91,57 +91,57 @@ class StageModel(ABC):
             try:
                 check_internal(request.parameters())
             except ContractError as error:
-                # Its token is not looked at: it would name a file.
-                self._small.submit(self._refuse, _Asked(request, sender, ""), error)
+                # Its token is not used, since it would be the name of a file.
+                self._small.submit(self._refuse, _StageRequest(request, sender, ""), error)
                 continue
             token = stub.parameter(request, TOKEN) or ""
             if token:
                 self._registry.enter(token)
-            self._small.submit(self._begin, _Asked(request, sender, token))
+            self._small.submit(self._begin, _StageRequest(request, sender, token))
 
     def finalize(self) -> None:
         self._tracing.close()
 
-    def _begin(self, asked: _Asked) -> None:
+    def _begin(self, incoming: _StageRequest) -> None:
         try:
-            self._check(asked)
-            work = self.begin(asked.request, asked.deadline_s)
+            self._check(incoming)
+            work = self.begin(incoming.request, incoming.deadline_s)
         except Exception as error:
-            self._refuse(asked, error)
+            self._refuse(incoming, error)
             return
         threads = self._large if work.picture_bytes > LARGE_BYTES else self._small
-        threads.submit(self._finish, asked, work)
+        threads.submit(self._finish, incoming, work)
 
-    def _refuse(self, asked: _Asked, error: Exception) -> None:
-        with self._span(asked) as span:
+    def _refuse(self, incoming: _StageRequest, error: Exception) -> None:
+        with self._span(incoming) as span:
             span.fail(error)
-            stub.send_last(asked.sender, stub.refusal(error, asked.request.request_id()))
+            stub.send_last(incoming.sender, stub.refusal(error, incoming.request.request_id()))
 
-    def _finish(self, asked: _Asked, work: StageWork) -> None:
-        with self._span(asked) as span:
+    def _finish(self, incoming: _StageRequest, work: StageWork) -> None:
+        with self._span(incoming) as span:
             try:
-                self._check(asked)
+                self._check(incoming)
                 response = stub.answer(**work.run())
             except Exception as error:
                 span.fail(error)
-                response = stub.refusal(error, asked.request.request_id())
-            stub.send_last(asked.sender, response)
+                response = stub.refusal(error, incoming.request.request_id())
+            stub.send_last(incoming.sender, response)
 
-    def _check(self, asked: _Asked) -> None:
+    def _check(self, incoming: _StageRequest) -> None:
         """
         Raises:
-            CancelledByClientError: no caller waits for the answer.
-            DeadlineExceededError: the answer would be late.
+            CancelledByClientError: the request is cancelled.
+            DeadlineExceededError: its deadline has passed.
         """
-        if asked.token and self._registry.is_cancelled(asked.token):
+        if incoming.token and self._registry.is_cancelled(incoming.token):
             raise CancelledByClientError
-        if asked.deadline_s is not None and time.time() >= asked.deadline_s:
+        if incoming.deadline_s is not None and time.time() >= incoming.deadline_s:
             raise DeadlineExceededError
 
     @contextlib.contextmanager
-    def _span(self, asked: _Asked) -> Iterator[Span]:
+    def _span(self, incoming: _StageRequest) -> Iterator[Span]:
         with (
-            self._tracing.span(self.name, asked.request, start_ns=asked.start_ns) as span,
-            about(asked.request.request_id(), span.trace_id),
+            self._tracing.span(self.name, incoming.request, start_ns=incoming.start_ns) as span,
+            about(incoming.request.request_id(), span.trace_id),
         ):
             yield span

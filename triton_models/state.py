@@ -1,9 +1,9 @@
-"""What the server's Python models report to the supervisor and to each other, as files.
+"""Heartbeats, statuses and orders of the server's Python models, as files.
 
-Each process touches its own heartbeat file every second from its main loop: a front end and the
-step engine from their event loop, the others from a thread that needs the interpreter. Front ends
-and the step engine also write a status. All lie in one folder in memory
-(:data:`triton_models.environment.STATE`), which the supervisor watches.
+Each process touches its heartbeat file every second from its main loop: a front end and the step
+engine from their event loop, the others from a thread that needs the interpreter. Front ends and
+the step engine also write a status. All files are in one folder in memory
+(:data:`triton_models.environment.STATE`), which the supervisor reads.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from triton_models import environment, memory
 
 HEARTBEAT_S = 1.0
 ENGINE_MODEL = "sample"
-"""The model that the step engine runs in."""
+"""The model with the step engine."""
 STAGE_MODELS = ("prepare", ENGINE_MODEL, "composite")
 _ENGINE_STATUS = "engine.json"
 _FRONT_END_STATUS = ".front.json"
-"""After the name of the model."""
+"""Suffix after the name of the model."""
 _DRAIN = "drain"
 
 Drain = Literal["refuse", "end"]
-"""What is ordered before a stop: refuse new requests, then end those in flight."""
+"""Orders before a stop: refuse new requests, then end those in flight."""
 
 
 class EngineStatus(BaseModel):
-    """What the step engine is doing."""
+    """The step engine's status."""
 
     model_config = ConfigDict(frozen=True)
 
     requests: int
-    """In flight."""
+    """Requests in flight."""
     answered: int
-    """Since the start, with a result."""
+    """Requests with a result since the start."""
     segs: int = 0
     """SEGs in flight."""
     queued: int = 0
@@ -52,35 +52,35 @@ class EngineStatus(BaseModel):
     queued_s: float = 0.0
     """Device seconds until all requests in flight are done, by estimate."""
     programs: int = 0
-    """Their programs that the engine drives."""
+    """Running programs of these requests."""
     flights: tuple[Flight, ...] = ()
 
 
 class FrontEndStatus(BaseModel):
-    """What a front end is doing."""
+    """A front end's status."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     pending: int
-    """Requests that are not answered yet, waiting ones too, the canary's not."""
+    """Unanswered requests, waiting ones included, without canaries."""
     arrived: int
-    """Since the start, the canary's not."""
+    """Requests since the start, without canaries."""
     lost: int
-    """Calls that Triton never ends, as a stage's process died: each holds memory and a thread."""
+    """Calls that never end because a stage's process died; each keeps memory and a thread."""
     lost_limit: int
-    """Beyond so many the server has to be started again."""
+    """With more lost calls, the server has to be restarted."""
     followed: int = 0
     """Streams that are subscribed to the engine's events."""
 
 
 def model_of(instance: str) -> str:
-    """The model of an instance that Triton named: ``sample_0_0`` → ``sample``."""
+    """The model of an instance by Triton's name: ``sample_0_0`` → ``sample``."""
     return instance.rsplit("_", 2)[0]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process is there and has not ended."""
+    """Whether the process exists and has not ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -95,10 +95,10 @@ def folder() -> Path | None:
 
 
 class Heartbeat:
-    """Touches this process's file, and returns freed memory to the system now and then.
+    """Touches this process's file, and regularly returns freed memory to the system.
 
     Args:
-        instance: name of the model's instance, as Triton gives it.
+        instance: Triton's name of the model's instance.
     """
 
     def __init__(self, instance: str) -> None:
@@ -109,14 +109,14 @@ class Heartbeat:
     def beat(self) -> None:
         """To be called every :data:`HEARTBEAT_S`."""
         self._beats += 1
-        with contextlib.suppress(OSError):  # the folder is gone: the server is being stopped
+        with contextlib.suppress(OSError):  # the folder is removed: the server is being stopped
             if self._path is not None:
                 self._path.touch()
         if self._beats % round(memory.EVERY_S / HEARTBEAT_S) == 0:
             memory.give_back()
 
     async def run(self, report: Callable[[], object]) -> None:
-        """For a process whose main loop is an event loop: beats from it, until cancelled.
+        """Beats from the event loop of this process until cancelled.
 
         Args:
             report: called before each beat.
@@ -127,7 +127,7 @@ class Heartbeat:
             await asyncio.sleep(HEARTBEAT_S)
 
     def start_thread(self) -> None:
-        """For all others: beats from a thread of its own, for good."""
+        """Beats from a thread, for a process without an event loop."""
         self.beat()
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
@@ -138,7 +138,7 @@ class Heartbeat:
 
 
 def all_alive(models: Collection[str]) -> bool:
-    """Whether each of these models has a living process, by their heartbeat files; True in a server
+    """Whether each of these models has a running process, by the heartbeat files; True in a server
     without a supervisor."""
     if (place := folder()) is None:
         return True
@@ -158,12 +158,12 @@ def parse_heartbeat(path: Path) -> tuple[str, int]:
 
 
 def instances(place: Path) -> frozenset[str]:
-    """All instances that have a heartbeat file, alive or not."""
+    """All instances with a heartbeat file, running or not."""
     return frozenset(parse_heartbeat(path)[0] for path in place.glob("*.beat"))
 
 
 def write_status(status: EngineStatus | FrontEndStatus) -> None:
-    """Writes this process's status, which others read whole or not at all."""
+    """Writes this process's status atomically."""
     if (place := folder()) is None:
         return
     name = _ENGINE_STATUS if isinstance(status, EngineStatus) else status.model + _FRONT_END_STATUS
@@ -171,8 +171,8 @@ def write_status(status: EngineStatus | FrontEndStatus) -> None:
     try:
         write_whole(path, text)
     except OSError:
-        # No room for a second file: over the first one, which takes none. (Or the folder is gone,
-        # as the server is being stopped.)
+        # No memory left for a second file: overwrite the first one. (Or the folder is removed
+        # because the server is being stopped.)
         with contextlib.suppress(OSError), path.open("r+") as file:
             file.write(text)
             file.truncate()
@@ -187,7 +187,7 @@ def read_engine(place: Path) -> EngineStatus | None:
 
 
 def remove_engine_status(place: Path) -> None:
-    """For when another process takes the step engine's place."""
+    """Removes the status before the step engine's process is replaced."""
     (place / _ENGINE_STATUS).unlink(missing_ok=True)
 
 
@@ -201,12 +201,12 @@ def read_front_ends(place: Path) -> list[FrontEndStatus]:
 
 
 def order_drain(place: Path, order: Drain) -> None:
-    """Gives front ends and the step engine an order, which they read every second."""
+    """Writes an order, which front ends and the step engine read every second."""
     write_whole(place / _DRAIN, order)
 
 
 def drain_order() -> Drain | None:
-    """The order that was given, if any."""
+    """The current order, if any."""
     place = folder()
     with contextlib.suppress(OSError):
         return None if place is None else cast(Drain, (place / _DRAIN).read_text())
@@ -214,10 +214,10 @@ def drain_order() -> Drain | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that others read meanwhile: the old one or the new one, whole.
+    """Writes a file atomically.
 
     Raises:
-        OSError: it cannot be written; the old one stays.
+        OSError: it cannot be written; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,6 +1,6 @@
-"""The front end of streams: requests whose events are sent while they are worked on.
+"""The front end of streams: requests whose events are sent while they run.
 
-The same passage as :mod:`triton_models.front_end`'s, subscribed to the step engine's events.
+It uses :mod:`triton_models.front_end` and subscribes to the step engine's events.
 Importable in a stub only.
 """
 
@@ -44,7 +44,7 @@ class _StreamRequest(ClientRequest):
         self.writer.queued(*in_flight.standing(cost, self.arrived_s))
 
     def unsubscribe(self) -> None:
-        """From the engine's events."""
+        """Ends the subscription to the engine's events."""
         if self.token is not None:
             self.subscriber.unsubscribe(self.token)
 
@@ -53,7 +53,7 @@ class StreamFrontEnd:
     """Answers the requests of one event loop with events.
 
     Args:
-        front_end: whose passage to the stages is taken.
+        front_end: runs the requests.
         subscriber: to the step engine's events.
     """
 
@@ -67,42 +67,42 @@ class StreamFrontEnd:
         front_end = self._front_end
         request_id = stub.id_of(request)
         writer = EventWriter(front_end, request, sender, request_id)
-        asked = _StreamRequest(request, request_id, writer=writer, subscriber=self._subscriber)
+        incoming = _StreamRequest(request, request_id, writer=writer, subscriber=self._subscriber)
         cancelled_id = stub.parameter(request, CANCEL_PARAMETER)
-        with front_end.attending(asked, is_order=cancelled_id is not None):
+        with front_end.attending(incoming, is_order=cancelled_id is not None):
             try:
-                asked.key = front_end.authenticate(asked)
+                incoming.key = front_end.authenticate(incoming)
                 if cancelled_id is None:
-                    await writer.end("result", await self._detail(asked))
+                    await writer.end("result", await self._detail(incoming))
                 else:
-                    self._cancel(cancelled_id, asked.key)
+                    self._cancel(cancelled_id, incoming.key)
                     await writer.end("cancelled", request_id=cancelled_id)
             except Exception as error:
-                detail = front_end.fail(asked, error)
+                detail = front_end.fail(incoming, error)
                 await writer.end("error", error=detail.model_dump())
             finally:
-                asked.unsubscribe()
+                incoming.unsubscribe()
 
-    async def _detail(self, asked: _StreamRequest) -> list[Any]:
+    async def _detail(self, incoming: _StreamRequest) -> list[Any]:
         """The stages' output tensors."""
-        _check_inputs(asked.request)
-        with self._listed(asked):
-            return await self._front_end.run(asked)
+        _check_inputs(incoming.request)
+        with self._listed(incoming):
+            return await self._front_end.run(incoming)
 
     @contextlib.contextmanager
-    def _listed(self, asked: _StreamRequest) -> Iterator[None]:
-        """Inside, the request can be cancelled by its id."""
-        named = self._live.setdefault(asked.request_id, [])
-        named.append(asked)
+    def _listed(self, incoming: _StreamRequest) -> Iterator[None]:
+        """A context in which the request can be cancelled by its id."""
+        named = self._live.setdefault(incoming.request_id, [])
+        named.append(incoming)
         try:
             yield
         finally:
-            named.remove(asked)
+            named.remove(incoming)
             if not named:
-                del self._live[asked.request_id]
+                del self._live[incoming.request_id]
 
     def _cancel(self, request_id: str, key: str | None) -> None:
-        """Ends the requests of that id, and of the same API key.
+        """Ends the requests with this id and the same API key.
 
         Raises:
             ContractError: NOT_FOUND.
@@ -111,13 +111,13 @@ class StreamFrontEnd:
         if not found:
             message = f"no request {request_id[:80]!r} is under way"
             raise ContractError(ErrorDetail(code="NOT_FOUND", message=message))
-        for asked in found:
-            asked.cancelled = True
-            asked.interrupt(CancelledByClientError("the request was cancelled"))
+        for incoming in found:
+            incoming.cancelled = True
+            incoming.interrupt(CancelledByClientError("the request was cancelled"))
 
 
 def _check_inputs(request: Any) -> None:
-    """Those that only a call that cancels can do without."""
+    """Checks the inputs that all but cancelling calls need."""
     given = {tensor.name() for tensor in request.inputs()}
     for name in _REQUIRED:
         if name not in given:

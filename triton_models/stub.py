@@ -1,4 +1,4 @@
-"""What our models share inside Triton's Python stub: tensors in and out, errors, set-up."""
+"""Functions of the models inside Triton's Python stub: tensors, errors, configuration."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 StubTensor = NDArray[Any] | bytes
 
-# Names of TritonError's codes: it has them only once the stub is running.
+# Names of TritonError's codes, which exist only in a running stub.
 _CODES = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
-    # Not one that callers try again.
+    # A code that callers do not retry.
     "UNAUTHENTICATED": "INVALID_ARG",
     "NOT_FOUND": "NOT_FOUND",
-    # Triton has no such code; clients go by the detail in the message.
+    # Triton has no such code; clients use the detail in the message.
     "DEADLINE_EXCEEDED": "CANCELLED",
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
@@ -39,7 +39,7 @@ _CODES = {
 
 
 def repositories() -> list[Path]:
-    """The folders that hold pipelines."""
+    """The folders with pipelines."""
     value = os.environ.get(environment.REPOSITORIES, "")
     return [Path(part) for part in value.split(os.pathsep) if part]
 
@@ -53,13 +53,13 @@ def limits() -> Limits:
     """The limits of this server.
 
     Raises:
-        ValueError: the variable holds something else.
+        ValueError: the environment variable is invalid.
     """
     return Limits.from_mapping(Limits.read(os.environ.get(environment.LIMITS, "{}")))
 
 
 def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
-    """A flat uint8 input; None where an optional one is missing."""
+    """A flat uint8 input; None if an optional one is missing."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return None
@@ -68,13 +68,13 @@ def flat(request: Any, name: str) -> NDArray[np.uint8] | None:
 
 
 def required(request: Any, name: str) -> NDArray[np.uint8]:
-    """A flat uint8 input that Triton has made sure of."""
+    """A required flat uint8 input."""
     array = flat(request, name)
     return np.empty(0, dtype=np.uint8) if array is None else array
 
 
 def size_bytes(request: Any) -> int:
-    """Of all tensors of a request."""
+    """Bytes of all tensors of a request."""
     arrays = (tensor.as_numpy() for tensor in request.inputs())
     return sum(
         sum(map(len, array.ravel())) if array.dtype == object else array.nbytes for array in arrays
@@ -88,12 +88,12 @@ def text(request: Any, name: str) -> bytes:
 
 
 def id_of(request: Any) -> str:
-    """A request's own id, or a random one."""
+    """A request's id, or a random one."""
     return request.request_id() or uuid.uuid4().hex
 
 
 def parameter(request: Any, name: str) -> str | None:
-    """A text parameter of a request; None where it has none of that name."""
+    """A text parameter of a request; None if it is missing."""
     value = read_parameters(request.parameters()).get(name)
     return value if isinstance(value, str) else None
 
@@ -110,13 +110,13 @@ def inputs(request: Any) -> RequestTensors:
 
 
 def as_flat(text: bytes) -> NDArray[np.uint8]:
-    """Text as a flat uint8 output. (A client may ask Triton to rank an output's values as classes;
-    2.51 divides by the size of one, which is 0 for BYTES, and ends.)"""
+    """Text as a flat uint8 output. (BYTES would be unsafe: if a client requests classification of
+    an output, Triton 2.51 divides by the size of a value, which is 0 for BYTES, and crashes.)"""
     return np.frombuffer(text, np.uint8)
 
 
 def answer(**tensors: StubTensor) -> Any:
-    """A response with these outputs: bytes as BYTES [1], arrays as they are."""
+    """A response with these outputs: bytes as BYTES [1], arrays unchanged."""
     return pb_utils.InferenceResponse(
         [
             pb_utils.Tensor(
@@ -128,8 +128,8 @@ def answer(**tensors: StubTensor) -> Any:
 
 
 def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
-    """What the caller of a failed request gets: what can be corrected; for an internal error an
-    id, under which the log has the trace."""
+    """The error for the caller of a failed request; for an internal error with the id of its
+    traceback in the log."""
     if isinstance(error, ContractError):
         return error.detail.model_copy(update={"request_id": request_id})
     if isinstance(error, DeadlineExceededError):
@@ -147,7 +147,7 @@ def error_detail(error: BaseException, request_id: str) -> ErrorDetail:
 
 
 def send_last(sender: Any, response: Any) -> None:
-    """Sends a request's only response; may block, and raises nothing."""
+    """Sends a request's only response; may block, never raises."""
     try:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except Exception:
@@ -155,7 +155,7 @@ def send_last(sender: Any, response: Any) -> None:
 
 
 def refusal(error: BaseException, request_id: str) -> Any:
-    """The response to a request that failed, with :func:`error_detail`."""
+    """The response to a failed request, with :func:`error_detail`."""
     return refused(error_detail(error, request_id))
 
 

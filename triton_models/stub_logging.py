@@ -1,4 +1,4 @@
-"""Logging inside a Python model of Triton, so that the server's reader sees level and name."""
+"""Logging inside Triton's Python models, with level and name for the supervisor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from triton_models.log_format import TEXT_FORMAT, JsonFormatter
 
 
 def configure_logging() -> None:
-    """Sends the root logger to stderr, at the level and in the format that the server was started
-    with."""
+    """Sends the root logger to stderr with the server's level and format."""
     is_json = os.environ.get(environment.LOG_FORMAT) == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(TEXT_FORMAT))

@@ -1,11 +1,11 @@
-"""OpenTelemetry: what becomes of a request, as spans of one trace through all processes.
+"""OpenTelemetry: a request's spans in one trace through all processes.
 
-Wanted where OpenTelemetry's own variables name a collector: ``OTEL_EXPORTER_OTLP_ENDPOINT``, say
-``http://127.0.0.1:4318``. The others of them (``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER``, …)
-are heeded too. Where it is not wanted, nothing of OpenTelemetry is imported and a span is nothing.
+Enabled if OpenTelemetry's variables name a collector: ``OTEL_EXPORTER_OTLP_ENDPOINT``, for example
+``http://127.0.0.1:4318``. The others (``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER``, …) also
+apply. If it is not enabled, nothing of OpenTelemetry is imported and no span is recorded.
 
-A trace goes on from the caller's by the W3C headers, which Triton hands to the models as
-parameters of the request; from model to model they go the same way.
+A trace continues the caller's by the W3C headers, which Triton passes to the models as parameters
+of the request; calls between models pass them the same way.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _EXPORTERS = {
 }
 _DEFAULTS = {
     "OTEL_SERVICE_NAME": DEFAULT_SERVICE,
-    # A request of many SEGs and steps has thousands of spans, all at once; the SDK keeps 2,048.
+    # A request of many SEGs and steps has thousands of spans at once; the SDK's default is 2,048.
     "OTEL_BSP_MAX_QUEUE_SIZE": "16384",
     "OTEL_BSP_SCHEDULE_DELAY": "1000",
 }
 _FLUSH_S = 1.0
-"""For the last spans of a process that ends."""
+"""Time-out of sending the last spans of a process."""
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether traces are to be sent, by OpenTelemetry's variables."""
+    """Whether traces are enabled by OpenTelemetry's variables."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     if environment.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
@@ -49,7 +49,7 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
 def check_tracing(environment: Mapping[str, str]) -> None:
     """
     Raises:
-        TracingError: traces are wanted, and what sends them is not there.
+        TracingError: traces are enabled, but the packages that send them are missing.
     """
     if not is_wanted(environment):
         return
@@ -58,7 +58,7 @@ def check_tracing(environment: Mapping[str, str]) -> None:
         known = " or ".join(_EXPORTERS)
         raise TracingError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: traces go by {known}")
     package = f"opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}"
-    with contextlib.suppress(ModuleNotFoundError):  # of a package that it is in
+    with contextlib.suppress(ModuleNotFoundError):  # a parent package is missing
         if find_spec("opentelemetry.sdk") and find_spec(_EXPORTERS[protocol]):
             return
     raise TracingError(
@@ -68,7 +68,7 @@ def check_tracing(environment: Mapping[str, str]) -> None:
 
 
 def tracing_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the Python models' environment needs beside the caller's own."""
+    """Further environment variables of the Python models."""
     if not is_wanted(environment):
         return {}
     return {name: value for name, value in _DEFAULTS.items() if name not in environment}
@@ -80,29 +80,29 @@ def _protocol(environment: Mapping[str, str]) -> str:
 
 
 class Span:
-    """A stretch of a request's time; this one is nothing."""
+    """A span; this base records nothing."""
 
     trace_id: str | None = None
-    """32 hex digits, where anything is kept of it."""
+    """32 hex digits; None if the span is not recorded."""
 
     def parameters(self) -> dict[str, str]:
-        """Of requests to models whose spans are to be within this one."""
+        """Parameters of requests to models, to make their spans children of this one."""
         return {}
 
     def note(self, **values: str | int | float | None) -> None:
-        """Attributes, named ``segs.…``; those that are None are left out."""
+        """Sets attributes named ``segs.…``; None is skipped."""
 
     def fail(self, error: BaseException | str) -> None:
-        """It has ended with this error, or code: of an error only its kind is recorded."""
+        """Marks the span as failed with an error's class or a code."""
 
 
 class _RecordedSpan(Span):
-    """A span of OpenTelemetry's, or one that is not sampled."""
+    """An OpenTelemetry span, perhaps not sampled."""
 
     def __init__(self, span: Any, propagator: Any, context: Any) -> None:
         self.span = span
         self.context = context
-        """With the span in it, for its children."""
+        """The context with this span, for its children."""
         self._propagator = propagator
         if span.is_recording():
             self.trace_id = f"{span.get_span_context().trace_id:032x}"
@@ -122,7 +122,7 @@ class _RecordedSpan(Span):
 
 
 def attributes(values: Attributes) -> dict[str, Any]:
-    """As a span has them: ``batch_rows`` is ``segs.batch_rows``."""
+    """Attributes with a span's names: ``batch_rows`` is ``segs.batch_rows``."""
     return {f"segs.{name}": value for name, value in values.items() if value is not None}
 
 
@@ -131,7 +131,7 @@ def _kind(error: BaseException) -> str:
 
 
 class Tracing:
-    """One process's spans; nothing is kept where ``provider``, OpenTelemetry's, is None."""
+    """One process's spans; nothing is recorded if ``provider``, OpenTelemetry's, is None."""
 
     def __init__(self, provider: Any = None) -> None:
         self._provider = provider
@@ -143,7 +143,7 @@ class Tracing:
 
     @classmethod
     def of_environment(cls) -> Tracing:
-        """As the one who started the server said; to be called once in a process."""
+        """By the environment; to be called once in a process."""
         if not is_wanted(os.environ):
             return cls()
         from importlib import import_module
@@ -160,11 +160,11 @@ class Tracing:
     def span(
         self, name: str, request: Any, *, is_front_end: bool = False, start_ns: int | None = None
     ) -> Iterator[Span]:
-        """A span within the one that a request's parameters name, until the block is left.
+        """A span for the time of the block, as a child of the one in a request's parameters.
 
         Args:
             request: Triton's.
-            is_front_end: whether the request comes from outside.
+            is_front_end: whether the request is a client's.
             start_ns: since 1970; None: now.
         """
         if self._provider is None:
@@ -192,11 +192,11 @@ class Tracing:
         *,
         failed: str | None = None,
     ) -> Span:
-        """A span that has ended, within another one of this process.
+        """Adds an ended span, as a child of another one of this process.
 
         Args:
             start_ns, end_ns: since 1970.
-            failed: the code of the error that it ended with.
+            failed: the code of its error, if any.
         """
         if not isinstance(within, _RecordedSpan) or within.trace_id is None:
             return Span()
@@ -212,7 +212,7 @@ class Tracing:
         return added
 
     def close(self) -> None:
-        """Sends what is left, if that takes no longer than a second."""
+        """Sends the remaining spans, within a second."""
         if self._provider is not None:
             ending = threading.Thread(target=self._provider.shutdown, daemon=True)
             ending.start()

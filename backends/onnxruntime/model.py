@@ -1,6 +1,6 @@
 """Triton's ``onnxruntime`` backend in Python: the same name, config and ``model.onnx``.
 
-The nvidia-pytriton package brings no native one. Where Triton does, this file is not used.
+It is used with the nvidia-pytriton package, which has no native one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A Triton backend named ``torch``: a pipeline's networks in torch, on a GPU or a CPU.
 
-Tensors come and go by DLPack: what is on the GPU stays there.
+Tensors are passed by DLPack, so that those on the GPU stay there.
 """
 
 from __future__ import annotations

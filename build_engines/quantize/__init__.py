@@ -1,10 +1,10 @@
-"""A quantised UNet: calibrated on the inputs of real sampling runs, accepted by what it draws.
+"""Quantisation of a UNet, calibrated on inputs of real sampling runs and accepted by its pictures.
 
 :mod:`~build_engines.quantize.workload` makes the requests, :mod:`~build_engines.quantize.runs`
 runs them in this process, :mod:`~build_engines.quantize.calibration` keeps a sample of the UNet's
-inputs, :mod:`~build_engines.quantize.toolkit` has NVIDIA ModelOpt quantise the graph with them,
+inputs, :mod:`~build_engines.quantize.toolkit` quantises the graph with NVIDIA ModelOpt,
 :mod:`~build_engines.quantize.compare` runs further requests with both UNets, and
-:mod:`~build_engines.quantize.report` says what became of it. :class:`Quantizer` does all of it.
+:mod:`~build_engines.quantize.report` reports the result. :class:`Quantizer` runs all steps.
 """
 
 from build_engines.quantize.quantizer import Quantizer, open_quantizer

@@ -21,10 +21,10 @@ _DONE = "complete.txt"
 
 
 class RowSample:
-    """The ``most`` rows with the least keys of all that were offered, one ``.npz`` each.
+    """The ``most`` offered rows with the smallest keys, one ``.npz`` each.
 
-    A row's key is a hash of the seed and its values. So the sample is a uniform one, of distinct
-    rows, and neither their order nor the batches they came in matter.
+    A row's key is a hash of the seed and its values. So the sample is uniform, has distinct rows,
+    and does not depend on their order or batches.
     """
 
     def __init__(self, folder: Path, most: int, seed: int = 0) -> None:
@@ -32,13 +32,13 @@ class RowSample:
         self._most = most
         self._seed = str(seed).encode()
         self._kept: list[tuple[int, Path]] = []
-        """A heap; the greatest key, negated, is its first."""
+        """A heap of negated keys, so that the greatest key is first."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def offer(self, inputs: Arrays) -> None:
-        """Offers every row of one call ``[rows, …]``; a kept one has the shape ``[1, …]``."""
+        """Offers all rows of one call ``[rows, …]``; kept rows have the shape ``[1, …]``."""
         rows = next(iter(inputs.values())).shape[0]
         for index in range(rows):
             self._offer({name: array[index : index + 1] for name, array in inputs.items()})
@@ -62,12 +62,12 @@ class RowSample:
 def collect(
     runs: Runs, requests: Sequence[CalibrationRequest], folder: Path, rows: int, made_from: str
 ) -> int:
-    """Runs the requests and leaves a sample of the UNet's inputs in ``folder``.
+    """Runs the requests and writes a sample of the UNet's inputs into ``folder``.
 
-    What an earlier call with the same ``made_from`` has left there is kept.
+    The sample of an earlier call with the same ``made_from`` is used again.
 
     Returns:
-        How many rows there are.
+        The number of rows.
     """
     done = folder / _DONE
     if done.exists() and done.read_text() == made_from:

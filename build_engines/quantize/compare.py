@@ -1,4 +1,4 @@
-"""Requests run with the UNet before quantisation and after."""
+"""Comparison of requests run with the original UNet and the quantised one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from segs_client.boxes import window
 
 OUTPUT = "out_sample"
 _BIN = 100
-"""Timesteps that are told of together."""
+"""Timesteps per entry of the report."""
 _EQUAL_DB = 99.0
 
 
 class StepErrors:
-    """Collects what the quantised UNet makes of the original's inputs, row by row."""
+    """Collects the quantised UNet's errors on the original's inputs, row by row."""
 
     def __init__(self, quantized: OnnxSession) -> None:
         self._quantized = quantized
         self._found: dict[int, list[tuple[float, float]]] = defaultdict(list)
 
     def watch(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes one call of the original: inputs and outputs ``[rows, …]`` by name."""
+        """Adds one call of the original: inputs and outputs ``[rows, …]`` by name."""
         found = self._quantized.run(dict(inputs))[OUTPUT]
         for row, timestep in enumerate(inputs["timestep"][:, 0]):
             pair = difference(found[row], outputs[OUTPUT][row])
             self._found[int(timestep) // _BIN].append(pair)
 
     def steps(self) -> tuple[StepQuality, ...]:
-        """By timesteps, the least noise first."""
+        """Errors by timesteps, the least noise first."""
         steps = []
         for index, pairs in sorted(self._found.items()):
             errors, cosines = zip(*pairs, strict=True)

@@ -1,4 +1,4 @@
-"""Graph in, quantised and accepted graph out."""
+"""Quantises a graph and accepts or refuses the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REPORT_NAME = "quantization"
 
 @dataclass
 class Quantizer:
-    """Quantises a pipeline's UNet; to be its :attr:`NetworkExport.rewrite`."""
+    """Quantises a pipeline's UNet; used as its :attr:`NetworkExport.rewrite`."""
 
     options: QuantizeOptions
     precision: Precision
@@ -45,15 +45,15 @@ class Quantizer:
     reference: PipelineDescriptor | None = None
     """The pipeline before quantisation, in :attr:`repository`; to be set before it is used."""
     report: QualityReport | None = field(default=None, init=False)
-    """Of the last run."""
+    """The report of the last run."""
 
     @property
     def repository(self) -> Path:
-        """Where the pipeline before quantisation is to be built, for onnxruntime."""
+        """The repository of the original pipeline, built for onnxruntime."""
         return self.options.folder / "reference"
 
     def built_with(self) -> dict[str, str]:
-        """What decides the result, beside the checkpoint and the code."""
+        """Options and versions that decide the result, beside the checkpoint and the code."""
         options = self.options
         return {
             "nvidia-modelopt": self.modelopt,
@@ -62,11 +62,11 @@ class Quantizer:
         }
 
     def __call__(self, model: Path) -> None:
-        """Puts the quantised graph in the place of ``model``, if it is accepted.
+        """Replaces ``model`` by the quantised graph if it is accepted.
 
         Raises:
-            QualityError: it is too far from the original; the report stays in the options' folder.
-            BuildError: it could not be quantised.
+            QualityError: it differs too much; the report is in the options' folder.
+            BuildError: it cannot be quantised.
         """
         if self.reference is None:
             raise BuildError("quantize: there is no pipeline to calibrate with")
@@ -110,8 +110,8 @@ class Quantizer:
             (folder / f"{name}.md").write_text(as_markdown(self.report), encoding="utf-8")
 
     def _session(self, model: Path) -> OnnxSession:
-        """The quantised graph, rounded as an engine does."""
-        # Beyond basic optimisation onnxruntime moves FP8 values through operators that have none.
+        """A session of the quantised graph with the rounding of an engine."""
+        # Above basic optimisation onnxruntime moves FP8 values through operators without FP8.
         settings = SessionSettings(level=-1 if self.options.mode == "fp8" else 0)
         if self.precision == "fp32":
             return open_session(model, settings=settings)
@@ -122,11 +122,11 @@ class Quantizer:
 def open_quantizer(
     options: QuantizeOptions, target: Target, unet: Unet, controlnets: Iterable[str]
 ) -> Quantizer:
-    """Reads what is to be calibrated with and looks for ModelOpt; nothing is run yet.
+    """Reads the pictures and prompts and finds ModelOpt; runs nothing.
 
     Raises:
         BuildError: the GPU has no FP8; or ModelOpt, a picture or a prompt is missing. The message
-            says what to do.
+            names the remedy.
     """
     if options.mode == "fp8" and target.engine is not None:
         found = target.engine.compute_capability
@@ -147,6 +147,6 @@ def open_quantizer(
 
 
 def _identity(reference: PipelineDescriptor) -> str:
-    """Changes with the networks that the inputs were recorded with."""
+    """A digest of the networks that the inputs were recorded with."""
     files = sorted(reference.networks["unet"].files.items())
     return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How far a quantised UNet is from the same one before, as numbers and as a page to read."""
+"""Differences of a quantised UNet to the original, as numbers and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class _Model(BaseModel):
 
 
 class StepQuality(_Model):
-    """The UNet's output on the same inputs, at the noise levels of some timesteps."""
+    """Errors of the UNet's output on the same inputs, within a range of timesteps."""
 
     timesteps: tuple[int, int]
-    """From, and up to but without."""
+    """First timestep, and the one after the last."""
     rows: int
     error_mean: float
     error_max: float
-    """Relative: the difference's length over the output's."""
+    """Norm of the difference over the norm of the output."""
     cosine_min: float
 
 
 class RequestQuality(_Model):
-    """One request, run with either UNet from the same noise."""
+    """Errors of one request, run with both UNets from the same noise."""
 
     name: str
     prompt: str
@@ -40,16 +40,16 @@ class RequestQuality(_Model):
     picture_max: int
     """In grey levels, within the box."""
     picture_psnr_db: float
-    """99 where the two are equal."""
+    """99 if the two are equal."""
 
 
 class QualityReport(_Model):
-    """What became of a quantisation."""
+    """The result of a quantisation."""
 
     pipeline: str
     quantization: Quantization
     precision: Precision
-    """Of the graph before, and of what is not quantised."""
+    """Precision of the original graph and of the operators that are not quantised."""
     modelopt: str
     onnxruntime: str
     calibration_rows: int
@@ -67,7 +67,7 @@ class QualityReport(_Model):
 
 
 def summary(steps: tuple[StepQuality, ...], requests: tuple[RequestQuality, ...]) -> Quality:
-    """See :attr:`QualityReport.quality`."""
+    """The worst of the requests, and the UNet's mean error."""
     rows = sum(step.rows for step in steps)
     return Quality(
         network_error=sum(step.error_mean * step.rows for step in steps) / rows,
@@ -77,7 +77,7 @@ def summary(steps: tuple[StepQuality, ...], requests: tuple[RequestQuality, ...]
 
 
 def violations(quality: Quality, limits: QualityLimits) -> tuple[str, ...]:
-    """What is beyond its limit, in words; NaN is."""
+    """A message for each value beyond its limit, or NaN."""
     found = []
     for name, value in quality.model_dump().items():
         most = getattr(limits, name)
@@ -87,7 +87,7 @@ def violations(quality: Quality, limits: QualityLimits) -> tuple[str, ...]:
 
 
 def as_markdown(report: QualityReport) -> str:
-    """The report as a page."""
+    """The report as a Markdown page."""
     verdict = "; ".join(report.violations) or "accepted"
     lines = [
         f"# {report.pipeline}: UNet in {report.quantization}, against {report.precision}",

@@ -1,4 +1,4 @@
-"""Requests run in this process, with a UNet of choice and an eye on every call of a network."""
+"""Runs requests in this process with a chosen UNet and a listener of its calls."""
 
 from __future__ import annotations
 
@@ -23,24 +23,20 @@ from segs_client.messages import build
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 CallListener = Callable[[Arrays, Arrays], object]
-"""Is told of every call of the UNet: inputs and outputs ``[rows, …]`` by name."""
+"""Called for every call of the UNet, with inputs and outputs ``[rows, …]`` by name."""
 
 
 @dataclass(frozen=True)
 class Redrawn:
-    """What came of a request: the final latent ``[1, c, h, w]`` as the VAE's decoder is given it,
-    and the picture ``[H, W, 3]``."""
+    """The result of a request: the input ``[1, c, h, w]`` of the VAE's decoder, and the picture
+    ``[H, W, 3]``."""
 
     latent: Array
     picture: ByteArray
 
 
 class Runs:
-    """A pipeline built for onnxruntime.
-
-    Args:
-        repository: holds it.
-    """
+    """Runs requests with a pipeline built for onnxruntime in ``repository``."""
 
     def __init__(self, repository: Path, descriptor: PipelineDescriptor) -> None:
         self._name = descriptor.name
@@ -56,7 +52,7 @@ class Runs:
         """Runs a request of one SEG.
 
         Args:
-            unet: what runs instead of the pipeline's.
+            unet: replaces the pipeline's.
 
         Raises:
             BuildError: nothing was sampled.
@@ -88,7 +84,7 @@ class _Networks(LocalNetworks):
         self.latent: Array | None = None
 
     def begin(self, other: OnnxSession | None, watch: CallListener | None) -> None:
-        """Forgets the last request."""
+        """Starts a request: sets its UNet and listener and clears the last result."""
         self.other, self.watch, self.latent = other, watch, None
 
     def session(self, network: str) -> LocalSession:

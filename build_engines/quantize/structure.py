@@ -1,4 +1,4 @@
-"""What a quantised graph is made of."""
+"""Checks the operators of a quantised graph."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _STORED: dict[Quantization, int] = {
 
 
 def check_structure(model: Path, mode: Quantization) -> dict[str, tuple[int, int]]:
-    """Reads a graph and makes sure that it is quantised as it was asked to be.
+    """Reads a graph and checks its quantisation.
 
     Returns:
-        Operators with weights: type → (those all of whose inputs are quantised, all); bias aside.
+        Operators with weights: type → (those with all inputs but the bias quantised, all).
 
     Raises:
         BuildError: nothing is quantised, or not in this type.

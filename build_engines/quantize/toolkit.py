@@ -1,4 +1,4 @@
-"""NVIDIA ModelOpt, which lives in an environment of its own."""
+"""Runs NVIDIA ModelOpt, which needs its own Python environment."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipelines.descriptor import Quantization
 log = logging.getLogger(__name__)
 
 EXCLUDED = r".*(time_embedding|time_emb_proj|add_embedding|conv_in|conv_out|conv_shortcut).*"
-"""Nodes that keep their precision: the ends of the network, the skip connections' changes of
-width, and what timestep and size go through. They are few, and errors in them go everywhere."""
+"""Nodes that keep their precision: the first and last layers, the skip connections' changes of
+width, and the embeddings of timestep and size. They are few, and their errors affect all others."""
 
 _WORKER = Path(__file__).with_name("worker.py")
 _VERSION = """\
@@ -32,10 +32,10 @@ _TAIL_LINES = 15
 
 
 def modelopt_version(python: Path) -> str:
-    """The version of ModelOpt that an interpreter has.
+    """The version of ModelOpt of an interpreter.
 
     Raises:
-        BuildError: it has none, or is none; the message says what to install.
+        BuildError: it has none, or is no interpreter; the message names the remedy.
     """
     try:
         found = subprocess.run(
@@ -58,21 +58,21 @@ def modelopt_version(python: Path) -> str:
 def quantize_graph(
     python: Path, model: Path, mode: Quantization, rows: Path, log_file: Path
 ) -> None:
-    """Puts the quantised graph in the place of ``model``, its weights in a file beside it.
+    """Replaces ``model`` by the quantised graph, with its weights in a file beside it.
 
     Args:
         model: ``model.onnx``, float32 or float16; both files are replaced.
         rows: a folder of ``.npz`` files, inputs ``[1, …]`` by name, of any sizes.
-        log_file: gets what ModelOpt says.
+        log_file: for ModelOpt's output.
 
     Raises:
-        BuildError: ModelOpt failed; ``model`` is as it was.
+        BuildError: ModelOpt failed; ``model`` is unchanged.
     """
     with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
         source, result = Path(scratch, "source"), Path(scratch, "result")
         source.mkdir()
         result.mkdir()
-        copy_graph(model, source)  # ModelOpt writes into what it is given
+        copy_graph(model, source)  # ModelOpt changes its input files
         job = {
             "model": str(source / MODEL_FILE),
             "output": str(result / MODEL_FILE),
@@ -84,7 +84,7 @@ def quantize_graph(
         path.write_text(json.dumps(job))
         _run([str(python), "-I", str(_WORKER), str(path.resolve())], log_file)
         for name in (MODEL_FILE, DATA_FILE):
-            # onnx makes files that only their owner can read.
+            # onnx creates files with mode 600.
             shutil.copymode(model.with_name(name), result / name)
             (result / name).replace(model.with_name(name))
 

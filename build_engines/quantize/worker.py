@@ -2,7 +2,7 @@
 
     python -I worker.py JOB.json
 
-A program of its own: ModelOpt wants other versions of onnx and numpy than the rest of the
+A separate program, because ModelOpt needs other versions of onnx and numpy than the rest of the
 project. JOB.json has ``model`` and ``output`` (paths of ONNX files), ``mode`` (int8 or fp8),
 ``rows`` (a folder of ``.npz`` files, one input of the network each) and ``exclude`` (regular
 expressions of node names).
@@ -25,23 +25,23 @@ DATA_SUFFIX = ".data"
 
 
 class Rows(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
-    """Reads the inputs one by one, as often as ModelOpt wants them."""
+    """Reads the inputs one by one."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(folder.glob("*.npz"))
         self._left: Iterator[Path] = iter(self._paths)
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next input by name, or None at the end."""
+        """The next input by name; None at the end."""
         path = next(self._left, None)
         return None if path is None else _read(path)
 
     def get_first(self) -> dict[str, Any]:
-        """The first one; the place stays."""
+        """The first input, without moving the position."""
         return _read(self._paths[0])
 
     def rewind(self) -> None:
-        """Begins again."""
+        """Moves to the first input."""
         self._left = iter(self._paths)
 
 
@@ -51,7 +51,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def main(job_path: str) -> None:
-    """Does the job."""
     job = json.loads(Path(job_path).read_text())
     output = Path(job["output"])
     quantize(
@@ -61,14 +60,14 @@ def main(job_path: str) -> None:
         calibration_method="max",
         calibration_eps=["cpu"],
         nodes_to_exclude=list(job["exclude"]),
-        # The products of attention keep the network's precision.
+        # Attention's products keep the network's precision.
         disable_mha_qdq=True,
-        # The graph has its precision already; anything else here would convert it once more.
+        # Anything else would convert the graph's precision.
         high_precision_dtype="fp32",
         use_external_data_format=True,
         output_path=str(output),
     )
-    # ModelOpt names the file of weights as it likes; the model's own name goes before it here.
+    # ModelOpt chooses the name of the weights' file; save it under the model's name.
     model = onnx.load(output)
     for path in output.parent.glob(f"{output.name}?*"):
         path.unlink()

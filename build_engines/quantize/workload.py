@@ -1,4 +1,4 @@
-"""The requests that a UNet is calibrated with, and others that it is judged by."""
+"""The requests of a UNet's calibration, and those of its evaluation."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _PROMPTS = (
     "a city at night seen from above",
 )
 _SEED = 20_000
-"""Of the first judging request; those for calibration begin at 0."""
+"""Seed of the first evaluation request; those of calibration start at 0."""
 
-# Taken in turn, in numbers without a common factor so that all pairs come: the whole range of
-# noise levels, and latents of many forms.
+# Used in rotation; their lengths have no common factor, so that all pairs occur: the whole range
+# of noise levels, and latents of many shapes.
 _DENOISE = (1.0, 0.5, 0.75, 0.35)
 _ASPECTS = (1.0, 0.75, 4 / 3, 0.5, 1.6)
 _CROP_FACTORS = (1.5, 3.0, 2.0)
@@ -48,7 +48,7 @@ _SAMPLERS = (("euler", "normal"), ("dpmpp_2m", "karras"), ("euler_ancestral", "n
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """One box of one picture ``[H, W, 3]`` to be redrawn, and the options of it."""
+    """One box of one picture ``[H, W, 3]`` to be redrawn, with its options."""
 
     name: str
     picture: ByteArray = field(repr=False, compare=False)
@@ -58,9 +58,9 @@ class CalibrationRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """What requests are made of, and how large they are sampled.
+    """The pictures, prompts and sampled sizes of the requests.
 
-    ``controlnets``: names of those that a third of the requests uses in turn.
+    ``controlnets``: their names; a third of the requests uses one, in rotation.
     """
 
     pictures: Sequence[tuple[str, ByteArray]]
@@ -76,13 +76,14 @@ class Workload:
         return [self._request(i, i, pictures, prompts) for i in range(CALIBRATING)]
 
     def judging(self) -> list[CalibrationRequest]:
-        """Others: other seeds and boxes, and other pictures and prompts where there are several."""
+        """The evaluation requests: other seeds and boxes, and other pictures and prompts if there
+        are several."""
         _, pictures = _split(self.pictures)
         _, prompts = _split(self.prompts)
         return [self._request(i, _SEED + i, pictures, prompts) for i in range(JUDGING)]
 
     def digest(self) -> str:
-        """SHA-256 of all that the requests are made of."""
+        """SHA-256 of the requests' pictures, prompts and options."""
         digest = hashlib.sha256(repr((self.prompts, self.side, self.steps)).encode())
         digest.update(repr(tuple(self.controlnets)).encode())
         for name, picture in self.pictures:
@@ -123,10 +124,10 @@ class Workload:
 
 
 def read_pictures(folder: Path) -> list[tuple[str, ByteArray]]:
-    """The folder's pictures by name, RGB; where it has none, a drawn scene.
+    """The folder's pictures by name, RGB; without pictures, a drawn scene.
 
     Raises:
-        BuildError: a picture cannot be read; or there is none, and no scene either.
+        BuildError: a picture cannot be read; or there is neither a picture nor a scene.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
@@ -138,10 +139,10 @@ def read_pictures(folder: Path) -> list[tuple[str, ByteArray]]:
 
 
 def read_prompts(folder: Path) -> list[str]:
-    """The lines of the folder's ``prompts.txt``; where it has none, a list of plain prompts.
+    """The lines of the folder's ``prompts.txt``; without the file, default prompts.
 
     Raises:
-        BuildError: there is no prompt in the file.
+        BuildError: the file has no prompt.
     """
     path = folder / PROMPTS_FILE
     if not path.exists():
@@ -154,7 +155,7 @@ def read_prompts(folder: Path) -> list[str]:
 
 def _scene(folder: Path) -> ByteArray:
     try:
-        # The project's examples, which an installation need not have.
+        # The project's examples may not be installed.
         image, _ = importlib.import_module("examples.scene").draw()
     except ModuleNotFoundError as error:
         raise BuildError(f"calibration: no picture in {folder}; png, jpg or webp go") from error
@@ -162,13 +163,13 @@ def _scene(folder: Path) -> ByteArray:
 
 
 def _split(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The first three quarters, and the rest; a single one stands on both sides."""
+    """The first three quarters, and the rest; a single item is in both."""
     first = max(1, len(items) * 3 // 4)
     return items[:first], items[first:] or items
 
 
 def _box(picture: ByteArray, seed: int, aspect: float) -> Box:
-    """A seeded box, a sixth to a third of the picture's shorter side large."""
+    """A seeded box of a sixth to a third of the picture's shorter side."""
     random = np.random.default_rng(seed)
     height, width = picture.shape[:2]
     size = min(height, width) * random.uniform(1 / 6, 1 / 3)

@@ -47,7 +47,7 @@ class SingleFile(Checkpoint):
     root: Path
     layout: Layout
     configs: Mapping[str, Mapping[str, Any]]
-    """Contents of config.json of each network, and of the scheduler's, by their part."""
+    """The configurations of the networks and of the scheduler, by part."""
 
     def has(self, part: str) -> bool:
         return part in self.configs or part in self._tokenizers
@@ -80,13 +80,13 @@ class SingleFile(Checkpoint):
 
     @property
     def _tokenizers(self) -> dict[str, str]:
-        """The token that fills a chunk, by the tokenizer's part; OpenCLIP pads with id 0."""
+        """The padding token by the tokenizer's part; OpenCLIP pads with id 0."""
         return {
             text.tokenizer: "!" if text.openclip else "<|endoftext|>" for text in self.layout.text
         }
 
     def _conversion(self, part: str) -> tuple[str, Any]:
-        """Where a part's tensors are, and what makes diffusers' of each."""
+        """The prefix of a part's tensors, and the function that converts each to diffusers'."""
         if part == "unet":
             layers = self.configs["unet"]["layers_per_block"]
             return UNET_PREFIX, partial(unet_tensors, layers_per_block=layers)
@@ -105,7 +105,7 @@ class SingleFile(Checkpoint):
 
 
 def open_single_file(path: Path) -> SingleFile:
-    """Opens a safetensors file and finds out what it is from its tensors' names and shapes.
+    """Opens a safetensors file and finds its family by its tensors' names and shapes.
 
     Raises:
         CheckpointError: it is broken, or of no known family.
@@ -119,8 +119,8 @@ def open_single_file(path: Path) -> SingleFile:
 
 
 def _scheduler_config(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """All families were trained with the same betas; what the UNet predicts is told by keys or
-    metadata that newer files have, otherwise it is taken to be epsilon."""
+    """The scheduler's configuration: the same betas for all families. The prediction type is read
+    from keys or metadata of newer files; the default is epsilon."""
     found = set(names)
     prediction = _PREDICTIONS.get(
         stated := read_metadata(path).get(_PREDICTION_METADATA, "epsilon")

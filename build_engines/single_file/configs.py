@@ -1,5 +1,5 @@
-"""The configurations of a single file's parts: sizes from the tensors' shapes, the rest
-constants of the family, in the form of diffusers' and transformers' config.json."""
+"""The configurations of a single file's parts in the form of diffusers' and transformers'
+config.json: sizes from the tensors' shapes, the rest constants of the family."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Shapes:
         return shape[axis]
 
     def axes(self, name: str) -> int:
-        """How many axes a tensor has; 0 if there is none of that name."""
+        """The number of a tensor's axes; 0 if there is no such tensor."""
         return len(self._shapes.get(name, ()))
 
     def count(self, pattern: str) -> int:
-        """How many of ``pattern.format(0)``, ``pattern.format(1)``, … begin a name."""
+        """The number of prefixes ``pattern.format(0)``, ``pattern.format(1)``, … that exist."""
         number = 0
         while any(name.startswith(pattern.format(number)) for name in self._shapes):
             number += 1
@@ -59,7 +59,7 @@ def read_configs(
     """The configuration of each network, by its part.
 
     Raises:
-        CheckpointError: a tensor that shows a size is missing, or two sizes do not fit.
+        CheckpointError: a tensor with a size is missing, or two sizes do not fit.
     """
     configs = {
         text.part: _text_config(Shapes(path, shapes, text.prefix), text) for text in layout.text
@@ -83,7 +83,8 @@ def read_configs(
 
 
 def _unet_config(shapes: Shapes) -> dict[str, Any]:
-    """diffusers' "attention_head_dim", the number of heads by an old mistake, is left open."""
+    """The UNet's configuration without "attention_head_dim", which is the number of heads in
+    diffusers, by an old mistake."""
     channels, depths = _unet_blocks(shapes)
     layers = sum(
         f"input_blocks.{index}.0.in_layers.0.weight" in shapes for index in range(1, 100)
@@ -99,7 +100,7 @@ def _unet_config(shapes: Shapes) -> dict[str, Any]:
         "layers_per_block": layers,
         "down_block_types": down,
         "up_block_types": up,
-        # The middle block takes the last one's.
+        # The last block has the depth of the middle one.
         "transformer_layers_per_block": [*(depth or 1 for depth in depths[:-1]), middle],
         "cross_attention_dim": shapes.size(
             "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1
@@ -119,14 +120,14 @@ def _unet_blocks(shapes: Shapes) -> tuple[list[int], list[int]]:
         if index == 1 or f"input_blocks.{index - 1}.0.op.weight" in shapes:
             channels.append(shapes.size(f"{block}0.out_layers.3.weight", 0))
             depths.append(shapes.count(f"{block}1.transformer_blocks.{{}}."))
-    shapes.size("input_blocks.1.0.in_layers.0.weight", 0)  # there is at least one
+    shapes.size("input_blocks.1.0.in_layers.0.weight", 0)  # raises if there is none
     return channels, depths
 
 
 def _size_conditioning(
     path: Path, shapes: Mapping[str, tuple[int, ...]], size_ids: int, pooled: int
 ) -> dict[str, Any]:
-    """The pooled text and the sines of the size ids are joined, and embedded with the time."""
+    """The size conditioning: pooled text and sines of the size ids, embedded with the time."""
     joined = Shapes(path, shapes, UNET_PREFIX).size("label_emb.0.0.weight", 1)
     if joined <= pooled or (joined - pooled) % size_ids:
         raise CheckpointError(
@@ -166,7 +167,7 @@ def _text_config(shapes: Shapes, text: TextPart) -> dict[str, Any]:
         positions = f"{embeddings}position_embedding.weight"
         layer, wide = "text_model.encoder.layers.", "mlp.fc1.weight"
     layers, width = shapes.count(f"{layer}{{}}."), shapes.size(tokens, 1)
-    # Files written from a diffusers folder have lost the layer that is not run already.
+    # Files converted from a diffusers folder lack the layer that is not run.
     if text.penultimate_only and layers != _OPENCLIP_H_LAYERS - 1:
         layers -= 1
     return {

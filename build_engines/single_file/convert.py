@@ -1,4 +1,4 @@
-"""Tensors of a published checkpoint as the tensors of diffusers' modules, still unread."""
+"""Converts tensors of a published checkpoint to those of diffusers' modules, without reading."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def unet_tensors(tensor: StoredTensor, layers_per_block: int) -> Iterator[StoredTensor]:
-    """Only the names differ."""
+    """Renames the UNet's tensors."""
     module, _, kind = tensor.name.rpartition(".")
     yield replace(tensor, name=f"{unet_module(module, layers_per_block)}.{kind}")
 
 
 def vae_tensors(tensor: StoredTensor, blocks: int) -> Iterator[StoredTensor]:
-    """The attention's 1×1 convolutions [C, C, 1, 1] are linear layers [C, C] in diffusers."""
+    """Renames the VAE's tensors; attention's 1×1 convolutions [C, C, 1, 1] become [C, C]."""
     if tensor.name.startswith(_LEFT_OUT_OF_VAE):
         return
     module, _, kind = tensor.name.rpartition(".")
@@ -36,16 +36,15 @@ def vae_tensors(tensor: StoredTensor, blocks: int) -> Iterator[StoredTensor]:
 
 
 def clip_tensors(tensor: StoredTensor) -> Iterator[StoredTensor]:
-    """Stored as transformers names them."""
+    """CLIP's tensors, which have transformers' names."""
     yield tensor
 
 
 def openclip_tensors(tensor: StoredTensor, layers: int, projection: bool) -> Iterator[StoredTensor]:
-    """OpenCLIP's text transformer.
+    """Converts tensors of OpenCLIP's text transformer.
 
     Args:
-        tensor: of it.
-        layers: how many are used; those after them are left out.
+        layers: the number of used layers; further ones are skipped.
         projection: whether the projection of the pooled output is used.
     """
     name = tensor.name

@@ -1,4 +1,4 @@
-"""Which published layouts are known: where each keeps its parts, and what tells it from others."""
+"""The known published layouts: the places of their parts, and their distinguishing tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TextPart:
     projection: bool = False
     """Whether the projection of the pooled output is used."""
     penultimate_only: bool = False
-    """Whether the last layer is never run, and left out."""
+    """Whether the last layer is not used, and skipped."""
 
     @property
     def token_key(self) -> str:
@@ -37,15 +37,15 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Layout:
-    """One family's published layout and its constants that no tensor shows."""
+    """One family's published layout, and its constants that do not follow from tensors."""
 
     title: str
     text: tuple[TextPart, ...]
     latent_scale: float
     attention_heads: int | None = None
-    """Of every attention layer of the UNet; None: each head is 64 wide."""
+    """Heads of every attention layer of the UNet; None: each head is 64 wide."""
     size_ids: int = 0
-    """Numbers (sizes, crop, …) that the UNet is given beside the pooled text; 0: none."""
+    """Number of the UNet's size ids (sizes, crop, …) beside the pooled text; 0: none."""
 
 
 _CLIP_L = "conditioner.embedders.0.transformer."
@@ -103,7 +103,7 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         shapes: of its tensors, by name.
 
     Raises:
-        CheckpointError: none is; the message says what was looked for and what was found.
+        CheckpointError: there is none; the message has the expected and the found names.
     """
     for layout in LAYOUTS:
         if all(text.token_key in shapes for text in layout.text):
@@ -124,7 +124,7 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
 
 
 def _summary(names: Iterable[str]) -> str:
-    """The commonest beginnings of the names, e.g. ``lora_unet_down… (264 tensors)``."""
+    """The most frequent prefixes of the names, e.g. ``lora_unet_down… (264 tensors)``."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     shown = [f"{start} ({count})" for start, count in counts.most_common(5)]
     return ", ".join(shown) + (" …" if len(counts) > 5 else "") if shown else "no tensors"

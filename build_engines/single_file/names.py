@@ -1,7 +1,7 @@
-"""Names of the published checkpoints' modules, translated into diffusers'.
+"""Translates module names of published checkpoints into diffusers' names.
 
-A module's name leaves out ``.weight`` and ``.bias``. A name that is not known comes back as it
-is, and is refused where the weights are loaded.
+A module's name is without ``.weight`` and ``.bias``. An unknown name is returned unchanged, and
+refused when the weights are loaded.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _OPENCLIP_LAYER = {
 def unet_module(name: str, layers_per_block: int) -> str:
     """``input_blocks.4.1.proj_in`` → ``down_blocks.1.attentions.0.proj_in`` (2 layers a block).
 
-    The published UNet numbers its blocks through: after the first convolution, each resolution
-    has its layers and then, the last one aside, a block that only changes the size. On the way
-    up each resolution has one layer more, and the size changes within the last of them.
+    The published UNet numbers its blocks consecutively: after the first convolution, each
+    resolution has its layers and, except the last, a block that changes the size. On the up-path
+    each resolution has one more layer, and the size changes in the last of them.
     """
     if name in _UNET_ENDS:
         return _UNET_ENDS[name]
@@ -82,7 +82,7 @@ def unet_module(name: str, layers_per_block: int) -> str:
 def vae_module(name: str, blocks: int) -> str:
     """``decoder.up.3.block.0.conv1`` → ``decoder.up_blocks.0.resnets.0.conv1`` (4 blocks).
 
-    The published decoder counts its resolutions from the finest, diffusers' from the coarsest.
+    The published decoder numbers its resolutions from the finest, diffusers from the coarsest.
     """
     half, _, rest = name.partition(".")
     if rest in _VAE_ENDS:

@@ -1,6 +1,6 @@
-"""CLIP's vocabulary, which a single file does not carry.
+"""CLIP's vocabulary, which a single file does not contain.
 
-PyPI's ``openai-clip`` (MIT) holds it as OpenAI published it: the merges in the order in which
+PyPI's ``openai-clip`` (MIT) contains it as OpenAI published it: the merges in the order in which
 they were learned. The package is not imported, only that file is read.
 """
 
@@ -55,7 +55,7 @@ def clip_merges(path: Path) -> tuple[str, ...]:
 
 
 def clip_vocabulary(merges: tuple[str, ...]) -> dict[str, int]:
-    """Token → id: bytes, bytes that end a word, what the merges make, start and end of text."""
+    """Token → id: bytes, bytes at the end of a word, merged pairs, start and end of text."""
     letters = _byte_letters()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     tokens += [merge.replace(" ", "") for merge in merges]
@@ -63,6 +63,6 @@ def clip_vocabulary(merges: tuple[str, ...]) -> dict[str, int]:
 
 
 def _byte_letters() -> list[str]:
-    """A printable letter for each byte, those that are printable themselves first."""
+    """A printable letter for each byte; printable bytes come first."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]

@@ -1,4 +1,4 @@
-"""What can run the networks: onnxruntime, TensorRT or torch, and what a build makes for each."""
+"""The targets of a build, which run the networks: onnxruntime, TensorRT or torch."""
 
 from build_engines.options import TargetOptions
 from build_engines.targets.base import Target
@@ -7,10 +7,10 @@ __all__ = ["Target", "open_target"]
 
 
 def open_target(options: TargetOptions) -> Target:
-    """The target that the options ask for.
+    """The target of the options.
 
     Raises:
-        BuildError: it is not to be had here; the message says what is missing.
+        BuildError: it is not available here; the message names what is missing.
     """
     if options.name == "tensorrt":
         from build_engines.targets.tensorrt import open_tensorrt

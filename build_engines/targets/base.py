@@ -1,4 +1,4 @@
-"""What a build needs to know of what will run its networks."""
+"""The interface of a target, which makes the files that a runtime needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from networks import NetworkExport
 from pipelines.descriptor import EngineSpec, Precision, TargetName
 
 StageDone = Callable[[str], object]
-"""Is told, once for each of :attr:`Target.stages`, that it is done."""
+"""Called after each of the :attr:`Target.stages`."""
 
 
 class Target(Protocol):
@@ -19,35 +19,35 @@ class Target(Protocol):
 
     @property
     def name(self) -> TargetName:
-        """As in the descriptor."""
+        """The name in the descriptor."""
 
     @property
     def precision(self) -> Precision:
-        """Of weights and activations."""
+        """The precision of weights and activations."""
 
     @property
     def memory_gb(self) -> float | None:
-        """Of the GPU that the models are for; None for a CPU."""
+        """Memory of the GPU that the models are for; None for a CPU."""
 
     @property
     def engine(self) -> EngineSpec | None:
-        """What the models are tied to."""
+        """The TensorRT version and GPU that the models are tied to."""
 
     @property
     def stages(self) -> int:
-        """How often :meth:`write` reports."""
+        """Number of reports of :meth:`write`."""
 
     def built_with(self) -> dict[str, str]:
-        """Options and versions that decide the result, beside those of every build."""
+        """Further options and versions that decide the result."""
 
     def configure(self, config: Any, network: NetworkExport) -> None:
-        """Fills in what Triton's model config says of the target alone: backend, instances."""
+        """Sets the target's fields of Triton's model config: backend, instances."""
 
     def write(
         self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
-        """Writes the files of one model into the folder of its version, checked.
+        """Writes and checks the files of one model in the folder of its version.
 
         Raises:
-            BuildError: the network cannot be made, or does not compute what the checkpoint's does.
+            BuildError: the network cannot be built, or differs from the checkpoint's.
         """

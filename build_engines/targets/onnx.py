@@ -1,4 +1,4 @@
-"""onnxruntime: Triton's native backend, or ours of the same name on the embedded server."""
+"""onnxruntime: Triton's native backend, or on the embedded server this project's of that name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from networks import NetworkExport
 from pipelines.descriptor import EngineSpec, Precision, Quantization, TargetName
 
 BASIC_LEVEL = -1
-"""As Triton numbers it. onnxruntime's higher levels move FP8 values through operators that have
-no FP8, and then refuse the graph."""
+"""Triton's number. onnxruntime's higher levels move FP8 values through operators without FP8, and
+then refuse the graph."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class OnnxTarget:
         self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`."""
-        # What is quantised here is what an engine would be made of.
+        # Quantisation needs the same graph as a TensorRT engine.
         attention = FUSED if network.rewrite is None else PLAIN
         write_graph(
             *(network, checkpoint, folder, report), precision=self.precision, attention=attention

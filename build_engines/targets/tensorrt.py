@@ -29,7 +29,7 @@ from pipelines.gpu import Gpu, GpuError, find_gpus
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "engine.json"
-"""What a refittable engine was made of, but for the weights; beside its plan."""
+"""The record of a refittable engine's source without its weights, beside its plan."""
 WORKSPACE_SHARE = 0.25
 """Of the GPU's memory, for one kernel's scratch; the rest is for weights and activations."""
 _BF16_SINCE = 8.0
@@ -95,7 +95,7 @@ class TensorRtTarget:
         }
 
     def configure(self, config: Any, network: NetworkExport) -> None:
-        """See :meth:`Target.configure`. Triton takes the first profile unless it is told all."""
+        """See :meth:`Target.configure`. Triton uses only the first profile by default."""
         config.backend = "tensorrt"
         group = config.instance_group.add(
             kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, count=1
@@ -125,7 +125,7 @@ class TensorRtTarget:
                 report("engine built")
 
     def job(self, network: NetworkExport, graph: Path, plan: Path) -> Job:
-        """What the builder is asked for."""
+        """The builder's job."""
         options = self.options
         return Job(
             graph=graph,

@@ -1,4 +1,4 @@
-"""torch: our backend of that name, on a GPU or a CPU, for machines without TensorRT."""
+"""torch: this project's backend of that name, on a GPU or a CPU, for machines without TensorRT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipelines.descriptor import EngineSpec, Precision, TargetName
 
 
 def open_torch(options: TargetOptions) -> TorchTarget:
-    """The target for the GPU that is there, or has the memory asked for; otherwise for a CPU."""
+    """The target for a GPU, present or given by its memory; else for a CPU."""
     memory_gb = options.memory_gb
     if memory_gb is None and torch.cuda.is_available():
         memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
@@ -45,7 +45,7 @@ class TorchTarget:
         return {} if self.memory_gb is None else {"memory_gb": f"{self.memory_gb:.0f}"}
 
     def configure(self, config: Any, network: NetworkExport) -> None:
-        """On a GPU if the server has one, and then with inputs that are on it too."""
+        """Uses a GPU if the server has one, with inputs on it."""
         config.backend = "torch"
         config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO, count=1)
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
@@ -69,7 +69,7 @@ class TorchTarget:
 
 
 def _runner(network: NetworkExport, folder: Path) -> Run:
-    """What was written, read again and run, on a GPU if there is one."""
+    """Runs the written network after reading it again, on a GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = read_network(folder, device).module
 

@@ -101,7 +101,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The server imports the contract from here and must not load gRPC for it.
+    # The server imports the contract from here, which must not import gRPC.
     if name == "Client":
         from segs_client.client import Client
 

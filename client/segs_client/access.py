@@ -1,6 +1,6 @@
-"""How a client shows who it is and knows its server: API key and TLS.
+"""Authentication of client and server: API key and TLS.
 
-Whatever is not given is looked for in the environment: ``SEGS_API_KEY``; ``SEGS_TLS`` (0 or 1);
+Missing values are read from the environment: ``SEGS_API_KEY``; ``SEGS_TLS`` (0 or 1);
 ``SEGS_TLS_CA``, ``SEGS_TLS_CERT`` and ``SEGS_TLS_KEY``, each of which implies TLS.
 """
 
@@ -30,12 +30,12 @@ class Tls:
     """Files (PEM) of an encrypted connection.
 
     Args:
-        ca: certificates that the server's is checked with; None: the well-known ones.
-        cert: the client's own, for a server that asks for one.
+        ca: CA certificates to check the server's; None: the well-known ones.
+        cert: the client's certificate, for a server that requires one.
         key: its private key.
 
     Raises:
-        InvalidRequest: one of ``cert`` and ``key`` alone.
+        InvalidRequest: only one of ``cert`` and ``key`` is given.
     """
 
     ca: Path | str | None = None
@@ -48,10 +48,10 @@ class Tls:
 
 
 def from_environment(**given: Path | str | None) -> Tls:
-    """The files given, and for others those that the environment names.
+    """The given files, and for the others those of the environment.
 
     Raises:
-        InvalidRequest: a certificate without its key, or the other way round.
+        InvalidRequest: only one of certificate and key is there.
     """
     return Tls(
         **{
@@ -65,16 +65,16 @@ def headers(api_key: str | None) -> dict[str, str]:
     """Metadata of every call.
 
     Args:
-        api_key: None: the environment's, if there is one.
+        api_key: None: the environment's, if any.
 
     Raises:
-        InvalidRequest: no header can hold it.
+        InvalidRequest: it is not valid in a header.
     """
     key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
     if not key:
         return {}
     if not _KEY.fullmatch(key):
-        # Its value is not shown: most likely it is a good key and a line break.
+        # The value is not shown: it is probably a valid key with a line break.
         raise _invalid("api_key", "malformed", "1 … 1024 visible ASCII characters")
     return {API_KEY_HEADER: key}
 
@@ -83,7 +83,7 @@ def connection(tls: Tls | bool | None) -> dict[str, Any]:
     """Keyword arguments of tritonclient's ``InferenceServerClient``.
 
     Args:
-        tls: False: plain; True: encrypted; None: as the environment says.
+        tls: False: plain; True: encrypted; None: by the environment.
 
     Raises:
         InvalidRequest: the environment contradicts itself.
@@ -100,7 +100,7 @@ def connection(tls: Tls | bool | None) -> dict[str, Any]:
 
 
 def open_channel(url: str, settings: Mapping[str, Any], library: Any) -> Any:
-    """A gRPC channel of our own, for calls that tritonclient does not make.
+    """A gRPC channel for calls that tritonclient does not support.
 
     Args:
         settings: :func:`connection`, and ``channel_args``.
@@ -109,7 +109,7 @@ def open_channel(url: str, settings: Mapping[str, Any], library: Any) -> Any:
     Raises:
         OSError: a certificate cannot be read.
     """
-    import grpc  # here, as what only reads the contract has no use for it
+    import grpc  # here: readers of the contract do not need it
 
     options = settings.get("channel_args")
     if not settings.get("ssl"):

@@ -1,4 +1,4 @@
-"""Arrays as the contract means them: float32 in 0..1, their pixels, their bytes on the wire."""
+"""Arrays of the contract: float32 in 0..1, their pixels, and their bytes on the wire."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_unit_floats(value: npt.ArrayLike, name: str, axes: Literal[2, 3]) -> Floa
 
     Args:
         value: float or bool in 0..1, or uint8 in 0..255 (divided by 255).
-        name: what errors call it.
+        name: in errors.
         axes: 2 for a mask, 3 for a picture.
 
     Raises:
@@ -50,24 +50,24 @@ def as_unit_floats(value: npt.ArrayLike, name: str, axes: Literal[2, 3]) -> Floa
 
 
 def from_bytes(array: AnyArray) -> FloatArray:
-    """uint8 0..255 as float32 0..1, the division done in float32."""
+    """uint8 0..255 as float32 0..1, divided in float32."""
     return np.ascontiguousarray(array).astype(np.float32) / np.float32(255)
 
 
 def to_pixels(values: FloatArray) -> ByteArray:
-    """``trunc(clip(255·x, 0, 255))``, the reference's way from floats to pixels."""
+    """``trunc(clip(255·x, 0, 255))``, the reference's conversion of floats to pixels."""
     return np.clip(np.float32(255) * values, 0, 255).astype(np.uint8)
 
 
 def to_pixels_rounded(values: FloatArray) -> ByteArray:
-    """The nearest pixel value: for what leaves the service."""
+    """The nearest pixel values, for the service's outputs."""
     return np.rint(np.clip(np.float32(255) * values, 0, 255)).astype(np.uint8)
 
 
 def encode(array: FloatArray, offset: int) -> tuple[Buffer, bytes]:
-    """The bytes of a float array in 0..1, and where they lie: uint8 if that loses nothing.
+    """The bytes of a float array in 0..1, and their place: uint8 if that is lossless.
 
-    What :func:`decode` makes of it equals ``array`` bit for bit.
+    :func:`decode` returns ``array`` bit for bit.
 
     Example:
         >>> encode(np.ones((2, 2), np.float32), offset=10)[0].encoding
@@ -79,7 +79,7 @@ def encode(array: FloatArray, offset: int) -> tuple[Buffer, bytes]:
 
 
 def as_lossless_bytes(array: FloatArray) -> tuple[bytes, Literal["uint8", "float32"]]:
-    """The shortest raw encoding that gives the same float32 bits back."""
+    """The shortest lossless raw encoding."""
     rounded = np.rint(array * np.float32(255)).astype(np.uint8)
     same = np.array_equal(from_bytes(rounded).view(np.uint32), array.view(np.uint32))
     if same:
@@ -88,18 +88,18 @@ def as_lossless_bytes(array: FloatArray) -> tuple[bytes, Literal["uint8", "float
 
 
 def decode(buffer: Buffer, tensor: ByteArray, name: str) -> FloatArray:
-    """Reads the array that ``buffer`` describes out of a concatenated byte tensor.
+    """Reads the array of ``buffer`` from a concatenated byte tensor.
 
     Args:
         buffer: place, shape and encoding.
         tensor: uint8 ``[n]``.
-        name: what errors call it, e.g. ``segs.items.0.mask``.
+        name: in errors, e.g. ``segs.items.0.mask``.
 
     Returns:
         float32 ``[h, w]`` or ``[h, w, 3]``, 0..1 (raw float32 values are not checked).
 
     Raises:
-        ContractError: the buffer lies outside the tensor, or its file is not such a picture.
+        ContractError: the buffer is outside the tensor, or its file is not such a picture.
     """
     place = checked_place(buffer, tensor, name)
     if buffer.encoding == "float32":
@@ -111,11 +111,11 @@ def decode(buffer: Buffer, tensor: ByteArray, name: str) -> FloatArray:
 
 
 def checked_place(buffer: Buffer, tensor: ByteArray, name: str) -> ByteArray:
-    """The bytes of ``buffer`` in ``tensor``, uint8 ``[length]``, a view; of a PNG file, the header
-    is held against the shape. Nothing is decoded.
+    """The bytes of ``buffer`` in ``tensor``, uint8 ``[length]``, a view. A PNG file's header is
+    compared with the shape; nothing is decoded.
 
     Raises:
-        ContractError: it lies outside the tensor, or its file is not such a picture.
+        ContractError: it is outside the tensor, or its file is not such a picture.
     """
     end = buffer.offset + buffer.length
     if end > tensor.size:
@@ -137,7 +137,7 @@ def _inspect_png(buffer: Buffer, place: ByteArray, name: str) -> PictureFile:
 
 
 def resize_lanczos(pixels: ByteArray, height: int, width: int) -> ByteArray:
-    """PIL's Lanczos on uint8 ``[h, w, 3]``; a picture of that size already comes back as it is."""
+    """PIL's Lanczos on uint8 ``[h, w, 3]``; a picture of this size is returned unchanged."""
     if pixels.shape[:2] == (height, width):
         return pixels
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
@@ -161,8 +161,8 @@ def resize_bilinear(mask: FloatArray, height: int, width: int) -> FloatArray:
 
 
 def _neighbours(old: int, new: int) -> tuple[AnyArray, AnyArray, FloatArray]:
-    """Indices before and after each new pixel's centre [new], and the weight of the latter; in
-    float32 throughout, as torch computes them."""
+    """Indices before and after each new pixel's centre [new], and the weight of the latter, all
+    computed in float32 as in torch."""
     scale = np.float32(old) / np.float32(new)
     centre = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     centre = np.maximum(centre, np.float32(0))

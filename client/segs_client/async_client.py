@@ -35,8 +35,8 @@ T = TypeVar("T")
 class AsyncClient(BaseClient):
     """:class:`~segs_client.Client` for asyncio, with its arguments and errors; for one event loop.
 
-    Any number of calls may be under way at once. Cancelling one cancels it on the server too.
-    Pictures are encoded and decoded in threads, so that the loop goes on.
+    Any number of calls may run at once. Cancelling a call also cancels it on the server. Pictures
+    are encoded and decoded in threads, so that the loop is not blocked.
 
     Example:
         >>> async def main() -> None:  # doctest: +SKIP
@@ -48,7 +48,7 @@ class AsyncClient(BaseClient):
 
     def _connect(self) -> None:
         self._channels: dict[int, Any] = {}
-        """Of streams, by server: tritonclient's connection has room for one stream."""
+        """Channels for streams, by server: tritonclient's connection allows one stream."""
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -62,7 +62,7 @@ class AsyncClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; calls that are under way are cancelled."""
+        """Closes the connections and cancels running calls."""
         self._waits.close()
         for triton in self._tritons:
             await triton.close()
@@ -85,8 +85,8 @@ class AsyncClient(BaseClient):
         :meth:`Client.detail`."""
         options = {"prompt": prompt, "negative": negative, **options}
         built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
-        answered = await self._run(self._ask(built, request_id, timeout_s))
-        return await asyncio.to_thread(self._read, built, answered)
+        response = await self._run(self._request(built, request_id, timeout_s))
+        return await asyncio.to_thread(self._read, built, response)
 
     async def stream(
         self,
@@ -111,22 +111,22 @@ class AsyncClient(BaseClient):
         """
         options = {"prompt": prompt, "negative": negative, **options}
         built = await asyncio.to_thread(self._build, image, segs, pipeline, options)
-        asked = self._ask_updates(built, request_id, timeout_s)
-        with traced(asked) as inside:
-            answered = await self._run(inference(inside, self._servers, self.retries))
-            updates, first = answered.answer
-            with self._servers.held(answered.url, asked.work):
+        request = self._stream_request(built, request_id, timeout_s)
+        with traced(request) as inside:
+            response = await self._run(inference(inside, self._servers, self.retries))
+            updates, first = response.answer
+            with self._servers.streaming(response.url, request.work):
                 async with contextlib.aclosing(updates):
-                    yield self._signed(first, answered)
+                    yield self._with_server(first, response)
                     async for update in updates:
-                        yield self._signed(update, answered)
+                        yield self._with_server(update, response)
 
     async def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
         """Ends a request of :meth:`stream`; errors are those of :meth:`Client.cancel`."""
         message = streaming.cancel_message(request_id, timeout_s)
         if self._waits.end(request_id):
             return
-        error: SegsError = ServerError("nobody was asked")
+        error: SegsError = ServerError("there is no server")
         for index in range(len(self.urls)):
             try:
                 async for _ in self._updates(index, message, None, self._headers):
@@ -175,13 +175,13 @@ class AsyncClient(BaseClient):
         """Waits until a server and its detailer's model accept requests.
 
         Raises:
-            ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
+            ServerUnavailable: not within ``timeout_s``; the message has the last state.
         """
         await self._run(self._readiness(timeout_s))
 
     @cached_property
     def _tritons(self) -> list[InferenceServerClient]:
-        # A channel belongs to the loop in which it is made: the one of the first call.
+        # A channel belongs to the event loop in which it is created: that of the first call.
         return [InferenceServerClient(url, **self._connection) for url in self.urls]
 
     async def _run(self, program: ClientProgram[T]) -> T:
@@ -189,16 +189,16 @@ class AsyncClient(BaseClient):
             step = next(program)
             while True:
                 try:
-                    led_to = await self._take(step)
+                    outcome = await self._perform(step)
                 except BaseException as error:
                     step = program.throw(error)
                 else:
-                    step = program.send(led_to)
+                    step = program.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _take(self, step: ClientStep) -> Any:
+    async def _perform(self, step: ClientStep) -> Any:
         if isinstance(step, Pause):
             wait = self._waits.begun(asyncio.Event(), step.request_id)
             with wait as end, contextlib.suppress(asyncio.TimeoutError):

@@ -1,4 +1,4 @@
-"""What the synchronous and the async client share: all but the waiting."""
+"""The common base of the synchronous and the async client: all but the waiting."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ DEFAULT_URL = "127.0.0.1:8001"
 
 
 class BaseClient:
-    """Settings of a client, and what is done before and after a request is on its way.
+    """A client's settings, and the parts of a call before and after its transport.
 
     Args:
-        url: host and port of Triton's gRPC. Of several, each request goes to the one with the
-            least work of this client, and to another where it is UNAVAILABLE, see
+        url: host and port of Triton's gRPC. With several, each request is sent to the server with
+            the least work of this client, and to another one if it is UNAVAILABLE, see
             :mod:`segs_client.servers`.
-        pipeline: the compiled checkpoint used where a call names none.
-        timeout_s: seconds after which a call is given up, where it names no other; so long it is
-            tried again where all servers are overloaded.
+        pipeline: the compiled checkpoint of calls that name none.
+        timeout_s: default time-out of a call in seconds, retries included.
         api_key: sent with every call, for a server that requires one.
-        tls: whether, or with which files, the connection is encrypted. Key and TLS that are not
-            given are looked for in the environment, see :mod:`segs_client.access`.
-        retries: what is done where no server is available.
-        shared_memory: pictures of ``detail`` go through shared memory, to servers on this host that
-            are open to that, see :mod:`segs_client.shared_memory`.
+        tls: whether, or with which files, the connection is encrypted. If ``api_key`` or ``tls`` is
+            None, the environment is read, see :mod:`segs_client.access`.
+        retries: behaviour if no server is available.
+        shared_memory: sends the pictures of ``detail`` through shared memory to servers on this
+            host that allow it, see :mod:`segs_client.shared_memory`.
 
     Raises:
         InvalidRequest: an argument is malformed.
@@ -68,7 +67,7 @@ class BaseClient:
         self._connect()
 
     def _connect(self) -> None:
-        """Makes the channels, where that is not left for the first call."""
+        """Creates the channels, unless the first call does."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -92,26 +91,24 @@ class BaseClient:
             )
         return build(image, segs, pipeline=name, **options)
 
-    def _ask(
+    def _request(
         self, built: BuiltRequest, request_id: str | None, timeout_s: float | None
-    ) -> exchange.ClientProgram[exchange.Answered]:
-        """The program of a request."""
+    ) -> exchange.ClientProgram[exchange.ClientResponse]:
         request_id = request_id or transport.new_request_id()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         arguments = transport.infer_arguments(built, request_id, timeout_s)
-        asked = exchange.Asked(
+        request = exchange.OutgoingRequest(
             {**arguments, "headers": self._headers},
             request_id,
             estimated_work(built.request),
             timeout_s,
             RegionSpec.of(built) if self.shared_memory else None,
         )
-        return exchange.traced_inference(asked, self._servers, self.retries)
+        return exchange.traced_inference(request, self._servers, self.retries)
 
-    def _ask_updates(
+    def _stream_request(
         self, built: BuiltRequest, request_id: str | None, timeout_s: float | None
-    ) -> exchange.Asked:
-        """A stream that is to be opened."""
+    ) -> exchange.OutgoingRequest:
         request_id = request_id or transport.new_request_id()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         arguments = {
@@ -120,20 +117,22 @@ class BaseClient:
             "headers": self._headers,
         }
         work = estimated_work(built.request)
-        return exchange.Asked(arguments, request_id, work, timeout_s, method=exchange.FOLLOW)
+        return exchange.OutgoingRequest(
+            arguments, request_id, work, timeout_s, method=exchange.FOLLOW
+        )
 
     @staticmethod
-    def _signed(update: StreamUpdate, answered: exchange.Answered) -> StreamUpdate:
-        """With its result, if there is one, telling whose it is."""
+    def _with_server(update: StreamUpdate, response: exchange.ClientResponse) -> StreamUpdate:
+        """The update; its result, if any, gets the server and the number of tries."""
         if update.result is None:
             return update
-        result = replace(update.result, url=answered.url, tries=answered.tries)
+        result = replace(update.result, url=response.url, tries=response.tries)
         return replace(update, result=result)
 
     @staticmethod
-    def _read(built: BuiltRequest, answered: exchange.Answered) -> DetailResult:
-        result = transport.read_answer(built, answered.answer, answered.elsewhere)
-        return replace(result, url=answered.url, tries=answered.tries)
+    def _read(built: BuiltRequest, response: exchange.ClientResponse) -> DetailResult:
+        result = transport.read_answer(built, response.answer, response.elsewhere)
+        return replace(result, url=response.url, tries=response.tries)
 
     def _obstacle(self, timeout_s: float) -> exchange.ClientProgram[str | None]:
         transport.check_timeout(timeout_s)

@@ -7,15 +7,15 @@ import numpy as np
 from segs_client.arrays import FloatArray
 
 BLUR_SIGMA = 10.0
-"""σ of every mask blur in pixels, whatever its radius."""
+"""σ of every mask blur in pixels, independent of its radius."""
 
-_BAND_VALUES = 1 << 15  # of a band of rows: it and its neighbours stay in the cache
+_BAND_VALUES = 1 << 15  # of a band of rows that fits into the CPU's cache
 
 
 def blur_kernel_size(radius: int, shape: tuple[int, int]) -> int:
     """Side of the blur's kernel for a mask ``(h, w)``; 0 means no blur.
 
-    2·radius + 1, but for masks no larger than that: half their shorter side, made odd.
+    2·radius + 1; for masks no larger than that, half their shorter side, made odd.
 
     Example:
         >>> blur_kernel_size(5, (50, 50)), blur_kernel_size(20, (50, 40))
@@ -33,7 +33,7 @@ def blur(mask: FloatArray, radius: int) -> FloatArray:
     """Gaussian blur of a mask ``[h, w]`` with σ = 10 px and reflect padding.
 
     Args:
-        mask: float32, 0..1; rounding may take its blur beyond 1 by a float's last digit.
+        mask: float32, 0..1; by rounding, its blur may exceed 1 in the last digit.
         radius: of the kernel in pixels, see :func:`blur_kernel_size`; 0 for none.
 
     Example:
@@ -47,7 +47,7 @@ def blur(mask: FloatArray, radius: int) -> FloatArray:
     at = np.arange(size, dtype=np.float32) - np.float32(size // 2)
     line = np.exp(np.float32(-0.5) * (at / np.float32(BLUR_SIGMA)) ** 2)
     line /= line.sum()
-    line = line[line >= np.finfo(np.float32).tiny]  # the rest adds nothing, slowly
+    line = line[line >= np.finfo(np.float32).tiny]  # subnormal numbers are slow
     return _convolve_rows(_convolve_rows(mask, line).T, line).T
 
 

@@ -21,8 +21,8 @@ def crop_region(
 ) -> Box:
     """The region around a box that is cut out and redrawn.
 
-    It has the box's centre and ``crop_factor`` times its sides, at least ``crop_min_size``; where
-    it would leave the picture it is shifted, and cut only if larger than the picture.
+    It has the box's centre and ``crop_factor`` times its sides, at least ``crop_min_size``. It is
+    shifted into the picture, and cut only if it is larger than the picture.
 
     Args:
         bbox: x1, y1, x2, y2 in pixels, half-open.
@@ -66,7 +66,7 @@ def window(box: Box) -> tuple[slice, slice]:
 
 
 def checked_box(box: Sequence[int], name: str) -> Box:
-    """Four whole numbers with an area, as ints; ``name`` is what the ContractError calls it."""
+    """A box with an area as four ints, or a ContractError with ``name``."""
     allowed = f"x1, y1, x2, y2: whole numbers 0 … {MAX_SIDE_PX} with x2 > x1 and y2 > y1"
     try:
         numbers = [float(value) for value in box]

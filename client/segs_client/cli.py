@@ -1,7 +1,6 @@
 """``segs-detail``: redraw segments of one picture from the command line.
 
-Exit status: 0 done; 3 done, but for SEGs that failed; 2 the request or a file is wrong; 1 the
-server is in trouble.
+Exit status: 0 done; 3 done, except for failed SEGs; 2 wrong request or file; 1 server error.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status; wrong usage exits with 2."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["batch"]:
-        from segs_client.batch import command  # most calls have no use for asyncio
+        from segs_client.batch import command  # most calls do not need asyncio
 
         return command.main(words[1:])
     if words[:1] == ["convert"]:
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (given.output, given.compare):
             _check_folder(path)
         if given.report is not None and not os.access(given.report, os.W_OK):
-            _check_folder(given.report)  # where it is to be made
+            _check_folder(given.report)
         result = _run(given, options)
     except (InvalidRequest, Unauthenticated) as error:
         return _failed(error.message, error.request_id, WRONG_INPUT)
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_table(report: Report) -> str:
-    """What became of each SEG, one line each, columns aligned."""
+    """The SEGs' results, one line each, with aligned columns."""
     header = ("seg", "pass", "status", "box", "crop region", "sampled", "steps", "seconds", "label")
     rows = [header, *(_row(seg) for seg in report.segs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -107,8 +106,8 @@ def _run(given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
 
 def _detailed(client: Client, given: argparse.Namespace, options: dict[str, Any]) -> DetailResult:
     segs = segments(given.image, given.box, given.mask, options)
-    is_told = sys.stderr.isatty() and not given.shared_memory  # which streams cannot use
-    if not (is_told if given.progress is None else given.progress):
+    default = sys.stderr.isatty() and not given.shared_memory  # streams cannot use shared memory
+    if not (default if given.progress is None else given.progress):
         return client.detail(given.image, segs, **options)
     stream = client.stream(given.image, segs, **options)
     with ProgressBars() as bars, contextlib.closing(stream):
@@ -178,7 +177,7 @@ def _comparison(path: Path, after: Image.Image, result: DetailResult) -> Image.I
 
 
 def _check_folder(path: Path | None) -> None:
-    """Refuses what could not be written before the server does its work for nothing."""
+    """Raises before the request if a result could not be written."""
     if path is None:
         return
     if not path.parent.is_dir():

@@ -17,9 +17,9 @@ from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailab
 from segs_client.exchange import (
     FOLLOW,
     LONGEST_PROBE_S,
-    Asked,
     ClientProgram,
     ClientStep,
+    OutgoingRequest,
     Pause,
     inference,
     traced,
@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 
 class Client(BaseClient):
-    """A connection to a server, or to several of the same; safe to share between threads; close it
-    or use ``with``. Its arguments are those of :class:`~segs_client.base_client.BaseClient`.
+    """A connection to one server, or to several equal ones; thread-safe. Close it or use ``with``.
+    Its arguments are those of :class:`~segs_client.base_client.BaseClient`.
 
     Example:
         >>> with Client("127.0.0.1:8001", pipeline="base") as client:  # doctest: +SKIP
@@ -45,7 +45,7 @@ class Client(BaseClient):
     def _connect(self) -> None:
         self._tritons = [InferenceServerClient(each, **self._connection) for each in self.urls]
         self._channels: dict[int, Any] = {}
-        """Of streams, by server: tritonclient's connection has room for one stream."""
+        """Channels for streams, by server: tritonclient's connection allows one stream."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Client:
@@ -60,8 +60,8 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; streams that are open end, and calls that wait for their next try
-        are cancelled."""
+        """Closes the connections; ends open streams and cancels calls that wait for their next
+        try."""
         self._waits.close()
         for triton in self._tritons:
             triton.close()
@@ -86,16 +86,16 @@ class Client(BaseClient):
             image: PIL image, array [H, W, 3] (uint8, or float in 0..1), file bytes, or path.
             segs: SEGS, or boxes x1, y1, x2, y2 in half-open pixels.
             pipeline: the compiled checkpoint; required unless the client has a default.
-            prompt: what is to be drawn.
-            negative: what is to be avoided.
-            request_id: found again in errors, the report and the server's log; made if not given.
-            timeout_s: seconds until the call is given up, on both sides; retries included.
+            prompt: of all SEGs.
+            negative: the negative prompt of all SEGs.
+            request_id: used in errors, the report and the server's log; None: a new one.
+            timeout_s: time-out of the call in seconds on both sides, retries included.
             options: other fields of :class:`~segs_client.contract.DetailRequest`, such as
                 ``steps=30`` or ``output={"seg_images": "png"}``.
 
         Raises:
             InvalidRequest: the request breaks the contract.
-            Unauthenticated: the server requires an API key, or another one.
+            Unauthenticated: the server requires a valid API key.
             ServerUnavailable: not reachable, not ready or overloaded, after all retries.
             DeadlineExceeded: the time-out passed.
             Cancelled: the call was cancelled.
@@ -104,8 +104,8 @@ class Client(BaseClient):
         """
         options = {"prompt": prompt, "negative": negative, **options}
         built = self._build(image, segs, pipeline, options)
-        answered = self._run(self._ask(built, request_id, timeout_s))
-        return self._read(built, answered)
+        response = self._run(self._request(built, request_id, timeout_s))
+        return self._read(built, response)
 
     def stream(
         self,
@@ -123,15 +123,15 @@ class Client(BaseClient):
 
         The arguments are those of :meth:`detail`; the option ``stream``, such as
         ``stream={"preview_every": 5}``, chooses the events
-        (:class:`~segs_client.contract.StreamOptions`). The call begins with the first ``next``; it
-        is repeated, as :meth:`detail` is, until the first event. Closing the generator, or
-        leaving it to be collected, cancels the request. A slow reader gets fewer steps.
+        (:class:`~segs_client.contract.StreamOptions`). The first ``next`` starts the call. Until
+        the first event it is retried like :meth:`detail`. Closing or dropping the generator cancels
+        the request. A slow reader gets fewer steps.
 
         Yields:
-            Updates; the last one's ``result`` is what :meth:`detail` returns.
+            Updates; the last one's ``result`` is that of :meth:`detail`.
 
         Raises:
-            SegsError: as :meth:`detail`; while it is iterated, but for InvalidRequest.
+            SegsError: as :meth:`detail`, during the iteration; InvalidRequest before it.
 
         Example:
             >>> for update in client.stream("photo.png", boxes):  # doctest: +SKIP
@@ -141,21 +141,21 @@ class Client(BaseClient):
         """
         options = {"prompt": prompt, "negative": negative, **options}
         built = self._build(image, segs, pipeline, options)
-        return self._streamed(self._ask_updates(built, request_id, timeout_s))
+        return self._streamed(self._stream_request(built, request_id, timeout_s))
 
     def cancel(self, request_id: str, timeout_s: float = LONGEST_PROBE_S) -> None:
-        """Ends a request of :meth:`stream`, whichever client with the same API key sent it; or any
-        of this client's that waits for its next try.
+        """Ends a request of :meth:`stream` of any client with the same API key, or a request of
+        this client that waits for its next try.
 
         Raises:
-            NotFound: no such request is under way at any of the servers.
-            ServerUnavailable: nor at any that answers, and one does not.
+            NotFound: no server has such a request.
+            ServerUnavailable: no reachable server has it, and a server is not reachable.
             SegsError: as :meth:`detail`.
         """
         message = streaming.cancel_message(request_id, timeout_s)
         if self._waits.end(request_id):
             return
-        error: SegsError = ServerError("nobody was asked")
+        error: SegsError = ServerError("there is no server")
         for index in range(len(self.urls)):
             try:
                 for _ in self._updates(index, message, None, self._headers):
@@ -166,14 +166,14 @@ class Client(BaseClient):
                     error = found
         raise error
 
-    def _streamed(self, asked: Asked) -> Generator[StreamUpdate, None, None]:
-        with traced(asked) as inside:
-            answered = self._run(inference(inside, self._servers, self.retries))
-            updates, first = answered.answer
-            with self._servers.held(answered.url, asked.work), contextlib.closing(updates):
-                yield self._signed(first, answered)
+    def _streamed(self, request: OutgoingRequest) -> Generator[StreamUpdate, None, None]:
+        with traced(request) as inside:
+            response = self._run(inference(inside, self._servers, self.retries))
+            updates, first = response.answer
+            with self._servers.streaming(response.url, request.work), contextlib.closing(updates):
+                yield self._with_server(first, response)
                 for update in updates:
-                    yield self._signed(update, answered)
+                    yield self._with_server(update, response)
 
     def _follow(
         self, server: int, given: Mapping[str, Any]
@@ -214,7 +214,7 @@ class Client(BaseClient):
         """Waits until a server and its detailer's model accept requests.
 
         Raises:
-            ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
+            ServerUnavailable: not within ``timeout_s``; the message has the last state.
         """
         self._run(self._readiness(timeout_s))
 
@@ -223,16 +223,16 @@ class Client(BaseClient):
             step = next(program)
             while True:
                 try:
-                    led_to = self._take(step)
+                    outcome = self._perform(step)
                 except BaseException as error:
                     step = program.throw(error)
                 else:
-                    step = program.send(led_to)
+                    step = program.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _take(self, step: ClientStep) -> Any:
+    def _perform(self, step: ClientStep) -> Any:
         if isinstance(step, Pause):
             with self._waits.begun(threading.Event(), step.request_id) as end:
                 end.wait(step.seconds)

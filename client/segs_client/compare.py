@@ -1,4 +1,4 @@
-"""A before/after picture of a detailed image, for people to look at."""
+"""A before/after picture of a detailed image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PAPER, _EDGE = (250, 250, 248), (214, 214, 210)
 
 @contract_checked()
 def compare_image(before: Image.Image, after: Image.Image, segs: Iterable[Seg]) -> Image.Image:
-    """Two pictures side by side under captions, each SEG's box and crop region outlined.
+    """Two pictures side by side under captions, with each SEG's box and crop region outlined.
 
-    Boxes are drawn solid, crop regions dashed, in one colour per SEG; labels stand on the left
-    picture only, so that the right one shows what was redrawn.
+    Boxes are drawn solid, crop regions dashed, in one colour per SEG. Labels are on the left
+    picture only, so that the right one shows the result.
 
     Args:
-        before: the picture as it was.
+        before: the original picture.
         after: the same picture with the details pasted.
         segs: the segments, in pixels of these pictures.
 

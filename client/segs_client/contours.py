@@ -1,8 +1,7 @@
-"""Outer contours of a mask: its 8-connected components, filled, found run by run.
+"""Outer contours of a mask: its filled 8-connected components, found by runs.
 
-A component that lies in a hole of another is part of the filled outer one, so what is labelled are
-the regions that a walk around the picture's edge would see. Rows are cut into runs of equal
-pixels; runs are joined by union-find, all in numpy: no Python loop over pixels or rows.
+A component in a hole of another one is part of the filled outer one. Rows are cut into runs of
+equal pixels; runs are joined by union-find in numpy, without Python loops over pixels or rows.
 """
 
 from __future__ import annotations
@@ -71,9 +70,9 @@ def _touching(
     first = start[runs]
     last = first + length[runs] - 1
     reach = 1 if diagonal else 0
-    # Within a row runs are ordered, and flat positions order the rows: the runs below that touch
-    # run i are those from the first that ends at or after its start to the last that starts at or
-    # before its end. Foreground never touches the padding, so a reach of 1 stays in the row.
+    # Runs are ordered by their flat positions. The runs below that touch run i are those from the
+    # first that ends at or after its start to the last that starts at or before its end.
+    # Foreground never touches the padding, so a reach of 1 stays in the row.
     low = np.searchsorted(last, first + columns - reach, side="left")
     high = np.searchsorted(first, last + columns + reach, side="right")
     count = np.maximum(high - low, 0)
@@ -95,10 +94,10 @@ def _union(size: int, left: Indices, right: Indices) -> Indices:
 
 
 def _outermost(root: Indices, start: Indices, columns: int) -> Indices:
-    """For each run the first run of the outermost region that it lies in; 0 for the outside.
+    """For each run the first run of its outermost region; 0 for the outside.
 
     The pixel above a region's first pixel belongs to the region around it, which has an earlier
-    first run: following these leads from a hole or an island to the outer contour.
+    first run. Following these pointers leads from a hole or an island to the outer contour.
     """
     tops = np.unique(root)[1:]
     above = np.searchsorted(start, start[tops] - columns, side="right") - 1
@@ -108,7 +107,7 @@ def _outermost(root: Indices, start: Indices, columns: int) -> Indices:
 
 
 def _followed(parent: Indices) -> Indices:
-    """Pointers followed to their end, doubling the distance in every turn."""
+    """Pointers followed to their ends, with pointer doubling."""
     while True:
         further = parent[parent]
         if np.array_equal(further, parent):

@@ -1,4 +1,4 @@
-"""The wire contract, version 1: what the JSON of a request and of a report may say.
+"""The wire contract, version 1: the JSON of requests and reports.
 
 Client and server both validate with these models; the published JSON Schema is generated from
 them. Boxes are half-open integer pixels (x1, y1, x2, y2); sizes are (height, width).
@@ -15,14 +15,14 @@ input               type       content
 ``control_images``  UINT8 [n]  optional: ControlNets' pictures, one after another
 output
 ``report``          UINT8 [n]  JSON of :class:`Report`
-``detailed_image``  UINT8 [n]  the pasted result in the format asked for
-``detailed_segs``   UINT8 [n]  the detailed crops, where asked for
-``used_control_images``  UINT8 [n]  the control images that were used, where asked for
+``detailed_image``  UINT8 [n]  the pasted result in the requested format
+``detailed_segs``   UINT8 [n]  the detailed crops, if requested
+``used_control_images``  UINT8 [n]  the used control images, if requested
 ==================  =========  ==========================================================
 
-(An ensemble has one name space for all its tensors: no output may be named as an input is.)
+(An ensemble has one name space for all its tensors: an output cannot have an input's name.)
 
-An output that has nothing to say has length 0.
+An empty output has length 0.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ __all__ = [
 CONTRACT_VERSION = 1
 MODEL_NAME = "segs_detailer"
 STREAM_MODEL_NAME = "segs_detailer_stream"
-API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, of a server that wants keys
+API_KEY_HEADER = "x-api-key"  # gRPC metadata, or HTTP header, if the server requires keys
 TRACE_HEADERS = ("traceparent", "tracestate")  # likewise, https://www.w3.org/TR/trace-context/
 
 SegStatus = Literal[
@@ -106,7 +106,7 @@ SegStatus = Literal[
 
 
 class ImageInput(Model):
-    """How the ``image`` tensor is to be read: an encoded file, or raw RGB uint8 ``[H, W, 3]``."""
+    """The form of the ``image`` tensor: an encoded file, or raw RGB uint8 ``[H, W, 3]``."""
 
     encoding: Annotated[
         Literal["file", "raw"], Field(description="an encoded file, or the pixels themselves")
@@ -122,22 +122,22 @@ class ImageInput(Model):
                 "shape", "required with encoding 'raw'", value=None, allowed="[height, width, 3]"
             )
         if self.encoding == "file" and self.shape is not None:
-            raise refuse("shape", "the file tells its own", value=list(self.shape), allowed="null")
+            raise refuse("shape", "the file has its own", value=list(self.shape), allowed="null")
         return self
 
 
 class SegItem(SegOptions):
-    """One segment, with options of its own where they differ from the request's.
+    """One segment, with its own options if they differ from the request's.
 
-    Without ``crop_region`` the request's crop_factor makes one around the box; without ``mask``
-    the box itself, filled, is the mask."""
+    Without ``crop_region``, it is made around the box by the request's crop_factor. Without
+    ``mask``, the mask is the filled box."""
 
     bbox: Annotated[Box, Field(description="x1, y1, x2, y2 in pixels, half-open")]
     crop_region: Annotated[
-        Box | None, Field(description="what is cut out and redrawn, in pixels of segs.size")
+        Box | None, Field(description="the region to be redrawn, in pixels of segs.size")
     ] = None
-    label: Annotated[str, Field(max_length=1024, description="comes back in the report")] = ""
-    confidence: Annotated[float, Field(description="comes back in the report")] = 1.0
+    label: Annotated[str, Field(max_length=1024, description="copied to the report")] = ""
+    confidence: Annotated[float, Field(description="copied to the report")] = 1.0
     mask: Annotated[
         Buffer | None, Field(description="cropped mask [h, w], 0..1, of the crop region's size")
     ] = None
@@ -165,8 +165,8 @@ class SegItem(SegOptions):
 
 
 class SegsInput(Model):
-    """The segments and the (height, width) that their pixels refer to. A size other than the
-    picture's scales them; null means the picture's own size."""
+    """The segments, and the (height, width) that their pixels refer to; null: the picture's. With
+    another size they are scaled to the picture."""
 
     size: Annotated[
         tuple[Side, Side] | None, Field(description="height, width; null: the picture's own")
@@ -178,14 +178,14 @@ class SegsInput(Model):
 
 
 class PasteOptions(Model):
-    """SEGSPaste: how the detailed crops go back into the picture."""
+    """SEGSPaste: options of pasting the detailed crops into the picture."""
 
     feather: Annotated[int, Field(ge=0, le=100, description="blur radius of the mask, px")] = 5
     alpha: Annotated[int, Field(ge=0, le=255, description="opacity")] = 255
 
 
 class OutputOptions(Model):
-    """What comes back, and how it is encoded."""
+    """The outputs of the response, and their encodings."""
 
     image: Annotated[
         Literal["png", "jpeg", "webp", "raw", "none"],
@@ -195,18 +195,18 @@ class OutputOptions(Model):
     seg_images: Annotated[
         Literal["none", "png", "uint8", "float32"], Field(description="the detailed crops")
     ] = "none"
-    control_images: Annotated[
-        bool, Field(description="also the control images that were used, as PNG")
-    ] = False
+    control_images: Annotated[bool, Field(description="also the used control images, as PNG")] = (
+        False
+    )
 
 
 class DetailRequest(Model):
-    """One call of the detailer. Names, defaults and ranges are SEGSDetailer's own."""
+    """One call of the detailer. Names, defaults and ranges are those of SEGSDetailer."""
 
     version: Annotated[Literal[1], Field(description="of this contract")] = 1
     pipeline: Annotated[PipelineName, Field(description="the basic_pipe: a compiled checkpoint")]
-    prompt: Annotated[str, Field(max_length=100_000, description="what is to be drawn")] = ""
-    negative: Annotated[str, Field(max_length=100_000, description="what is to be avoided")] = ""
+    prompt: Annotated[str, Field(max_length=100_000, description="the positive prompt")] = ""
+    negative: Annotated[str, Field(max_length=100_000, description="the negative prompt")] = ""
     prompts: Annotated[
         tuple[Prompt, ...],
         Field(
@@ -224,12 +224,12 @@ class DetailRequest(Model):
         ),
     ] = ()
     seg_prompts: Annotated[
-        SegPrompts | None, Field(description="prompts dealt out to the SEGS")
+        SegPrompts | None, Field(description="one prompt for each of the SEGS")
     ] = None
     wildcards: Wildcards = Field(
-        default_factory=dict, description="name → lines: what __name__ in a prompt stands for"
+        default_factory=dict, description="name → lines, one of which replaces __name__ in a prompt"
     )
-    image: Annotated[ImageInput, Field(description="how the image tensor is read")] = ImageInput()
+    image: Annotated[ImageInput, Field(description="form of the image tensor")] = ImageInput()
     segs: Annotated[SegsInput, Field(description="the segments to redraw")] = SegsInput()
     crop_factor: Annotated[
         float,
@@ -246,13 +246,13 @@ class DetailRequest(Model):
         bool, Field(description="true: the box is scaled to guide_size; false: the crop region")
     ] = True
     max_size: Annotated[
-        float, Field(ge=64, le=16384, description="most that a sampled crop's side may be, px")
+        float, Field(ge=64, le=16384, description="longest side of a sampled crop, px")
     ] = 768
     shapes: Annotated[
         Literal["exact", "throughput"],
         Field(
-            description="exact: every SEG at its own size, as SEGSDetailer; throughput: crop "
-            "regions grown a little to a few common sizes, so that more SEGs share batches"
+            description="exact: every SEG at its own size, as SEGSDetailer; throughput: slightly "
+            "larger crop regions with a few common sizes, so that more SEGs share batches"
         ),
     ] = "exact"
     seed: Annotated[
@@ -263,7 +263,7 @@ class DetailRequest(Model):
     sampler_name: Annotated[SamplerName, Field(description="the sampler")] = "euler"
     scheduler: Annotated[SchedulerName, Field(description="the noise levels")] = "normal"
     denoise: Annotated[
-        float, Field(ge=0.0001, le=1, description="share of the schedule that is run")
+        float, Field(ge=0.0001, le=1, description="fraction of the schedule that is run")
     ] = 0.5
     noise_mask: Annotated[
         bool, Field(description="redraw only inside the mask, not the whole crop")
@@ -272,20 +272,20 @@ class DetailRequest(Model):
         bool, Field(description="redraw also SEGS that are large enough already")
     ] = True
     batch_size: Annotated[int, Field(ge=1, le=100, description="passes over all SEGS")] = 1
-    cycle: Annotated[int, Field(ge=1, le=10, description="samplings in a row of each SEG")] = 1
+    cycle: Annotated[int, Field(ge=1, le=10, description="samplings of each SEG in sequence")] = 1
     noise_mask_feather: Annotated[
         int,
         Field(ge=0, le=100, description="blur radius of the noise mask, px; 0 keeps it hard"),
     ] = 20
 
     refiner: Annotated[
-        Refiner | None, Field(description="refiner_basic_pipe_opt: what runs the last steps")
+        Refiner | None, Field(description="refiner_basic_pipe_opt: runs the last steps")
     ] = None
     refiner_ratio: Annotated[
-        float, Field(ge=0, le=1, description="share of the steps that the refiner runs")
+        float, Field(ge=0, le=1, description="fraction of the steps that the refiner runs")
     ] = 0.2
     inpaint_model: Annotated[
-        bool, Field(description="feed a 9-channel network what lies around the mask")
+        bool, Field(description="give a 9-channel network the surroundings of the mask")
     ] = False
     scheduler_func: Annotated[
         SchedulerFunc | None,
@@ -302,38 +302,38 @@ class DetailRequest(Model):
 
     priority: Annotated[
         Literal["low", "normal", "high"],
-        Field(description="under load: each step up gets four times the device"),
+        Field(description="under load, each higher level gets four times the device time"),
     ] = "normal"
-    paste: Annotated[PasteOptions, Field(description="how crops go back")] = PasteOptions()
-    output: Annotated[OutputOptions, Field(description="what comes back")] = OutputOptions()
+    paste: Annotated[PasteOptions, Field(description="how crops are pasted")] = PasteOptions()
+    output: Annotated[OutputOptions, Field(description="what is returned")] = OutputOptions()
     stream: Annotated[StreamOptions, Field(description="which events are sent")] = StreamOptions()
 
 
 class SegError(Model):
-    """Why one SEG failed, by no fault of the request's; the others are not touched by it."""
+    """The internal error of one SEG; it does not affect other SEGs."""
 
     code: ErrorCode
     message: Annotated[str, Field(description="one sentence for people")]
-    incident: Annotated[str, Field(description="what the server's log has the story under")]
+    incident: Annotated[str, Field(description="id of the error in the server's log")]
 
 
 class SegReport(Model):
-    """What became of one SEG in one pass."""
+    """The result of one SEG in one pass."""
 
     index: Annotated[int, Field(ge=0, description="position among the request's segs")]
     batch_pass: Annotated[int, Field(ge=0, description="0 … batch_size−1")] = 0
     status: SegStatus
     error: Annotated[
-        SegError | None, Field(description="where status is failed; its region stays as it came")
+        SegError | None, Field(description="if status is failed; the region is not changed")
     ] = None
     label: str = ""
     confidence: float = 1.0
     bbox: Box
     crop_region: Annotated[
-        Box, Field(description="in pixels of the picture; grown where shapes is throughput")
+        Box, Field(description="in pixels of the picture; grown if shapes is throughput")
     ]
     sampled_size: Annotated[
-        tuple[int, int] | None, Field(description="(height, width) that was sampled")
+        tuple[int, int] | None, Field(description="(height, width) of the sampled crop")
     ] = None
     seed: int | None = None
     steps_run: int = 0
@@ -346,14 +346,14 @@ class SegReport(Model):
 
 
 class ImageReport(Model):
-    """The output picture's form."""
+    """The form of the output picture."""
 
     encoding: Literal["png", "jpeg", "webp", "raw", "none"]
     shape: tuple[int, int, Literal[3]]
 
 
 class Report(Model):
-    """The answer's JSON: per SEG and pass its status, in the order of the passes."""
+    """The response's JSON: a report for each SEG and pass, in the order of the passes."""
 
     version: Literal[1] = 1
     request_id: str = ""
@@ -384,7 +384,7 @@ def parse_request(text: str | bytes, limits: JsonLimits = JsonLimits()) -> Detai
 
 
 def from_validation_error(error: ValidationError) -> ContractError:
-    """Turns the first complaint about a :class:`DetailRequest` into ours."""
+    """The ContractError for the first error of a :class:`DetailRequest`."""
     return refusals.from_validation_error(error, request_schema())
 
 

@@ -1,4 +1,4 @@
-"""Outlines and labels of SEGS drawn onto a picture."""
+"""Draws outlines and labels of SEGS onto a picture."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DASH = 6
 
 
 def colour_of(index: int) -> Colour:
-    """The colour of the SEG of that index, RGB."""
+    """The RGB colour of the SEG with this index."""
     return _COLOURS[index % len(_COLOURS)]
 
 
 def text_height(picture: Image.Image) -> int:
-    """Height in pixels of text that is easy to read in a picture of that size."""
+    """A readable height of text in pixels, by the picture's size."""
     return max(14, round(max(picture.size) / 36))
 
 
@@ -35,7 +35,7 @@ def outline(
     """Draws SEGS onto an RGB ``picture``, in one colour per SEG.
 
     Args:
-        picture: is changed.
+        picture: changed in place.
         segs: in pixels of the picture.
         boxes: outline boxes solid and crop regions dashed.
         labels: a tag with the SEG's number, from 1, and its label.
@@ -52,7 +52,7 @@ def outline(
 
 
 def _tag(draw: ImageDraw.ImageDraw, box: Box, text: str, colour: Colour, text_px: int) -> None:
-    """A label on a tag over the box's upper left corner, or inside where there is no room."""
+    """A label on a tag above the box's upper left corner, or inside if there is no room."""
     font = ImageFont.load_default(max(10, round(text_px * 0.7)))
     pad = max(2, text_px // 6)
     x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font, anchor="lt")
@@ -75,7 +75,7 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, unit: int) -> N
 
 
 def _inside(box: Box, picture: Image.Image) -> Box:
-    """The box's outermost pixels that lie in the picture, both ends included."""
+    """The box's outermost pixels inside the picture, both ends included."""
     x1, y1, x2, y2 = box
     right, bottom = picture.width - 1, picture.height - 1
     return min(x1, right), min(y1, bottom), min(x2 - 1, right), min(y2 - 1, bottom)

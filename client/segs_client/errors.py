@@ -1,11 +1,11 @@
-"""Every exception this package raises, and the one mapping from the transport's errors to them.
+"""The exceptions of this package, and the mapping of the transport's errors to them.
 
 ::
 
     SegsError
     ├── InvalidRequest      the request breaks the contract; also a ValueError
-    ├── Unauthenticated     the server requires an API key, or another one
-    ├── NotFound            there is no such request to be cancelled
+    ├── Unauthenticated     the server requires a valid API key
+    ├── NotFound            there is no such request to cancel
     ├── ServerUnavailable   not reachable, not ready or overloaded: try again
     ├── DeadlineExceeded    the time-out passed before the answer
     ├── Cancelled           the call was cancelled
@@ -24,10 +24,10 @@ from segs_client.contract import ContractError, ErrorCode, ErrorDetail
 from segs_client.triton_messages import PROCESS_DEAD, process_ended
 
 LEAST_WAIT_S = 0.5
-"""Least seconds until a server that was unavailable is tried again, and least ``retry_after_s``: a
-server that has measured nothing yet says 0, and retries without a pause would keep it busy."""
+"""Least seconds until an unavailable server is tried again, and least ``retry_after_s``: a server
+without measurements gives 0, and retries without a pause would overload it."""
 
-if TYPE_CHECKING:  # importing gRPC takes a while, and the server's models have no use for it
+if TYPE_CHECKING:  # importing gRPC is slow, and the server's models do not need it
     import grpc
 
 
@@ -37,7 +37,7 @@ class SegsError(Exception):
     Attributes:
         message: one sentence for people.
         code: the contract's error code.
-        request_id: the call's id, empty where there was no call.
+        request_id: the call's id; empty if there was no call.
         retryable: whether the same call may succeed later.
     """
 
@@ -51,7 +51,7 @@ class SegsError(Exception):
 
 
 class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happened
-    """The request was refused: ``field`` had ``value``, where ``allowed`` was expected."""
+    """The request was refused: ``field`` has ``value``; ``allowed`` describes valid values."""
 
     code: ErrorCode = "INVALID_ARGUMENT"
 
@@ -71,13 +71,13 @@ class InvalidRequest(SegsError, ValueError):  # noqa: N818 - named for what happ
 
 
 class Unauthenticated(SegsError):  # noqa: N818
-    """The server requires an API key and was given none, or an unknown one."""
+    """The server requires an API key; none or an unknown one was sent."""
 
     code: ErrorCode = "UNAUTHENTICATED"
 
 
 class NotFound(SegsError):  # noqa: N818
-    """The server works on no such request, or on none with this API key."""
+    """The server has no such request with this API key."""
 
     code: ErrorCode = "NOT_FOUND"
 
@@ -86,10 +86,10 @@ class ServerUnavailable(SegsError):  # noqa: N818
     """The server cannot be reached, is not ready or is overloaded; a later try may succeed.
 
     Attributes:
-        retry_after_s: when, by the server's own estimate, but 0.5 at least; None where it gave
-            none.
-        is_loss: whether the server, or a part of it, went away while it had the request; which may
-            be the cause.
+        retry_after_s: the server's estimate of seconds until a retry, at least 0.5; None if it
+            gave none.
+        is_loss: whether the server or a part of it was lost during the request, which may be the
+            cause.
         is_refusal: whether the server refused the request and gave a time to try again.
     """
 
@@ -108,7 +108,7 @@ class ServerUnavailable(SegsError):  # noqa: N818
 
 
 class DeadlineExceeded(SegsError):  # noqa: N818
-    """The call's time-out passed before the answer came."""
+    """The call's time-out passed."""
 
     code: ErrorCode = "DEADLINE_EXCEEDED"
 
@@ -120,7 +120,7 @@ class Cancelled(SegsError):  # noqa: N818
 
 
 class ServerError(SegsError):
-    """The server failed to do its work; its log explains the request id."""
+    """The server failed; its log has details under the request id."""
 
 
 _CLASSES: dict[ErrorCode, type[SegsError]] = {
@@ -145,11 +145,11 @@ _REREAD: tuple[tuple[ErrorCode, str, ErrorCode], ...] = (
     ("UNAVAILABLE", "protocol is restricted", "UNAUTHENTICATED"),
     ("UNAVAILABLE", "larger than max", "INVALID_ARGUMENT"),  # gRPC's own limit, RESOURCE_EXHAUSTED
 )
-"""Where a status of Triton's or gRPC's own does not tell what happened: the code by the status, a
-part of the message (in lower case), and the code that is meant."""
+"""Corrections of unspecific codes of Triton and gRPC: code, part of the message (in lower case),
+and corrected code."""
 _LOSSES = (PROCESS_DEAD, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
            "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
-"""Of messages of Triton, this service and gRPC: there was a connection, and it ended."""
+"""Parts of messages of Triton, this service and gRPC about a lost connection."""
 
 
 def from_transport(
@@ -157,8 +157,8 @@ def from_transport(
 ) -> SegsError:
     """Maps an error of tritonclient or gRPC to this package's.
 
-    The server's own :class:`~segs_client.contract.ErrorDetail` decides where the status message
-    carries one; else the gRPC status code does.
+    The class follows from the :class:`~segs_client.contract.ErrorDetail` in the status message, or
+    without one from the gRPC status code.
 
     Example:
         >>> from_transport(InferenceServerException("no connection", "StatusCode.UNAVAILABLE"))
@@ -171,8 +171,8 @@ def from_transport(
     detail = ErrorDetail.from_status_message(text)
     if detail is None:
         code = _CODES.get(status.rpartition(".")[2], "INTERNAL")
-        for told, part, meant in _REREAD:
-            if code == told and part in text.lower():
+        for unspecific, part, meant in _REREAD:
+            if code == unspecific and part in text.lower():
                 code = meant
                 break
         if code == "INTERNAL" and process_ended(text):
@@ -183,7 +183,7 @@ def from_transport(
 
 
 def from_detail(detail: ErrorDetail, *, request_id: str = "") -> SegsError:
-    """The exception for ``detail``; ``request_id`` is used where the detail has none."""
+    """The exception for ``detail``; ``request_id`` is used if the detail has none."""
     request_id = detail.request_id or request_id
     if detail.code == "INVALID_ARGUMENT":
         return InvalidRequest(

@@ -1,8 +1,8 @@
-"""What the clients do for a call, as programs of steps.
+"""The clients' calls as programs of steps.
 
 A program is a generator that yields a :data:`ClientStep` and is sent its result, or thrown its
-error. The sync client runs one in its thread, the async client in its event loop. All else (which
-server is asked, what is repeated, what is an error) is here, once.
+error. The sync client runs a program in its thread, the async client in its event loop. The choice
+of the server, the retries and the errors are in this file, for both.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
 PROBE_PAUSE_S = 0.2
 LONGEST_PROBE_S = 5.0
 FOLLOW = "follow"
-"""A method that the clients have beside those of tritonclient: opens a stream, and leads to its
-updates and the first of them."""
+"""A method of the clients beside those of tritonclient: opens a stream and returns its updates and
+the first of them."""
 
 log = logging.getLogger("segs_client")
 
 
 @dataclass(frozen=True)
 class ClientCall:
-    """A method of tritonclient's client of one server; leads to what it returns."""
+    """A call of tritonclient's client for one server; its result is sent to the program."""
 
     server: int
     method: str
@@ -54,8 +54,7 @@ class ClientCall:
 
 @dataclass(frozen=True)
 class Pause:
-    """Seconds in which nothing is done, for a request if it has an id; leads to None, or
-    Cancelled."""
+    """A pause, of a request if it has an id; it raises Cancelled if the request is cancelled."""
 
     seconds: float
     request_id: str | None = None
@@ -67,14 +66,14 @@ ClientProgram: TypeAlias = Generator[ClientStep, Any, T]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What a request led to.
+class ClientResponse:
+    """The response to a request.
 
     Attributes:
-        answer: tritonclient's ``InferResult``, or what :data:`FOLLOW` leads to.
-        url: who answered.
-        tries: how many requests it took.
-        elsewhere: outputs that came by shared memory, by name.
+        answer: tritonclient's ``InferResult``, or the result of :data:`FOLLOW`.
+        url: the server.
+        tries: the number of tries.
+        elsewhere: outputs received by shared memory, by name.
     """
 
     answer: Any
@@ -84,17 +83,17 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that is to be sent.
+class OutgoingRequest:
+    """A request to be sent.
 
     Attributes:
-        arguments: of the method; each try gets the time-outs of what is left.
+        arguments: of the method; each try gets the remaining time as its time-out.
         request_id: for errors.
         work: by :func:`~segs_client.work.estimated_work`.
-        timeout_s: for all tries together.
-        room: in shared memory for its pictures; None: they go by gRPC.
+        timeout_s: of all tries together.
+        room: shared memory for its pictures; None: they are sent by gRPC.
         method: tritonclient's ``infer``, or :data:`FOLLOW`.
-        span: that it is in, of :func:`traced`.
+        span: set by :func:`traced`.
     """
 
     arguments: Mapping[str, Any] = field(repr=False)
@@ -107,31 +106,33 @@ class Asked:
 
 
 @contextlib.contextmanager
-def traced(asked: Asked) -> Iterator[Asked]:
-    """The same request within a span of its own, which ends with the block."""
-    name = "segs_client.stream" if asked.method == FOLLOW else "segs_client.detail"
-    with request_span(name, asked.request_id) as span:
-        headers = {**asked.arguments["headers"], **span.headers()}
-        yield replace(asked, arguments={**asked.arguments, "headers": headers}, span=span)
+def traced(request: OutgoingRequest) -> Iterator[OutgoingRequest]:
+    """The request with a new span, which ends with the block."""
+    name = "segs_client.stream" if request.method == FOLLOW else "segs_client.detail"
+    with request_span(name, request.request_id) as span:
+        headers = {**request.arguments["headers"], **span.headers()}
+        yield replace(request, arguments={**request.arguments, "headers": headers}, span=span)
 
 
-def inference(asked: Asked, servers: Servers, retries: Retries) -> ClientProgram[Answered]:
-    """Sends a request, again where that may help.
+def inference(
+    request: OutgoingRequest, servers: Servers, retries: Retries
+) -> ClientProgram[ClientResponse]:
+    """Sends a request, with retries.
 
     Raises:
-        SegsError: what the last try ended with.
+        SegsError: the error of the last try.
     """
-    deadline = time.monotonic() + asked.timeout_s
+    deadline = time.monotonic() + request.timeout_s
     tries = losses = failed_rounds = 0
     while True:
         refusals: dict[Server, ServerUnavailable] = {}
         while len(refusals) < len(servers):
-            server, outcome = yield from _try(asked, servers, refusals, deadline)
+            server, outcome = yield from _try(request, servers, refusals, deadline)
             tries += 1
             if not isinstance(outcome, ServerUnavailable):
                 answer, elsewhere = outcome
-                asked.span.note(server=server.url, tries=tries)
-                return Answered(answer, server.url, tries, elsewhere)
+                request.span.note(server=server.url, tries=tries)
+                return ClientResponse(answer, server.url, tries, elsewhere)
             refusals[server] = outcome
             losses += outcome.is_loss
             left_s = deadline - time.monotonic()
@@ -141,16 +142,18 @@ def inference(asked: Asked, servers: Servers, retries: Retries) -> ClientProgram
             if len(refusals) == len(servers):
                 failed_rounds += any(not each.is_refusal for each in refusals.values())
                 pause_s = retries.pause_s(failed_rounds, list(refusals.values()), left_s)
-            if pause_s is None:  # a refusal has the time to try again
+            if pause_s is None:  # prefer a refusal, which has a time to try again
                 raise min(refusals.values(), key=lambda each: not each.is_refusal)
-            _tell(retries, Retry(asked.request_id, tries, server.url, outcome, pause_s))
+            _log_retry(retries, Retry(request.request_id, tries, server.url, outcome, pause_s))
             if pause_s:
-                yield Pause(pause_s, asked.request_id)
+                yield Pause(pause_s, request.request_id)
 
 
-def traced_inference(asked: Asked, servers: Servers, retries: Retries) -> ClientProgram[Answered]:
+def traced_inference(
+    request: OutgoingRequest, servers: Servers, retries: Retries
+) -> ClientProgram[ClientResponse]:
     """:func:`inference` within a span."""
-    with traced(asked) as inside:
+    with traced(request) as inside:
         return (yield from inference(inside, servers, retries))
 
 
@@ -158,97 +161,97 @@ def readiness(servers: Servers, timeout_s: float) -> ClientProgram[None]:
     """Waits until one of the servers and its detailer's model accept requests.
 
     Raises:
-        ServerUnavailable: not within ``timeout_s``; the message has what was last seen.
+        ServerUnavailable: not within ``timeout_s``; the message has the last state.
     """
     end = time.monotonic() + timeout_s
     while True:
         left_s = end - time.monotonic()
-        seen = yield from obstacle(servers, min(max(left_s, 0.05), LONGEST_PROBE_S))
-        if seen is None:
+        reason = yield from obstacle(servers, min(max(left_s, 0.05), LONGEST_PROBE_S))
+        if reason is None:
             return
         if time.monotonic() + PROBE_PAUSE_S >= end:
             raise ServerUnavailable(
-                f"{', '.join(servers.urls)} not ready after {timeout_s:g} s; last seen: {seen}"
+                f"{', '.join(servers.urls)} not ready after {timeout_s:g} s; last seen: {reason}"
             )
         yield Pause(PROBE_PAUSE_S)
 
 
 def obstacle(servers: Servers, timeout_s: float) -> ClientProgram[str | None]:
-    """What keeps every server from answering requests now, or None."""
-    seen = None
+    """None if a server accepts requests, else the reason why the last one does not."""
+    reason = None
     for index in range(len(servers)):
-        seen = yield from _obstacle(index, timeout_s)
-        if seen is None:
+        reason = yield from _obstacle(index, timeout_s)
+        if reason is None:
             return None
-    return seen
+    return reason
 
 
 def _try(
-    asked: Asked, servers: Servers, refused_by: Collection[Server], deadline: float
+    request: OutgoingRequest, servers: Servers, refused_by: Collection[Server], deadline: float
 ) -> ClientProgram[tuple[Server, Any]]:
     """Sends a request to the best server that has not refused it.
 
     Returns:
-        The server, and its answer (and outputs that are not in there) or how it was unavailable.
+        The server, and its answer with the outputs in shared memory, or its ServerUnavailable.
 
     Raises:
-        SegsError: another try would end like this one.
+        SegsError: another try would have the same error.
     """
-    with servers.chosen(asked.work, but=refused_by) as (server, is_doubtful):
+    with servers.chosen(request.work, but=refused_by) as (server, needs_probe):
         sent_s = time.monotonic()
         try:
-            if is_doubtful:
+            if needs_probe:
                 yield from _require_ready(server, deadline - sent_s)
-            answer = yield from _send(asked, server, deadline)
+            answer = yield from _send(request, server, deadline)
         except (*TRANSPORT_ERRORS, ServerUnavailable) as error:
-            told = _told(error, asked.request_id)
-            if isinstance(told, ServerUnavailable):
-                servers.fails(server, sent_s, told)
-                return server, told
-            if isinstance(told, (InvalidRequest, Unauthenticated)):
-                servers.works(server, sent_s)
-            elif isinstance(told, ServerError):
-                servers.errs(server, sent_s, told)
-            raise told from error
-        servers.works(server, sent_s, asked.work)
+            mapped = _as_segs_error(error, request.request_id)
+            if isinstance(mapped, ServerUnavailable):
+                servers.record_unavailable(server, sent_s, mapped)
+                return server, mapped
+            if isinstance(mapped, (InvalidRequest, Unauthenticated)):
+                servers.record_success(server, sent_s)
+            elif isinstance(mapped, ServerError):
+                servers.record_error(server, sent_s, mapped)
+            raise mapped from error
+        servers.record_success(server, sent_s, request.work)
         return server, answer
 
 
 def _send(
-    asked: Asked, server: Server, deadline: float
+    request: OutgoingRequest, server: Server, deadline: float
 ) -> ClientProgram[tuple[Any, Mapping[str, ByteArray]]]:
-    if asked.room is None:
-        return (yield _call(asked, asked.arguments, server, deadline)), {}
-    limit = {"headers": asked.arguments["headers"], "client_timeout": LONGEST_PROBE_S}
-    with Region(asked.room) as region:
+    if request.room is None:
+        return (yield _call(request, request.arguments, server, deadline)), {}
+    limit = {"headers": request.arguments["headers"], "client_timeout": LONGEST_PROBE_S}
+    with Region(request.room) as region:
         yield ClientCall(
             server.index, "register_system_shared_memory", {**region.registration(), **limit}
         )
         try:
-            answer = yield _call(asked, region.arguments(asked.arguments), server, deadline)
+            answer = yield _call(request, region.arguments(request.arguments), server, deadline)
             return answer, region.results(answer)
         finally:
-            with contextlib.suppress(*TRANSPORT_ERRORS):  # its own error is the one to be told
-                forget = {"name": region.name, **limit}
-                yield ClientCall(server.index, "unregister_system_shared_memory", forget)
+            with contextlib.suppress(*TRANSPORT_ERRORS):  # keep the error of the request itself
+                named = {"name": region.name, **limit}
+                yield ClientCall(server.index, "unregister_system_shared_memory", named)
 
 
 def _call(
-    asked: Asked, arguments: Mapping[str, Any], server: Server, deadline: float
+    request: OutgoingRequest, arguments: Mapping[str, Any], server: Server, deadline: float
 ) -> ClientCall:
     left_s = max(deadline - time.monotonic(), 0.001)
-    return ClientCall(server.index, asked.method, {**arguments, **time_arguments(left_s)})
+    return ClientCall(server.index, request.method, {**arguments, **time_arguments(left_s)})
 
 
-def _told(error: Exception, request_id: str) -> SegsError:
+def _as_segs_error(error: Exception, request_id: str) -> SegsError:
     if isinstance(error, ServerUnavailable):
         return error
-    told = from_transport(error, request_id=request_id)
-    told.__cause__ = error
-    return told
+    mapped = from_transport(error, request_id=request_id)
+    mapped.__cause__ = error
+    return mapped
 
 
-def _tell(retries: Retries, retry: Retry) -> None:
+def _log_retry(retries: Retries, retry: Retry) -> None:
     log.info(
         "request %s: %s was %s (%s); try %d in %.2f s",
         retry.request_id, retry.url, retry.error.code, retry.error.message, retry.tries + 1,
@@ -259,9 +262,9 @@ def _tell(retries: Retries, retry: Retry) -> None:
 
 
 def _require_ready(server: Server, timeout_s: float) -> ClientProgram[None]:
-    seen = yield from _obstacle(server.index, max(min(PROBE_S, timeout_s), 0.05))
-    if seen is not None:
-        raise ServerUnavailable(f"{server.url}: {seen}")
+    reason = yield from _obstacle(server.index, max(min(PROBE_S, timeout_s), 0.05))
+    if reason is not None:
+        raise ServerUnavailable(f"{server.url}: {reason}")
 
 
 def _obstacle(server: int, timeout_s: float) -> ClientProgram[str | None]:
@@ -274,6 +277,6 @@ def _obstacle(server: int, timeout_s: float) -> ClientProgram[str | None]:
         if not (yield ClientCall(server, "is_model_ready", {"model_name": MODEL_NAME, **limit})):
             return f"the server is ready, but its model {MODEL_NAME} is not"
     except TRANSPORT_ERRORS as error:
-        seen = from_transport(error)
-        return f"{seen.code}: {seen.message}"
+        mapped = from_transport(error)
+        return f"{mapped.code}: {mapped.message}"
     return None

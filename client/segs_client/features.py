@@ -83,8 +83,8 @@ Wildcards = Annotated[
 
 
 class Prompt(Model):
-    """A conditioning beside the main one. The predictions of a side are averaged by mask·strength;
-    the main prompt, and one without a mask, weighs 1·strength everywhere."""
+    """A further conditioning. The predictions of a side are averaged with the weight mask·strength;
+    without a mask, as for the main prompt, the mask is 1 everywhere."""
 
     text: PromptText = ""
     mask: Annotated[
@@ -99,7 +99,7 @@ class Prompt(Model):
 
 
 class ControlNet(Model):
-    """One ControlNet of a chain. It acts while the sampling is between its percents."""
+    """One ControlNet of a chain, active between its start and end percents of the sampling."""
 
     name: Annotated[PipelineName, Field(description="one of the pipeline's ControlNets")]
     strength: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -115,8 +115,8 @@ class ControlNet(Model):
     preprocessor: Annotated[
         PipelineName,
         Field(
-            description="what makes the control image of the picture given: none, canny, sobel, "
-            "gray, invert, blur, or one that the server was given"
+            description="makes the control image from the picture: none, canny, sobel, gray, "
+            "invert, blur, or one installed on the server"
         ),
     ] = "none"
 
@@ -127,7 +127,7 @@ class ControlNet(Model):
 
 
 class Refiner(Model):
-    """The second basic_pipe. Its prompts are the request's own unless it names others."""
+    """The second basic_pipe. Its prompts are by default the request's."""
 
     pipeline: PipelineName
     prompt: PromptText | None = None
@@ -135,9 +135,9 @@ class Refiner(Model):
 
 
 class SchedulerFunc(Model):
-    """Noise levels for the whole schedule (floor(steps/denoise) steps), of which the tail is run.
+    """Noise levels of the whole schedule (floor(steps/denoise) steps), whose last steps are run.
 
-    Either ``sigmas``, every level itself, ending in 0; or a named curve between two σ.
+    Either ``sigmas``, all levels down to 0, or a named curve between two σ.
     """
 
     name: Literal["karras", "exponential", "polyexponential", "sigmas"] = "karras"
@@ -164,8 +164,8 @@ class SchedulerFunc(Model):
 
 
 class SegPrompts(Model):
-    """Prompts dealt out to the SEGS: the first to the first in ``order``, and so on. SEGS beyond
-    the last one get none."""
+    """Prompts for the SEGS: the first prompt for the first SEG in ``order``, and so on. SEGS beyond
+    the last prompt get none."""
 
     text: Annotated[PromptText, Field(description="prompts with [SEP] between them")]
     order: Annotated[
@@ -191,7 +191,7 @@ class SegPrompts(Model):
 
 
 class SegOptions(Model):
-    """What a SEG may have of its own; null takes the request's."""
+    """Options of a single SEG; null: the request's."""
 
     prompt: PromptText | None = None
     prompt_mode: Annotated[
@@ -213,7 +213,8 @@ class SegOptions(Model):
 
 
 class StreamOptions(Model):
-    """What ``segs_detailer_stream`` sends beside the result; ``segs_detailer`` sends nothing."""
+    """The events that ``segs_detailer_stream`` sends beside the result; without effect on
+    ``segs_detailer``."""
 
     preview_every: Annotated[
         int,
@@ -231,7 +232,7 @@ class StreamOptions(Model):
 
 
 def check_axes(buffer: Buffer | None, name: str, allowed: str) -> None:
-    """Refuses an array that has not as many axes as ``allowed`` names."""
+    """Refuses an array whose number of axes is not that of ``allowed``."""
     if buffer is not None and len(buffer.shape) != allowed.count(",") + 1:
         shape = list(buffer.shape)
         raise refuse(f"{name}.shape", "wrong number of axes", value=shape, allowed=allowed)

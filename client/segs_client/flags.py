@@ -11,7 +11,7 @@ from segs_client.boxes import Box
 from segs_client.contract import request_schema
 from segs_client.ranges import allowed_values, node_at
 
-# What the command line says in other ways.
+# Set by other flags and arguments.
 _NOT_FLAGS = ("version", "image", "segs", "output", "stream")
 _ALIASES = {"sampler_name": "--sampler", "noise_mask_feather": "--feather"}
 _SCALARS = ("integer", "number", "boolean", "string")  # all else: --option NAME=JSON

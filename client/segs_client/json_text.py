@@ -1,7 +1,7 @@
-"""JSON from strangers: its size is checked before it is parsed, its names after.
+"""Untrusted JSON: its size is checked before it is parsed, its names afterwards.
 
-What one byte of JSON costs differs by a hundred: ``[],`` makes an object and perhaps a complaint
-of every third byte. So not its length alone is bounded. Depth is bounded by pydantic's parser:
+The cost of a byte of JSON varies by a factor of 100: ``[],`` makes an object, and possibly an
+error, of every three bytes. So values are bounded, too. The depth is bounded by pydantic's parser:
 :data:`MAX_DEPTH` levels.
 """
 
@@ -14,17 +14,17 @@ from typing import Any
 from segs_client.refusals import invalid
 
 MAX_DEPTH = 200
-"""Levels of lists and objects in each other that go; the parser's own bound is one or two more."""
+"""Allowed levels of nested lists and objects; the parser's own bound is one or two more."""
 
 FIELD = "request"
 
 
 @dataclass(frozen=True)
 class JsonLimits:
-    """How much JSON is parsed.
+    """Limits of a JSON text.
 
     Attributes:
-        max_bytes: of the whole text; pictures and masks travel in their own tensors.
+        max_bytes: of the whole text; pictures and masks are in their own tensors.
         max_containers: lists and objects, counted by the brackets that open them, also in texts.
         max_names: names in objects, counted by colons, also in texts.
         max_values: counted by commas, also in texts.
@@ -37,7 +37,7 @@ class JsonLimits:
 
 
 def check_size(text: bytes, limits: JsonLimits) -> None:
-    """Refuses what would take long to parse; takes about a millisecond for each MiB.
+    """Refuses a text that would take long to parse; takes about a millisecond per MiB.
 
     Raises:
         ContractError: it is too long, or has too many values.
@@ -62,13 +62,13 @@ def check_size(text: bytes, limits: JsonLimits) -> None:
 
 
 def check_names(text: bytes) -> None:
-    """Refuses JSON with a name twice in one object, of which a parser would take either.
+    """Refuses JSON with a name twice in one object, which parsers read differently.
 
     Args:
-        text: JSON that was parsed already.
+        text: valid JSON.
 
     Raises:
-        ContractError: names it.
+        ContractError: has the name.
     """
     json.loads(text, object_pairs_hook=_distinct)
 

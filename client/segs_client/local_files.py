@@ -1,4 +1,4 @@
-"""What the command line reads and writes: segments of a picture, and pictures."""
+"""Files of the command line: reading of segments, reading and writing of pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segs_client.pictures import to_mode
 from segs_client.segs import Segs
 
 LEAST_SIDE_PX = 10
-"""As the reference's; smaller areas are taken for noise."""
+"""The reference's value; smaller areas count as noise."""
 _JPEG_QUALITY = 95
 _WITH_QUALITY = (".jpg", ".jpeg", ".webp")
 
@@ -25,13 +25,13 @@ _WITH_QUALITY = (".jpg", ".jpeg", ".webp")
 def segments(
     image: Path, boxes: Sequence[Box], masks: Sequence[Path], options: Mapping[str, Any]
 ) -> Segs | list[Box]:
-    """What is to be redrawn. Boxes alone are left to the server; with a mask, SEGS are made here.
+    """The segments of a picture: boxes if there are no masks, else SEGS.
 
     Args:
-        image: the picture; read only where boxes meet masks.
+        image: the picture; read only if there are boxes and masks.
         boxes: half-open pixels.
-        masks: pictures whose white areas, where they have :data:`LEAST_SIDE_PX` a side, are
-            segments.
+        masks: pictures whose white areas are segments if their sides are at least
+            :data:`LEAST_SIDE_PX`.
         options: the request's, for the crop regions.
 
     Raises:
@@ -55,7 +55,7 @@ def segments(
 
 
 def opened(path: Path) -> Image.Image:
-    """A picture as it is meant to be seen.
+    """A picture with its EXIF orientation applied.
 
     Raises:
         OSError: it cannot be read.
@@ -65,10 +65,10 @@ def opened(path: Path) -> Image.Image:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuses names that are no options, and options with which no picture would come back.
+    """Refuses unknown options, and options without a resulting picture.
 
     Raises:
-        ValueError: says which.
+        ValueError: names the option.
     """
     refuse_unknown(options)
     output = options.get("output")
@@ -77,7 +77,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuses a file name in whose format no picture can be written.
+    """Refuses a file name whose format cannot be written.
 
     Raises:
         ValueError: its suffix is unknown.
@@ -88,7 +88,7 @@ def check_suffix(path: Path) -> None:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Writes a picture, whole or not at all, in the format of the suffix.
+    """Writes a picture atomically in the format of the suffix.
 
     Raises:
         OSError: it cannot be written.

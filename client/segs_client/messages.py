@@ -1,4 +1,4 @@
-"""Requests built and answers parsed: pure functions that every client shares."""
+"""Building of requests and parsing of responses: pure functions for all clients."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from segs_client.tools.regions import moved
 
 _OWN_FIELDS = ("version", "image", "segs")
 OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
-"""Names of an answer's tensors, as :func:`parse` takes them."""
+"""Names of a response's tensors, as arguments of :func:`parse`."""
 OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltRequest:
-    """A checked request and the tensors that travel with it.
+    """A checked request and its tensors.
 
     Attributes:
         request: the ``request`` tensor's content.
         image: uint8 [n]: an encoded file or raw pixels.
-        masks: uint8 [n], or None where no SEG brings a mask.
-        seg_images: uint8 [n], or None where no SEG brings a crop.
-        control_images: uint8 [n], or None where no ControlNet brings a picture.
+        masks: uint8 [n], or None if no SEG has a mask.
+        seg_images: uint8 [n], or None if no SEG has a crop.
+        control_images: uint8 [n], or None if no ControlNet has a picture.
         image_size: height and width of the picture.
-        segs: the SEGS sent, or None where boxes were.
+        segs: the SEGS sent, or None if boxes were sent.
     """
 
     request: DetailRequest
@@ -57,18 +57,18 @@ class BuiltRequest:
 
 @dataclass(frozen=True, eq=False)
 class DetailResult:
-    """The server's answer.
+    """The server's response.
 
     Attributes:
         image: the picture with all detailed crops pasted, RGB; None with output.image "none".
         segs: one SEG per SEG and pass, in the order of ``report.segs``, in pixels of the picture;
-            each holds its detailed crop where output.seg_images asked for them (one that was
-            skipped or failed, the crop as it came).
-        report: what became of each SEG.
-        control_images: per SEG of ``report.segs`` the pictures its ControlNets were shown, RGB;
-            where output.control_images asked for them.
+            with its detailed crop if output.seg_images requests it (the original crop if it was
+            skipped or failed).
+        report: the result of each SEG.
+        control_images: per SEG of ``report.segs`` its ControlNets' control images, RGB; if
+            output.control_images requests them.
         url: the server that made it.
-        tries: how many requests it took, those included that were UNAVAILABLE.
+        tries: the number of tries, those with UNAVAILABLE included.
     """
 
     image: Image.Image | None
@@ -80,8 +80,8 @@ class DetailResult:
 
     @property
     def failed(self) -> tuple[SegReport, ...]:
-        """The SEGs that the server failed at, with their ``error``; where they lie the picture is
-        as it came. (Where all failed, the call itself raised ServerError.)"""
+        """The failed SEGs with their ``error``; their regions are unchanged. (If all SEGs fail, the
+        call itself raises ServerError.)"""
         return tuple(seg for seg in self.report.segs if seg.status == "failed")
 
 
@@ -100,9 +100,8 @@ def build(
         segs: SEGS, or boxes (x1, y1, x2, y2; half-open pixels) around which the server makes crop
             regions with ``crop_factor`` and ``crop_min_size``.
         pipeline: name of a compiled checkpoint.
-        options: the other fields of :class:`~segs_client.contract.DetailRequest`. Where it has
-            buffers, give pictures and arrays, e.g.
-            ``controlnets=[{"name": "edges", "image": picture}]``,
+        options: the other fields of :class:`~segs_client.contract.DetailRequest`, with pictures and
+            arrays for its buffers, e.g. ``controlnets=[{"name": "edges", "image": picture}]``,
             ``prompts=[{"text": "a hat", "mask": array}]``.
 
     Raises:
@@ -148,17 +147,17 @@ def parse(
     seg_images: ByteArray,
     control_images: ByteArray,
 ) -> DetailResult:
-    """Reads the answer to ``built``.
+    """Reads the response to ``built``.
 
     Args:
-        built: the request, whose masks the resulting SEGS keep.
+        built: the request; the resulting SEGS have its masks.
         report: JSON of a :class:`~segs_client.contract.Report`.
         image: uint8 [n], the ``detailed_image`` output.
         seg_images: uint8 [n], the ``detailed_segs`` output.
         control_images: uint8 [n], the ``used_control_images`` output.
 
     Raises:
-        ServerError: the answer breaks the contract.
+        ServerError: the response breaks the contract.
     """
     try:
         parsed = Report.model_validate_json(report)
@@ -167,7 +166,7 @@ def parse(
         items = tuple(_answered(built, seg, seg_images) for seg in parsed.segs)
         controls = tuple(_controls(seg, control_images) for seg in parsed.segs)
         return DetailResult(picture, Segs((height, width), items), parsed, controls)
-    except (ValueError, LookupError) as error:  # pydantic's and the contract's errors among them
+    except (ValueError, LookupError) as error:  # also pydantic's and the contract's errors
         raise ServerError(f"the server's answer breaks the contract: {error}") from error
 
 
@@ -190,10 +189,10 @@ class _Concatenation:
 
 @contract_checked()
 def refuse_unknown(options: Iterable[str]) -> None:
-    """Refuses what is no option of a request.
+    """Refuses unknown options of a request.
 
     Raises:
-        InvalidRequest: names it, and the closest one that there is.
+        InvalidRequest: has the name and the closest known one.
     """
     for name in options:
         if name not in OPTIONS:
@@ -204,7 +203,7 @@ def refuse_unknown(options: Iterable[str]) -> None:
 
 
 class _Tensors:
-    """The byte tensors of one request as they fill."""
+    """Collects the byte tensors of one request."""
 
     def __init__(self) -> None:
         self.masks, self.crops, self.controls = (

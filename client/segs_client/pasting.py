@@ -1,7 +1,6 @@
-"""SEGSPaste: detailed crops go back into the picture under their blurred masks.
+"""SEGSPaste: pastes detailed crops into the picture under their blurred masks.
 
-One implementation for both sides: the server pastes with :func:`paste_crop`, people with
-:func:`paste`.
+The server uses :func:`paste_crop`, users of the client :func:`paste`.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ def paste(
     alpha: int = 255,
     ref_image: Picture | None = None,
 ) -> Image.Image:
-    """Pastes the SEGS' crops into a picture, in order; a SEG without one is left out.
+    """Pastes the SEGS' crops into a picture, in order; SEGS without a crop are skipped.
 
-    The picture under a crop region becomes ``(1−m)·picture + m·crop``, m being the SEG's mask,
-    blurred by ``feather`` and multiplied by ``alpha``/255. What leaves the picture is cut off; to
-    a crop of another size than its mask the mask is resized.
+    The picture under a crop region becomes ``(1−m)·picture + m·crop``, where m is the SEG's mask,
+    blurred by ``feather`` and multiplied by ``alpha``/255. Parts outside the picture are cut off. A
+    mask is resized to a crop of another size.
 
     Args:
         image: see :func:`segs_client.pictures.encode_picture`.
-        segs: scaled to the picture where their size differs, see
+        segs: scaled to the picture if their size differs, see
             :func:`segs_client.scaling.scaled_to`.
         feather: blur radius of the masks, px.
         alpha: opacity, 0..255.
@@ -49,8 +48,8 @@ def paste(
         An RGB picture of the size of ``image``.
 
     Raises:
-        InvalidRequest: not a picture, a ref_image of another size, an option out of range, or
-            a SEG of which scaling leaves nothing.
+        InvalidRequest: not a picture, a ref_image of another size, an option out of range, or a
+            SEG that is empty after scaling.
         OSError: a path cannot be read.
 
     Example:
@@ -91,9 +90,9 @@ def paste_crop(
 
     Args:
         canvas: float32, 0..1.
-        crop: ``[h, w, 3]``; another size than the mask's resizes the mask to it.
+        crop: ``[h, w, 3]``; if its size differs from the mask's, the mask is resized.
         mask: ``[h, w]``; blurred by ``feather`` px and multiplied by ``alpha``/255.
-        crop_region: where its top left corner goes; what leaves the picture is cut off.
+        crop_region: the place of its top left corner; parts outside the picture are cut off.
     """
     weight = resize_bilinear(_weight(mask, feather, alpha), crop.shape[0], crop.shape[1])
     _blend(canvas, crop, weight, crop_region)

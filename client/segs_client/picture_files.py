@@ -1,8 +1,8 @@
-"""Picture files from strangers: what they claim is read before anything is decoded.
+"""Untrusted picture files: their structure is checked before they are decoded.
 
-Only PNG, JPEG and WebP are known, and of those one still picture. The decoder gets what makes
-pixels and nothing else: text, profiles, EXIF and thumbnails, the usual places of bombs, are left
-out unread. (Of WebP they stay; its decoder does not open them.)
+Only PNG, JPEG and WebP files with a single still picture are supported. The decoder gets only the
+parts that contain pixels. Text, profiles, EXIF and thumbnails, the usual places of decompression
+bombs, are skipped unread. (In WebP they stay; its decoder does not read them.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 ALLOWED = "a PNG, JPEG or WebP file"
 
 MAX_SCANS = 32
-"""Most scans of a JPEG: each makes the decoder pass over the whole picture; cameras and encoders
-write 1 to 15."""
+"""Most scans of a JPEG: each takes the decoder a pass over the picture; encoders write 1 to 15."""
 MAX_PARTS = 32_768
-"""Most chunks or segments of a file; encoders write one for each 8 KiB or more."""
+"""Most chunks or segments of a file; encoders write one per 8 KiB or more."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
@@ -34,17 +33,17 @@ _PNG_MODES = {
     (1, 3): "P", (2, 3): "P", (4, 3): "P", (8, 3): "P",
     (8, 4): "LA", (16, 4): "RGBA", (8, 6): "RGBA", (16, 6): "RGBA",
 }  # fmt: skip
-"""(bit depth, colour type) → what Pillow calls it."""
+"""(bit depth, colour type) → Pillow's mode."""
 
 _JPEG_MARKER = re.compile(rb"\xff(?=[\x01-\xfe])")
 _JPEG_AFTER_SCAN = re.compile(rb"\xff(?=[\x01-\xcf\xd8-\xfe])")
-"""Inside a scan 0xFF is followed by 0, or by one of the restart markers."""
+"""Inside a scan 0xFF is followed by 0 or by a restart marker."""
 _JPEG_FILL = 64
 """Most bytes 0xFF before a marker."""
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _JPEG_TABLES = (0xC4, 0xDB, 0xDD)
 _JPEG_KEPT = (*_JPEG_FRAMES, *_JPEG_TABLES, 0xE0, 0xEE)
-"""APP0 and APP14 say how colours are coded."""
+"""APP0 and APP14 define the colours' encoding."""
 _JPEG_LEFT_OUT = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
@@ -54,9 +53,9 @@ _Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class PictureFile:
-    """What a file claims, and which of its bytes a decoder needs.
+    """A file's declared size and mode, and the parts of it that a decoder needs.
 
-    ``mode`` is Pillow's name of the kind of pixels; empty for WebP.
+    ``mode`` is Pillow's; empty for WebP.
     """
 
     format: str
@@ -70,7 +69,7 @@ class PictureFile:
         """The picture, loaded.
 
         Raises:
-            ContractError: it is truncated, broken or not what its header says.
+            ContractError: it is truncated, broken or differs from its header.
         """
         content = b"".join(self.data[start:end] for start, end in self.spans)
         try:
@@ -80,22 +79,21 @@ class PictureFile:
                     return picture
         except MemoryError:
             raise
-        except Exception as error:  # foreign bytes make decoders raise nearly anything
+        except Exception as error:  # decoders raise many classes for broken files
             raise _broken(field) from error
         raise _broken(field)
 
 
 def inspect(data: bytes | memoryview, field: str, formats: Sequence[str] = FORMATS) -> PictureFile:
-    """Reads the structure of a file and decodes nothing.
+    """Reads the structure of a file without decoding it.
 
     Args:
         data: the whole file.
-        field: what errors call it.
-        formats: those that are taken, of :data:`FORMATS`.
+        field: its name in errors.
+        formats: the accepted ones of :data:`FORMATS`.
 
     Raises:
-        ContractError: another format, a kind that is not taken, more than one picture, or a file
-            that ends too early.
+        ContractError: an unsupported format or kind, several pictures, or a truncated file.
 
     Example:
         >>> inspect(b"GIF89a", "image")
@@ -192,7 +190,7 @@ def _jpeg(data: memoryview, field: str) -> PictureFile:
 
 
 def _marker(data: memoryview, at: int, field: str) -> int:
-    """Where the marker at ``at`` begins, behind bytes that fill."""
+    """The position of the marker at ``at`` after fill bytes."""
     found = _JPEG_MARKER.search(data, at, at + _JPEG_FILL)
     if found is None or bytes(data[at : found.start()]).strip(b"\xff"):
         raise _broken(field)
@@ -233,7 +231,7 @@ def _webp(data: memoryview, field: str) -> PictureFile:
 
 
 def _webp_size(data: memoryview, kind: bytes, at: int) -> tuple[int, int] | None:
-    """(height, width) as a chunk tells it; the first that does decides the canvas."""
+    """(height, width) of a chunk, if it has them; the first such chunk is that of the canvas."""
     if kind == b"VP8X":
         wide, high = (int.from_bytes(data[at + skip : at + skip + 3], "little") for skip in (4, 7))
         return high + 1, wide + 1
@@ -247,7 +245,7 @@ def _webp_size(data: memoryview, kind: bytes, at: int) -> tuple[int, int] | None
 
 
 def _keep(spans: list[_Span], start: int, end: int) -> None:
-    """Appends a span, joined to the last one where it goes on from there."""
+    """Appends a span, joined to the last one if they are adjacent."""
     if spans[-1][1] == start:
         spans[-1] = spans[-1][0], end
     else:

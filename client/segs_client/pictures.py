@@ -1,4 +1,4 @@
-"""Pictures on their way to the server and back."""
+"""Encoding of pictures for a request, and decoding of a response's picture."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SENT_AS_IS = ("PNG", "JPEG", "WEBP")
 
 
 def encode_picture(picture: Picture) -> tuple[ImageInput, ByteArray, Size]:
-    """How a picture is sent: its declaration, its bytes (uint8 [n]) and its (height, width).
+    """Encodes a picture: its declaration, its bytes (uint8 [n]) and its (height, width).
 
     Args:
         picture: a PIL image; an array [H, W, 3], uint8 or float in 0..1 (becomes
             ``trunc(clip(255 * x, 0, 255))``); an encoded file's bytes; or its path. RGB files of
-            PNG, JPEG and WebP are sent untouched, all else as raw RGB pixels, an orientation
-            that the file asks for applied and transparency dropped.
+            PNG, JPEG and WebP are sent unchanged. Others are sent as raw RGB pixels, with the
+            file's orientation applied and without transparency.
 
     Raises:
         ContractError: not a picture, more than one, or an array of another kind.
@@ -47,7 +47,7 @@ def encode_picture(picture: Picture) -> tuple[ImageInput, ByteArray, Size]:
 
 
 def read_pixels(picture: Picture) -> ByteArray:
-    """The pixels uint8 [H, W, 3] that the server gets to see of a picture.
+    """A picture's pixels uint8 [H, W, 3] as the server decodes them.
 
     Args, errors: as of :func:`encode_picture`.
 
@@ -63,7 +63,7 @@ def read_pixels(picture: Picture) -> ByteArray:
 
 
 def to_mode(picture: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
-    """Converts a picture; of 16 bits the upper 8 count, where Pillow's own way would clip them.
+    """Converts a picture; of 16 bits the upper 8 are used, where Pillow would clip.
 
     Example:
         >>> grey = Image.fromarray(np.full((2, 4), 0x80FF, np.uint16))
@@ -76,10 +76,10 @@ def to_mode(picture: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
 
 
 def decode_picture(form: ImageReport, data: ByteArray) -> Image.Image | None:
-    """The picture of an answer, RGB; None where none was asked for.
+    """The RGB picture of a response; None if none was requested.
 
     Raises:
-        ContractError: ``data`` is not the picture that ``form`` announces.
+        ContractError: ``data`` is not a picture as described by ``form``.
     """
     if form.encoding == "none":
         return None
@@ -134,5 +134,5 @@ def _as_pixels(array: object) -> ByteArray:
         raise invalid("image", "wrong dtype", value=str(array.dtype), allowed=allowed)
     if not np.isfinite(array).all():
         raise invalid("image", "not finite", allowed="values 0 … 1")
-    # float32 first: the reference's tensors are float32, and truncation depends on it.
+    # float32 first, as in the reference: truncation depends on it.
     return to_pixels(array.astype(np.float32))

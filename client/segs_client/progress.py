@@ -1,4 +1,4 @@
-"""A stream's progress on a terminal: a bar for all SEGs, and one for each that is under way."""
+"""A stream's progress on a terminal: a bar for all SEGs, and one for each running SEG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segs_client.events import (
 )
 
 _MOST_BARS = 8
-"""SEGs that are shown at once; the others under way have no room on a terminal."""
+"""SEGs shown at once; further running SEGs are not shown."""
 _Place = tuple[int, int]
 
 
@@ -26,7 +26,7 @@ class ProgressBars:
     """Bars on a terminal; a context manager that removes them.
 
     Args:
-        file: where they are drawn; None: stderr.
+        file: the terminal; None: stderr.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
@@ -46,7 +46,7 @@ class ProgressBars:
         self._clear()
 
     def show(self, event: StreamEvent) -> None:
-        """Draws what an event tells."""
+        """Updates the bars by an event."""
         if isinstance(event, QueuedEvent):
             self._clear()
             place = f"waiting behind {event.position}"
@@ -54,7 +54,7 @@ class ProgressBars:
                 place += f", done in about {event.estimate_s:.0f} s"
             self._total = self._bar(place, 0, "SEG", 0, "{desc}")
         elif isinstance(event, AcceptedEvent):
-            self._clear()  # it begins anew
+            self._clear()  # the request may have been started again
             self._total = self._bar("SEGs", event.seg_passes, "SEG", 0)
         elif isinstance(event, SegmentStartedEvent):
             self._start(event)

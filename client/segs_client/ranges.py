@@ -1,4 +1,4 @@
-"""What a JSON Schema allows, in words: one source for error messages and the CLI's help."""
+"""Describes the values that a JSON Schema allows, for error messages and the CLI's help."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def node_at(schema: Node, path: Sequence[str | int]) -> Node | None:
 
 
 def allowed_values(node: Node | None, schema: Node) -> str | None:
-    """The values that ``node`` accepts, in words; None where nothing is known of it.
+    """A description of the values that ``node`` accepts; None if there is none.
 
     Example:
         >>> allowed_values({"type": "number", "minimum": 64, "maximum": 16384}, {})
@@ -60,10 +60,10 @@ def allowed_values(node: Node | None, schema: Node) -> str | None:
 
 
 def _resolved(node: Node, schema: Node) -> Node:
-    """Follows ``$ref`` and unwraps "this or null", keeping the description beside it."""
+    """Follows ``$ref`` and unwraps "this or null", keeping the description."""
     nullable = False
     outer = node
-    if "allOf" in node:  # so pydantic before 2.9 wraps a reference that has a description
+    if "allOf" in node:  # pydantic before 2.9 wraps a reference with a description
         node = node["allOf"][0]
     if "anyOf" in node:
         choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]

@@ -1,7 +1,7 @@
-"""How a refused or failed request is told: the error's wire form, and its words.
+"""The errors of refused and failed requests: their wire form and messages.
 
-:mod:`segs_client.contract` publishes these names; nothing here knows the request's fields but
-through the JSON Schema that is passed in.
+:mod:`segs_client.contract` exports these names. The request's fields are known here only by the
+JSON Schema that is passed in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ErrorCode = Literal[
 
 VALUE_CHARS = 80
 MESSAGE_CHARS = 1000
-STATUS_BYTES = 6000  # gRPC refuses metadata above 8 KiB, the status message included
+STATUS_BYTES = 6000  # gRPC refuses metadata above 8 KiB, with the status message
 CUSTOM_KIND = "refused"
 _MISTAKES = 10_000
 _NAME_CHARS = 64
@@ -55,7 +55,7 @@ _MESSAGES = {
 
 
 class ErrorDetail(BaseModel):
-    """A refused or failed request. It ends the gRPC status message as one line of JSON."""
+    """A refused or failed request: the last line of the gRPC status message, as JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,9 +72,9 @@ class ErrorDetail(BaseModel):
     ] = None
 
     def to_status_message(self) -> str:
-        """The gRPC status message: the human sentence, a newline, this detail as one line of JSON.
+        """The gRPC status message: a sentence, a newline, and this detail as one line of JSON.
 
-        It stays under what gRPC transports; longer texts are cut.
+        Texts longer than gRPC allows are cut.
 
         Example:
             >>> ErrorDetail(code="INTERNAL", message="failed").to_status_message().splitlines()[0]
@@ -87,10 +87,10 @@ class ErrorDetail(BaseModel):
 
     @classmethod
     def from_status_message(cls, text: str) -> ErrorDetail | None:
-        """Reads the detail back from a status message, whatever the server put before it.
+        """Reads the detail from the last line of a status message.
 
         Returns:
-            None where the last line holds no detail.
+            None if there is no detail.
 
         Example:
             >>> detail = ErrorDetail(code="CANCELLED", message="the client went away")
@@ -113,13 +113,13 @@ class ErrorDetail(BaseModel):
             if isinstance(value, str) and name != "code"
         }
         detail = self.model_copy(update=texts)
-        # Triton's C strings would end at a NUL, and logs and terminals obey others.
+        # NUL would end Triton's C strings; other control characters affect logs and terminals.
         sentence = _printable(" ".join(detail.message.split()))
         return f"{sentence}\n{detail.model_dump_json(exclude_none=True)}"
 
 
 class ContractError(ValueError):
-    """Input that breaks the contract; carries the :class:`ErrorDetail` for the answer."""
+    """Input that breaks the contract, with the :class:`ErrorDetail` of the response."""
 
     def __init__(self, detail: ErrorDetail) -> None:
         super().__init__(detail.message)
@@ -139,19 +139,19 @@ def invalid(
 
 
 def refuse(field: str, message: str, *, value: object, allowed: str) -> PydanticCustomError:
-    """The same for raising inside a pydantic validator; ``field`` is relative to its model."""
+    """The error to raise inside a pydantic validator; ``field`` is relative to its model."""
     context = {"field": field, "message": message, "value": _shorten(value), "allowed": allowed}
     return PydanticCustomError(CUSTOM_KIND, "{field}: {message}", context)
 
 
 def from_validation_error(error: ValidationError, schema: Mapping[str, Any]) -> ContractError:
-    """Turns pydantic's first complaint into ours.
+    """The ContractError for pydantic's first error.
 
     Args:
         error: any ValidationError.
-        schema: JSON Schema of the validated model, where the allowed values are looked up.
+        schema: JSON Schema of the validated model, for the allowed values.
     """
-    if error.error_count() > _MISTAKES:  # to list them would take seconds
+    if error.error_count() > _MISTAKES:  # listing them would take seconds
         count = error.error_count()
         return invalid("request", "too many mistakes", value=count, allowed="what the schema says")
     first = error.errors(include_url=False)[0]
@@ -182,7 +182,7 @@ def closest_name(name: str, known: Sequence[str]) -> str | None:
         >>> closest_name("guidesize", ["guide_size", "max_size"])
         'guide_size'
     """
-    short = name[:_NAME_CHARS]  # comparing takes time, and nobody mistypes that much
+    short = name[:_NAME_CHARS]  # limits the time of the comparison
     return next(iter(difflib.get_close_matches(short, known, n=1, cutoff=0.5)), None)
 
 
@@ -211,7 +211,7 @@ def _shown_input(kind: str, value: object) -> str | None:
     if kind in ("missing", "json_invalid") or isinstance(value, dict):
         return None
     if value is None or isinstance(value, (bool, float)):
-        return json.dumps(value)  # null, true and NaN as the sender wrote them
+        return json.dumps(value)  # null, true and NaN as in the JSON
     return _shorten(value)
 
 
@@ -233,7 +233,7 @@ _REPR.maxlist = _REPR.maxtuple = 8
 
 
 def _printable(text: str) -> str:
-    """The text with ``\\x00`` and the like written out."""
+    """The text with control characters escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

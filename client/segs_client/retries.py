@@ -1,6 +1,6 @@
-"""When a request is sent again.
+"""Retries of a request.
 
-Requests may always be repeated: a server keeps nothing of them, and the same request with the same
+Requests may always be repeated: a server keeps no state of them, and the same request with the same
 seed makes the same picture.
 """
 
@@ -13,19 +13,19 @@ from typing import Literal
 
 from segs_client.errors import LEAST_WAIT_S, InvalidRequest, ServerUnavailable
 
-_jitter = random.Random()  # of waiting times alone: nothing of a picture depends on it
+_jitter = random.Random()  # for waiting times only: no picture depends on it
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A request that is going to be sent again.
+    """A further try of a request.
 
     Attributes:
         request_id: the same for all tries.
-        tries: how many have failed by now.
-        url: the address of the one that failed just now.
-        error: what it ended with.
-        pause_s: until the next try; 0 where another server is asked at once.
+        tries: the number of failed tries.
+        url: the server of the last try.
+        error: of the last try.
+        pause_s: until the next try; 0 if it is sent to another server at once.
     """
 
     request_id: str
@@ -37,27 +37,26 @@ class Retry:
 
 @dataclass(frozen=True)
 class Retries:
-    """What is done where a server is UNAVAILABLE: overloaded, stopping, lost or not reachable.
+    """The retries if a server is UNAVAILABLE: overloaded, stopping, lost or not reachable.
 
-    Each other address is asked at once. When all have been, the next round over them comes after a
-    pause, of which there are two kinds:
+    The request is first sent to each other address, without a pause. The next round over all
+    addresses follows after a pause:
 
-    - A server that refuses the request (overloaded, stopping) gives a time to try again. The pause
-      is as long, 0.5 s at least, and a random share of as much again, of ``max_pause_s`` at most,
-      so that a crowd spreads. There may be any number of such rounds until the request's time-out.
-    - Else it is 0.5 s and a random share of ``first_pause_s``, of twice that before the next one,
-      and so on up to ``max_pause_s``; and ``rounds`` bounds how many there are.
+    - If a server refuses the request (overloaded, stopping), it gives a time to try again. The
+      pause is this time, at least 0.5 s, plus a random part of it, at most of ``max_pause_s``, so
+      that clients spread. The number of these rounds is limited by the request's time-out only.
+    - If a server fails, the pause is 0.5 s plus a random part of ``first_pause_s``, doubled with
+      each round up to ``max_pause_s``. The number of these rounds is at most ``rounds``.
 
-    Where some servers refuse and others fail, the shorter one counts. What is left of the time-out
-    goes along with each try. A random share takes at most half of what the pause leaves of it;
-    where the pause would leave less than 0.5 s, the error is raised at once.
+    If some servers refuse and others fail, the shorter pause is used. Each try gets the remaining
+    time as its time-out. The random part is at most half of the time that remains after the pause.
+    If less than 0.5 s would remain, the error is raised at once.
 
     Args:
-        rounds: that may follow the first where servers fail; 0: other addresses are asked, none a
-            second time, whatever their error.
+        rounds: further rounds if servers fail; 0: each address is tried once, whatever the error.
         first_pause_s: see above; seconds.
         max_pause_s: see above; seconds.
-        losses: how often a server may be lost while it has this request, which may be the cause.
+        losses: tries during which a server may be lost: the request may be the cause.
         on_retry: called before each further try, in the thread (or event loop) of the call.
 
     Raises:
@@ -89,18 +88,18 @@ class Retries:
         """Seconds until the next round.
 
         Args:
-            failed_rounds: how many there were in which a server failed, and did not just refuse.
-            refusals: the last round's, at least one.
+            failed_rounds: rounds in which a server failed, and did not only refuse.
+            refusals: of the last round, at least one.
             left_s: seconds until the request's time-out.
 
         Returns:
-            None where there is no further round.
+            None if there is no further round.
         """
-        said = [each.retry_after_s or LEAST_WAIT_S for each in refusals if each.is_refusal]
+        refused = [each.retry_after_s or LEAST_WAIT_S for each in refusals if each.is_refusal]
         failed = [each.retry_after_s or LEAST_WAIT_S for each in refusals if not each.is_refusal]
-        pauses = []  # the least, and the most that comes on top
-        if said:
-            pauses.append((min(said), min(*said, self.max_pause_s)))
+        pauses = []  # the least pause, and the greatest random part
+        if refused:
+            pauses.append((min(refused), min(*refused, self.max_pause_s)))
         if failed and failed_rounds <= self.rounds:
             grown_s = self.first_pause_s * 2.0 ** min(failed_rounds - 1, 60)
             pauses.append((min(failed), min(grown_s, self.max_pause_s)))

@@ -1,4 +1,4 @@
-"""SEGS that refer to one size of a picture, made to refer to another."""
+"""Scaling of SEGS from one size of a picture to another."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def scaled_to(segs: Segs, size: Size) -> Segs:
     Boxes are truncated, masks resized bilinearly, crops by Lanczos.
 
     Args:
-        segs: come back as they are where they have that size.
+        segs: returned unchanged if they have this size.
         size: height and width.
 
     Raises:
-        InvalidRequest: not a size, or nothing is left of a box at it.
+        InvalidRequest: not a size, or a scaled box is empty.
 
     Example:
         >>> segs = Segs.from_boxes([(10, 12, 51, 63)], (100, 200), crop_factor=1)
@@ -39,7 +39,7 @@ def scaled_to(segs: Segs, size: Size) -> Segs:
 
 
 def scaled_seg(seg: Seg, from_size: Size, to_size: Size, name: str) -> Seg:
-    """One SEG of :func:`scaled_to`; ``name`` is what the ContractError calls it."""
+    """One SEG of :func:`scaled_to`; ``name`` is that of the ContractError."""
     bbox, region = scaled_boxes(seg.bbox, seg.crop_region, from_size, to_size, name)
     height, width = region[3] - region[1], region[2] - region[0]
     image = seg.image
@@ -55,7 +55,7 @@ def scaled_boxes(
     """A SEG's box and crop region at another size.
 
     Raises:
-        ContractError: nothing is left of one of them.
+        ContractError: a scaled box is empty.
     """
     bbox, region = (scale_box(box, from_size, to_size) for box in (bbox, crop_region))
     for field, box in (("bbox", bbox), ("crop_region", region)):

@@ -1,4 +1,4 @@
-"""SEGS: the segments of a picture, and the ways to make them from boxes and masks."""
+"""SEGS, the segments of a picture, made from boxes or masks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ class Seg:
     """One segment of a picture.
 
     Attributes:
-        mask: float32 [h, w], 0..1, of the crop region's size; what is to be redrawn.
+        mask: float32 [h, w], 0..1, of the crop region's size: the pixels to be redrawn.
         bbox: x1, y1, x2, y2 in pixels, half-open; its size decides the scale.
-        crop_region: x1, y1, x2, y2 in pixels, half-open; what the network gets to see.
+        crop_region: x1, y1, x2, y2 in pixels, half-open: the input of the network.
         confidence: of the detector.
         label: free text.
         image: float32 [h, w, 3], 0..1: a crop used instead of cutting the picture; or None.
-        options: what this segment has of its own instead of the request's: the fields of
+        options: of this segment instead of the request's: fields of
             :class:`~segs_client.contract.SegOptions`, such as ``{"prompt": "blue eyes"}``.
 
-    Masks and images given as bool, other floats or uint8 are converted; the arrays held are
-    read-only copies.
+    Masks and images of bool, other floats or uint8 are converted. The arrays are read-only copies.
 
     Raises:
         InvalidRequest: wrong shape, dtype or values, or a box without area.
@@ -171,23 +170,23 @@ class Segs:
         crop_min_size: int | None = None,
         label: str = "",
     ) -> Segs:
-        """SEGS of a whole picture's mask: one per outer contour, or one of them all.
+        """SEGS of a whole picture's mask: one per outer contour, or one for all.
 
-        A pixel belongs to a contour if its value is at least 1/255. Contours come in the
-        reverse of reading order, as the reference gives them.
+        A pixel belongs to a contour if its value is at least 1/255. Contours are in reverse reading
+        order, as in the reference.
 
         Args:
             mask: [H, W]; float or bool in 0..1, or uint8 in 0..255.
-            combined: one SEG of everything. Its box ends one pixel short of the last foreground
-                row and column, as in the reference, and its mask is the picture's own.
+            combined: one SEG for the whole mask, with its values. As in the reference, the box ends
+                one pixel before the last foreground row and column.
             crop_factor: crop region over box, see :func:`crop_region`.
-            bbox_fill: the mask is the box. Of a combined SEG, the mask's values are kept and the
-                box is filled at the picture's coordinates counted from the crop's corner, as in
-                the reference; the two agree where the crop region starts at 0, 0.
-            drop_size: contours with a side below this many pixels are dropped; of no effect on
-                a combined SEG.
-            contour_fill: true: the mask is 1 inside the contour, holes and all; false: it has
-                the values of ``mask`` there. Of no effect on a combined SEG.
+            bbox_fill: the mask is the filled box. With ``combined``, the mask's values are kept; as
+                in the reference, the box is filled at its picture coordinates counted from the
+                crop's corner, which is right only if the crop region starts at 0, 0.
+            drop_size: contours with a side below this many pixels are dropped; without effect on a
+                combined SEG.
+            contour_fill: true: the mask is 1 inside the contour and its holes; false: it has the
+                values of ``mask`` there. Without effect on a combined SEG.
             crop_min_size: least side of the crop region, px.
             label: of every SEG.
 
@@ -279,7 +278,7 @@ class Segs:
 
     @contract_checked()
     def plus(self, *others: Segs) -> Segs:
-        """These SEGS followed by those of ``others``, which must refer to the same size."""
+        """These SEGS followed by those of ``others``, which must have the same size."""
         for other in others:
             if other.size != self.size:
                 allowed = f"{list(self.size)}, height and width of the others"
@@ -297,7 +296,7 @@ def _combined_box(foreground: npt.NDArray[np.bool_]) -> Box | None:
 
 
 def box_mask(box: Box, region: Box) -> FloatArray:
-    """The mask of ``region``'s size [h, w] that is 1 inside ``box`` and 0 elsewhere."""
+    """A mask of ``region``'s size [h, w] that is 1 inside ``box`` and 0 elsewhere."""
     x1, y1, x2, y2 = region
     mask = np.zeros((y2 - y1, x2 - x1), np.float32)
     left, top, right, bottom = (

@@ -1,4 +1,4 @@
-"""Command line flags that say which server is asked, and how."""
+"""Command line flags for the server and the connection to it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segs_client.retries import Retries
 
 
 def add_server_flags(group: argparse._ArgumentGroup, rounds: int = Retries().rounds) -> None:
-    """Adds them, with ``rounds`` of retries by default. (The API key comes from a file or the
-    environment: other users can read a command line.)"""
+    """Adds the flags, with ``rounds`` of retries by default. (There is no flag for the API key
+    itself: other users can read a command line.)"""
     add = group.add_argument
     add(
         "--url",
@@ -41,19 +41,19 @@ def add_server_flags(group: argparse._ArgumentGroup, rounds: int = Retries().rou
         type=int,
         default=rounds,
         metavar="N",
-        help="ask again where no server is available, after growing pauses (default %(default)s; "
-        "0: once); an overloaded one is asked until the time-out",
+        help="retries with growing pauses if no server is available (default %(default)s; 0: "
+        "none); an overloaded server is retried until the time-out",
     )
     add(
         "--shared-memory",
         action="store_true",
-        help="send pictures through this host's shared memory, where the server is open to that",
+        help="send pictures through this host's shared memory, if the server allows it",
     )
     _add_access(add)
 
 
 def server_settings(given: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of a client that were given.
+    """The client's arguments from the flags.
 
     Raises:
         InvalidRequest: one is malformed.
@@ -74,7 +74,7 @@ def _add_access(add: Callable[..., Any]) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help=f"holds the API key; or set {API_KEY_VARIABLE}",
+        help=f"contains the API key; or set {API_KEY_VARIABLE}",
     )
     add("--tls", action="store_true", help=f"encrypt the connection; or set {TLS_VARIABLE}=1")
     for name, text in (

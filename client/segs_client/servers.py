@@ -1,12 +1,13 @@
-"""Several servers as one: who gets the next request.
+"""The choice of a server for each request.
 
-The one with the least work under way gets it, by :func:`~segs_client.work.estimated_work`; among
-equals, the one that has done the least so far. gRPC's own policy for several addresses deals out
-calls in turn, which is fair only where they cost the same, and theirs differ by a thousand.
+A request is sent to the server with the least work in flight, by
+:func:`~segs_client.work.estimated_work`; among equals, to the one that has done the least. gRPC's
+round robin would be fair only for requests of equal cost, and their costs differ by a factor of
+1000.
 
-A server that fails is closed for a while (as long as it says itself; else half a second, and twice
-as long each time in a row; at most 15 s) and gets requests only where all others are closed too.
-When its time is over, one request asks whether it is ready, while the others go elsewhere.
+A server that fails is closed for its ``retry_after_s``; without one for half a second, doubled with
+each failure in a row; at most 15 s. A closed server gets requests only if all are closed. After
+that time, one request first checks that the server is ready; the others are sent elsewhere.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from dataclasses import dataclass
 from segs_client.errors import InvalidRequest, SegsError, ServerUnavailable
 
 PROBE_S = 2.0
-"""How long a server may take to say that it is ready again."""
+"""Time-out of the readiness check of a server that has failed."""
 _FIRST_CLOSED_S = 0.5
 _MOST_CLOSED_S = 15.0
 _MOST_ERRORS = 3
-_random = random.Random()  # of the order of servers alone
+_random = random.Random()  # for the order of servers only
 
 
 @dataclass(eq=False)
 class Server:
-    """What a client knows of one server.
+    """A client's state of one server.
 
     Attributes:
         url: host and port.
-        index: its place in the client's list.
-        under_way: work of the requests that it has.
-        done: work that it has done in all.
+        index: in the client's list.
+        under_way: work of its requests in flight.
+        done: total work of its finished requests.
         failures: in a row.
-        errors: INTERNAL ones, in a row.
-        failed_s: when it failed last, on the monotonic clock.
-        closed_until: on the same.
+        errors: INTERNAL errors in a row.
+        failed_s: time of the last failure on the monotonic clock.
+        closed_until: on the same clock.
     """
 
     url: str
@@ -54,15 +55,14 @@ class Server:
 
 
 class Servers:
-    """The servers of one client; safe to share between threads.
+    """The servers of one client; thread-safe.
 
     Args:
         urls: host and port of each.
-        shuffle: brings those that are equal into an order, so that not all of many clients begin
-            with the same one.
+        shuffle: orders the servers, so that clients start with different ones.
 
     Raises:
-        InvalidRequest: none, or one of them twice.
+        InvalidRequest: no address, or one of them twice.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class Servers:
 
     @contextlib.contextmanager
     def chosen(self, work: float, but: Collection[Server]) -> Iterator[tuple[Server, bool]]:
-        """The best server for a request that is sent inside of the ``with``.
+        """The best server for a request that is sent inside the ``with``.
 
         Args:
             work: of the request.
-            but: those that it was sent to already; never all.
+            but: excluded servers; never all.
 
         Yields:
-            The server, and whether it has to be asked first whether it is ready.
+            The server, and whether its readiness has to be checked first.
         """
         with self._lock:
             now = time.monotonic()
@@ -98,30 +98,29 @@ class Servers:
                 (each for each in self._servers if each not in but),
                 key=lambda each: (each.closed_until > now, round(each.under_way, 6), each.done),
             )
-            is_doubtful = server.failures > 0 and len(self._servers) > 1
-            if is_doubtful:
+            needs_probe = server.failures > 0 and len(self._servers) > 1
+            if needs_probe:
                 server.closed_until = max(server.closed_until, now + PROBE_S)
             server.under_way += work
-        with self._giving_back(server, work):
-            yield server, is_doubtful
+        with self._returning(server, work):
+            yield server, needs_probe
 
     @contextlib.contextmanager
-    def held(self, url: str, work: float) -> Iterator[None]:
-        """A stream's server while the stream goes on; what becomes of it is noted."""
+    def streaming(self, url: str, work: float) -> Iterator[None]:
+        """Counts a stream's work for its server inside the ``with``, and records its failure."""
         server = next(each for each in self._servers if each.url == url)
         sent_s = time.monotonic()
         with self._lock:
             server.under_way += work
-        with self._giving_back(server, work):
+        with self._returning(server, work):
             try:
                 yield
             except ServerUnavailable as error:
-                self.fails(server, sent_s, error)
+                self.record_unavailable(server, sent_s, error)
                 raise
 
     @contextlib.contextmanager
-    def _giving_back(self, server: Server, work: float) -> Iterator[None]:
-        """At the end the server has so much less under way."""
+    def _returning(self, server: Server, work: float) -> Iterator[None]:
         try:
             yield
         finally:
@@ -131,14 +130,14 @@ class Servers:
     def __len__(self) -> int:
         return len(self._servers)
 
-    def works(self, server: Server, sent_s: float, work: float = 0.0) -> None:
-        """A server has answered a request.
+    def record_success(self, server: Server, sent_s: float, work: float = 0.0) -> None:
+        """Records that a server has answered a request.
 
         Args:
-            server: who has.
-            sent_s: when it was asked, by the monotonic clock. What was sent before it failed tells
-                nothing: one that is being stopped still ends what it has.
-            work: that it has done.
+            server: the server.
+            sent_s: when the request was sent, on the monotonic clock. A request sent before the
+                last failure does not reopen the server: a stopping server still ends its requests.
+            work: of the request.
         """
         with self._lock:
             server.done += work
@@ -146,34 +145,34 @@ class Servers:
             if server.failures == 0 or sent_s < server.failed_s:
                 return
             server.failures, server.closed_until = 0, 0.0
-            # What it missed is not made up for: that would send it all requests at once.
+            # The work that it missed is not made up for: it would get all requests at once.
             others = [each.done for each in self._servers if each.failures == 0 and each != server]
             server.done = max(server.done, min(others, default=0.0))
 
-    def errs(self, server: Server, sent_s: float, error: SegsError) -> None:
-        """A server has failed at a request that is not to be repeated. It may be the request's
-        fault; if there are several in a row, it is taken for the server's: one that fails at once
-        has always the least work under way, and would get all requests."""
+    def record_error(self, server: Server, sent_s: float, error: SegsError) -> None:
+        """Records an error of a request that is not repeated. Several in a row count as the
+        server's failure: a server that fails at once always has the least work in flight, and
+        would get all requests."""
         with self._lock:
             server.errors += 1
             if server.errors < _MOST_ERRORS:
                 return
-        self.fails(server, sent_s, ServerUnavailable(error.message))
+        self.record_unavailable(server, sent_s, ServerUnavailable(error.message))
 
-    def fails(self, server: Server, sent_s: float, error: ServerUnavailable) -> None:
-        """A server has not answered a request.
+    def record_unavailable(self, server: Server, sent_s: float, error: ServerUnavailable) -> None:
+        """Records that a server was unavailable.
 
         Args:
-            server: who has not.
-            sent_s: when it was asked; all that it had when it failed count as one failure.
-            error: may say when it will.
+            server: the server.
+            sent_s: when the request was sent; all requests in flight count as one failure.
+            error: may have a ``retry_after_s``.
         """
         with self._lock:
             now = time.monotonic()
             if sent_s >= server.failed_s:
                 server.failures += 1
                 server.failed_s = now
-            said_s = error.retry_after_s
-            if said_s is None:
-                said_s = _FIRST_CLOSED_S * 2.0 ** min(server.failures - 1, 5)
-            server.closed_until = now + min(said_s, _MOST_CLOSED_S)
+            closed_s = error.retry_after_s
+            if closed_s is None:
+                closed_s = _FIRST_CLOSED_S * 2.0 ** min(server.failures - 1, 5)
+            server.closed_until = now + min(closed_s, _MOST_CLOSED_S)

@@ -1,7 +1,7 @@
-"""Pictures through this host's shared memory instead of through gRPC.
+"""Pictures through this host's shared memory instead of gRPC; Linux only.
 
-For servers on the same host whose shared-memory protocol is open to clients; what that gives away,
-docs/hardening.md says. Linux only.
+For servers on the same host whose shared-memory protocol is open to clients, with the risks in
+docs/hardening.md.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from segs_client.messages import OUTPUTS, BuiltRequest
 _FOLDER = Path("/dev/shm")
 _PICTURE_INPUT, _PICTURE_OUTPUT = "image", "detailed_image"
 _BOUNDED = ("raw", "png")
-"""Forms of a result whose size is known before: other ones are small, and come by gRPC."""
+"""Forms of a result whose size is known in advance; others are small and sent by gRPC."""
 _PNG_OVERHEAD = 1.01
 _PNG_HEADERS_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class RegionSpec:
-    """What a request needs of shared memory.
+    """The shared memory of a request.
 
     Attributes:
         picture: uint8 [n], the ``image`` tensor.
-        result_bytes: room for ``detailed_image``; 0 where it comes by gRPC.
+        result_bytes: room for ``detailed_image``; 0 if it is sent by gRPC.
     """
 
     picture: ByteArray
@@ -42,7 +42,7 @@ class RegionSpec:
 
     @classmethod
     def of(cls, built: BuiltRequest) -> RegionSpec:
-        """The room of a request."""
+        """The shared memory that a request needs."""
         height, width = built.image_size
         most = int(height * width * 3 * _PNG_OVERHEAD) + _PNG_HEADERS_BYTES
         is_bounded = built.request.output.image in _BOUNDED
@@ -50,11 +50,11 @@ class RegionSpec:
 
 
 class Region:
-    """A piece of shared memory for one try of one request; a context manager, which fills it and
-    gives it back. If this process dies, Python's resource tracker does.
+    """A region of shared memory for one try of one request; a context manager, which fills and
+    frees it. If this process dies, Python's resource tracker frees it.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: there is not enough shared memory.
     """
 
     def __init__(self, room: RegionSpec) -> None:
@@ -67,7 +67,7 @@ class Region:
             self.name, self.name, self.size_bytes, create_only=True
         )
         try:
-            # Memory that is promised only, and is not there when the server writes, would end it.
+            # Allocates the pages now: a missing page would kill the server when it writes.
             with (_FOLDER / self.name).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self.size_bytes)
             shared_memory.set_shared_memory_region(self._handle, [self._room.picture])
@@ -84,7 +84,7 @@ class Region:
         return {"name": self.name, "key": self.name, "byte_size": self.size_bytes}
 
     def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of ``infer``, with the pictures here."""
+        """The arguments of ``infer``, with the pictures in this region."""
         picture = InferInput(_PICTURE_INPUT, [self._room.picture.size], "UINT8")
         picture.set_shared_memory(self.name, self._room.picture.nbytes)
         others = [each for each in arguments["inputs"] if each.name() != _PICTURE_INPUT]
@@ -98,11 +98,11 @@ class Region:
         return changed
 
     def results(self, answer: Any) -> dict[str, ByteArray]:
-        """Copies of the outputs that are here, by name."""
+        """Copies of the outputs in this region, by name."""
         if not self._room.result_bytes:
             return {}
-        told = answer.get_output(_PICTURE_OUTPUT)
-        length = min(int(np.prod(told.shape)), self._room.result_bytes)
+        output = answer.get_output(_PICTURE_OUTPUT)
+        length = min(int(np.prod(output.shape)), self._room.result_bytes)
         here = shared_memory.get_contents_as_numpy(
             self._handle, np.uint8, [length], self._room.picture.nbytes
         )

@@ -1,4 +1,4 @@
-"""How streams ride on Triton's protocol: a message out, updates in; shared by all clients."""
+"""Streams on Triton's protocol: the request's message and its updates, for all clients."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class StreamUpdate:
 
     Attributes:
         event: its kind and content.
-        picture: a preview or a detailed crop, RGB, where the event has one.
-        result: with the last event, what :meth:`segs_client.Client.detail` returns.
+        picture: a preview or a detailed crop, RGB, if the event has one.
+        result: of the last event: the result of :meth:`segs_client.Client.detail`.
     """
 
     event: StreamEvent
@@ -47,12 +47,12 @@ class StreamUpdate:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing comes after it."""
+        """Whether it is the last one."""
         return isinstance(self.event, ResultEvent | CancelledEvent)
 
 
 def stream_message(built: BuiltRequest, request_id: str, timeout_s: float) -> Any:
-    """The protobuf message of a request to be followed.
+    """The protobuf message of a streamed request.
 
     Raises:
         InvalidRequest: the time-out is not a positive number of seconds.
@@ -94,8 +94,8 @@ def _message(request_id: str, timeout_s: float) -> Any:
 
 
 def open_stream(channel: Any, messages: Sequence[Any], headers: Mapping[str, str]) -> Any:
-    """gRPC's call, to be iterated for responses and cancelled; it reads as it is iterated. It ends
-    with the longest time-out of its messages.
+    """Starts a gRPC call: iterating it reads responses, and it can be cancelled. Its time-out is
+    the longest of its messages.
 
     Args:
         channel: of grpc or of grpc.aio.
@@ -108,14 +108,14 @@ def open_stream(channel: Any, messages: Sequence[Any], headers: Mapping[str, str
 
 
 def read_update(built: BuiltRequest | None, response: Any, request_id: str) -> StreamUpdate:
-    """What one response tells.
+    """The update of one response.
 
     Args:
-        built: the request, for its result; None for one that only cancels.
+        built: the request, to read its result; None for a cancelling call.
         response: a ``ModelStreamInferResponse``.
 
     Raises:
-        SegsError: the request has failed, or the answer breaks the contract.
+        SegsError: the request has failed, or the response breaks the contract.
     """
     if response.error_message:
         error = InferenceServerException(response.error_message)
@@ -140,7 +140,7 @@ def _outputs(response: Any) -> Mapping[str, bytes]:
     """The raw bytes of each output.
 
     Raises:
-        ServerError: one is not as long as it says.
+        ServerError: an output does not have its declared length.
     """
     outputs, contents = response.outputs, response.raw_output_contents
     lengths = [math.prod(output.shape) for output in outputs]
@@ -152,12 +152,12 @@ def _outputs(response: Any) -> Mapping[str, bytes]:
 def _picture(event: StreamEvent, outputs: Mapping[str, bytes]) -> Image.Image | None:
     """
     Raises:
-        OSError, ValueError: it is none, or not of the form that the event tells.
+        OSError, ValueError: it is no picture, or not in the event's form.
     """
-    told = getattr(event, "picture", None)
-    if told is None:
+    info = getattr(event, "picture", None)
+    if info is None:
         return None
-    with Image.open(io.BytesIO(outputs.get(PICTURE_OUTPUT, b"")), formats=[told.encoding]) as file:
-        if (file.height, file.width) != told.shape[:2]:
+    with Image.open(io.BytesIO(outputs.get(PICTURE_OUTPUT, b"")), formats=[info.encoding]) as file:
+        if (file.height, file.width) != info.shape[:2]:
             raise ValueError(f"a picture of {file.width}×{file.height} px")
         return file.convert("RGB")

@@ -1,8 +1,8 @@
-"""OpenTelemetry at the client: a span for each request, and headers by which the server's spans
-are within it.
+"""OpenTelemetry in the client: a span for each request, and headers that link the server's spans to
+it.
 
-Nothing is done where the package ``opentelemetry-api`` is not installed, or the program has not set
-up OpenTelemetry; how it does that is its own business.
+Without the package ``opentelemetry-api``, or if the program does not set up OpenTelemetry, nothing
+is recorded.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 class RequestSpan:
-    """The span of a request; this one is nothing."""
+    """The span of a request; this base records nothing."""
 
     def headers(self) -> dict[str, str]:
-        """What is sent with the request as gRPC's metadata."""
+        """gRPC metadata of the request."""
         return {}
 
     def note(self, **values: str | int | float) -> None:
-        """Attributes, named ``segs.…``."""
+        """Sets attributes named ``segs.…``."""
 
 
 class _Recorded(RequestSpan):
@@ -38,8 +38,8 @@ class _Recorded(RequestSpan):
 
 @contextlib.contextmanager
 def request_span(name: str, request_id: str) -> Iterator[RequestSpan]:
-    """A span within the current one, until the block is left. It is not made the current one
-    itself: what a program does between a stream's updates is not within it."""
+    """A span inside the current one, for the time of the block. It does not become the current
+    span: the program's work between a stream's updates does not belong to it."""
     try:
         from opentelemetry import propagate, trace
     except ImportError:

@@ -1,4 +1,4 @@
-"""How requests and answers ride on Triton's protocol; shared by the sync and async clients."""
+"""Requests and responses in Triton's protocol, for the sync and async clients."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL_ARGS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A server that is starting is noticed soon; gRPC would wait up to two minutes.
+    # To notice a starting server soon; gRPC's default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # gRPC's name is misleading: this is how long one attempt to connect may take.
+    # In spite of its name, this is the time-out of one attempt to connect.
     ("grpc.min_reconnect_backoff_ms", 5000),
-    # A call may be silent for minutes. NATs and load balancers forget a silent connection after
-    # 4 minutes and more, without a word to either end; pings keep it and tell a dead one.
+    # A call may transfer nothing for minutes. NATs and load balancers drop an idle connection after
+    # 4 minutes or more without a notice; pings keep it open and detect a dead one.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # Between calls there are no pings: a server may end a connection for those. It is left before
-    # others forget it.
+    # No pings between calls, since a server may close the connection for them. An idle connection
+    # is closed before others drop it.
     ("grpc.client_idle_timeout_ms", 180_000),
 ]
-"""How every channel is set up; seconds and bytes are documented in docs/client.md."""
+"""Options of every channel; times and sizes are documented in docs/client.md."""
 
 
 def new_request_id() -> str:
-    """A fresh id, by which the server's log explains a call."""
+    """A new id, which is in the server's log."""
     return uuid.uuid4().hex
 
 
@@ -55,8 +55,8 @@ def infer_arguments(built: BuiltRequest, request_id: str, timeout_s: float) -> d
 
 
 def time_arguments(timeout_s: float) -> dict[str, Any]:
-    """Those arguments that end it after ``timeout_s``: gRPC's deadline, and in microseconds
-    Triton's own, which the server honours at every step.
+    """The arguments for a time-out: gRPC's deadline, and Triton's time-out in microseconds, which
+    the server checks at every step.
 
     Raises:
         InvalidRequest: the time-out is not a positive number of seconds.
@@ -71,7 +71,7 @@ def request_text(built: BuiltRequest) -> bytes:
 
 
 def byte_tensors(built: BuiltRequest) -> Iterator[tuple[str, ByteArray]]:
-    """The other tensors of a request, by name, those that it has."""
+    """The other tensors of a request by name."""
     for name in ("image", "masks", "seg_images", "control_images"):
         data = getattr(built, name)
         if data is not None:
@@ -81,15 +81,15 @@ def byte_tensors(built: BuiltRequest) -> Iterator[tuple[str, ByteArray]]:
 def read_answer(
     built: BuiltRequest, answer: Any, elsewhere: Mapping[str, ByteArray]
 ) -> DetailResult:
-    """The result out of tritonclient's ``InferResult``.
+    """The result from tritonclient's ``InferResult``.
 
     Args:
         built: the request.
         answer: the ``InferResult``.
-        elsewhere: outputs that came another way, by name.
+        elsewhere: outputs received by shared memory, by name.
 
     Raises:
-        ServerError: the answer breaks the contract.
+        ServerError: the response breaks the contract.
     """
     report, *pictures = (
         elsewhere[name] if name in elsewhere else _output(answer, name) for name in OUTPUTS

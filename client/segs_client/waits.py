@@ -1,4 +1,4 @@
-"""Calls that wait for their next try: closing the client, or cancelling them, ends that at once."""
+"""Waits of calls before their next try, which end if the client is closed or the call cancelled."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from segs_client.errors import Cancelled
 
 
 class Event(Protocol):
-    """What :class:`threading.Event` and :class:`asyncio.Event` have in common."""
+    """The common methods of :class:`threading.Event` and :class:`asyncio.Event`."""
 
-    def set(self) -> None:
-        """Wakes who waits for it."""
+    def set(self) -> None: ...
 
-    def is_set(self) -> bool:
-        """Whether that has happened."""
+    def is_set(self) -> bool: ...
 
 
 E = TypeVar("E", bound=Event)
 
 
 class Waits:
-    """Those of one client; safe to share between threads."""
+    """The waits of one client; thread-safe."""
 
     def __init__(self) -> None:
         self._ends: dict[Event, str | None] = {}
@@ -31,13 +29,13 @@ class Waits:
 
     @contextlib.contextmanager
     def begun(self, end: E, request_id: str | None) -> Iterator[E]:
-        """A wait, which is for ``end`` to be set or the time to pass.
+        """Registers a wait, which the block does until ``end`` is set or the time has passed.
 
         Raises:
-            Cancelled: after the block, where it was ended.
+            Cancelled: after the block, if ``end`` was set.
         """
         self._ends[end] = request_id
-        if self._is_closed:  # looked at after it was added, so that no wait is missed
+        if self._is_closed:  # read after the wait was added, so that no wait is missed
             end.set()
         try:
             yield end
@@ -48,14 +46,14 @@ class Waits:
             raise Cancelled(f"{why} before its next try", request_id=request_id or "")
 
     def end(self, request_id: str) -> bool:
-        """Ends those of a request; whether there were any."""
+        """Ends the waits of a request; returns whether there were any."""
         found = [end for end, waits in tuple(self._ends.items()) if waits == request_id]
         for end in found:
             end.set()
         return bool(found)
 
     def close(self) -> None:
-        """Ends all, also those that begin after this."""
+        """Ends all present and future waits."""
         self._is_closed = True
         for end in tuple(self._ends):
             end.set()

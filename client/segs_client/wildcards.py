@@ -1,4 +1,4 @@
-"""Wildcards in prompts: ``{a|b}`` picks one, ``__name__`` a line of a list; chosen by a seed."""
+"""Wildcards in prompts: ``{a|b}`` is one of its parts, ``__name__`` a line of a list; by a seed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from segs_client.refusals import ContractError, invalid
 
 MAX_CHARS = 100_000
-"""Most characters of a prompt, its wildcards resolved or not."""
+"""Most characters of a prompt, with or without its wildcards resolved."""
 MAX_LEVELS = 32
-"""Most wildcards in each other."""
+"""Most levels of nested wildcards."""
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"__([A-Za-z0-9_./-]+?)__")
 _WEIGHT = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)::")
@@ -24,14 +24,14 @@ def resolve(
     wildcards: Mapping[str, Sequence[str]] | None = None,
     max_chars: int = MAX_CHARS,
 ) -> str:
-    """A prompt with every wildcard replaced; the same seed chooses the same.
+    """A prompt with every wildcard replaced; equal seeds give equal results.
 
-    ``{a|b|c}`` becomes one of its parts, ``{3::a|b}`` chooses a three times as often as b, and
-    they nest. ``__name__`` becomes a line of ``wildcards["name"]``, which may hold wildcards
-    itself. Braces without a bar between them are left alone.
+    ``{a|b|c}`` becomes one of its parts, ``{3::a|b}`` becomes a three times as often as b, and they
+    nest. ``__name__`` becomes a line of ``wildcards["name"]``, which may contain wildcards. Braces
+    without a bar between them are not changed.
 
     Raises:
-        ContractError: an unknown name, or wildcards that never end.
+        ContractError: an unknown name, or endless wildcards.
 
     Example:
         >>> resolve("a {red|red} __thing__", 7, {"thing": ["hat"]})
@@ -52,8 +52,8 @@ def resolve(
 def load(folder: Path | str) -> dict[str, tuple[str, ...]]:
     """Reads a folder of ``*.txt`` files, one wildcard each, one line per choice.
 
-    ``animals/cats.txt`` becomes ``animals/cats``. Blank lines and those that begin with # are left
-    out.
+    ``animals/cats.txt`` becomes ``animals/cats``. Blank lines and lines that start with # are
+    skipped.
     """
     root = Path(folder)
     found = {}
@@ -66,7 +66,7 @@ def load(folder: Path | str) -> dict[str, tuple[str, ...]]:
 
 
 class _Lines:
-    """Chooses a line for each name, of one level, as long as there is room for them."""
+    """Chooses a line for each name of one level, up to the limit of characters."""
 
     def __init__(
         self, known: Mapping[str, Sequence[str]], chooser: random.Random, max_chars: int

@@ -1,4 +1,4 @@
-"""What all parts of the contract are made of: the base model, boxes, names and buffers."""
+"""The common parts of the contract: the base model, boxes, names and buffers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _number(value: Any) -> Any:
 
 
 def _read_numbers_only(node: Any, model: type[BaseModel]) -> None:
-    """Changes pydantic's schema of a model, in place: its numbers are read from numbers only.
+    """Changes pydantic's schema of a model in place, so that numbers are read from numbers only.
 
-    Strict mode would refuse more than the JSON Schema does: 20.0 is a whole number there. Models
-    within this one have been changed when they were made.
+    Strict mode would refuse more than the JSON Schema, where 20.0 is a whole number. Nested models
+    are changed already.
     """
     if isinstance(node, list | tuple):
         for each in node:
@@ -50,8 +50,8 @@ def _read_numbers_only(node: Any, model: type[BaseModel]) -> None:
 
 
 class Model(BaseModel):
-    """Base of every wire model: unknown fields, NaN and infinity are errors, and so are true,
-    false and text where the schema wants a number; nothing changes."""
+    """Base of all wire models, immutable. Unknown fields, NaN and infinity are errors, and also
+    true, false and text instead of a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -65,10 +65,10 @@ class Model(BaseModel):
 
 
 class Buffer(Model):
-    """Where an array lies inside one of the concatenated byte tensors.
+    """The place of an array in one of the concatenated byte tensors.
 
     ``float32`` and ``uint8`` are raw little-endian values in C order; ``png`` is an encoded file
-    (8-bit grey for masks, RGB for images). A byte ``b`` stands for ``float32(b) / float32(255)``.
+    (8-bit grey for masks, RGB for images). A byte ``b`` means ``float32(b) / float32(255)``.
     """
 
     offset: Annotated[int, Field(ge=0, le=1 << 40, description="first byte")] = 0

@@ -1,19 +1,19 @@
-"""How much work a request is, told by what it says; to deal requests out to servers."""
+"""An estimate of a request's work from its fields, to distribute requests over servers."""
 
 from __future__ import annotations
 
 from segs_client.contract import DetailRequest, SegItem
 
 _OVERHEAD_STEPS = 3.0
-"""What encoding and decoding a SEG costs, in steps of its sampling."""
+"""Cost of encoding and decoding a SEG, in sampling steps."""
 _REQUEST_WORK = 0.1
-"""What a request costs beside its SEGs, in megapixel steps."""
+"""Cost of a request without its SEGs, in megapixel steps."""
 
 
 def estimated_work(request: DetailRequest) -> float:
-    """Steps × megapixels as sampled, over all SEGS and passes; always more than 0.
+    """Steps × sampled megapixels over all SEGS and passes; always more than 0.
 
-    An estimate: only the server knows which SEGs it skips and what its networks cost.
+    An estimate: skipped SEGs and the networks' costs are not known to the client.
 
     Example:
         >>> one = {"items": [{"bbox": (0, 0, 100, 100)}]}
@@ -34,7 +34,7 @@ def _seg_work(seg: SegItem, request: DetailRequest) -> float:
 
 
 def _sampled_px(seg: SegItem, request: DetailRequest) -> float:
-    """Pixels of the crop region, scaled as guide_size and max_size say."""
+    """Pixels of the crop region after scaling by guide_size and max_size."""
     x1, y1, x2, y2 = seg.bbox
     box = max(x2 - x1, 1), max(y2 - y1, 1)
     if seg.crop_region is None:

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from segs_client import Retries, Retry, exchange, servers
 from segs_client.contract import ErrorDetail
-from segs_client.exchange import Answered, Asked, ClientCall, Pause, inference
+from segs_client.exchange import ClientCall, ClientResponse, OutgoingRequest, Pause, inference
 from segs_client.servers import Servers
 
 DEAD = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
@@ -63,11 +63,11 @@ class World:
         self.timeouts: list[float] = []
         self.timeout_s = timeout_s
 
-    def start(self, work: float = 1.0) -> Generator[Any, Any, Answered]:
-        asked = Asked({"headers": {}}, "id", work, self.timeout_s)
+    def start(self, work: float = 1.0) -> Generator[Any, Any, ClientResponse]:
+        asked = OutgoingRequest({"headers": {}}, "id", work, self.timeout_s)
         return inference(asked, self.servers, self.retries)
 
-    def run(self, work: float = 1.0) -> Answered:
+    def run(self, work: float = 1.0) -> ClientResponse:
         program = self.start(work)
         try:
             step = next(program)
@@ -79,7 +79,7 @@ class World:
                 else:
                     step = program.send(led_to)
         except StopIteration as end:
-            answered: Answered = end.value
+            answered: ClientResponse = end.value
             return answered
 
     def _take(self, step: ClientCall | Pause) -> Any:

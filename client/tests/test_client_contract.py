@@ -94,7 +94,7 @@ REFUSALS = [
     ({"segs": {"items": [BOX] * 4097}}, "segs.items: too many items"),
     ({"segs": {"size": [0, 5]}}, "segs.size.0: too small (got 0); allowed: whole numbers 1 … "),
     ({"image": {"encoding": "raw"}}, "image.shape: required with encoding 'raw'"),
-    ({"image": {"shape": [4, 4, 3]}}, "image.shape: the file tells its own (got [4, 4, 3])"),
+    ({"image": {"shape": [4, 4, 3]}}, "image.shape: the file has its own (got [4, 4, 3])"),
     (
         {"image": {"encoding": "raw", "shape": [4, 4, 4]}},
         "image.shape.2: unknown value (got 4); allowed: 3",

@@ -12,7 +12,7 @@ from fake_world import BROKEN, DEAD, LOST, TOO_LATE, Clock, World, refusal
 
 from segs_client import DeadlineExceeded, InvalidRequest, ServerError, ServerUnavailable
 from segs_client.contract import DetailRequest
-from segs_client.exchange import Answered
+from segs_client.exchange import ClientResponse
 from segs_client.servers import Servers
 from segs_client.work import estimated_work
 
@@ -32,7 +32,7 @@ def test_what_is_not_unavailable_is_not_repeated() -> None:
 
 def test_a_refused_request_goes_elsewhere_at_once() -> None:
     world = World({"a": refusal(5.0), "b": "fine"}, rounds=0)
-    assert world.run() == Answered("fine", "b", 2)
+    assert world.run() == ClientResponse("fine", "b", 2)
     assert world.pauses == []
     (told,) = world.told
     assert (told.url, told.tries, told.pause_s, told.request_id) == ("a", 1, 0.0, "id")

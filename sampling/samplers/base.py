@@ -1,8 +1,8 @@
-"""What samplers are made of.
+"""The types and functions that samplers share.
 
-A sampler is a generator function ``(x, sigmas, run)``. It yields :class:`Eval`, a question to
-the model, and is sent the :class:`Prediction`. It keeps all state of its run in local variables,
-so thousands can live side by side; it knows nothing of batches, masks or networks.
+A sampler is a generator function ``(x, sigmas, run)``. It yields :class:`Eval`, a call of the
+model, and is sent the :class:`Prediction`. It keeps all state of its run in local variables, so
+that thousands can run at once, and is independent of batches, masks and networks.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sampling.schedule import DiscreteSchedule
 
 
 class Eval(NamedTuple):
-    """A question to the model: the denoised prediction for ``x`` at ``sigma``.
+    """A call of the model for the denoised prediction of ``x`` at ``sigma``.
 
-    ``reports``: the answer may become the run's result, and counts as progress.
+    ``reports``: the prediction may be the run's result, and counts as progress.
     """
 
     x: torch.Tensor
@@ -30,41 +30,41 @@ class Eval(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The model's answer, both of x's shape: after guidance and mask, and the negative's own
-    prediction before the mask (the same as the positive's where no negative was computed)."""
+    """The model's predictions, both of x's shape: after guidance and mask, and the negative
+    prediction before the mask (the positive one if no negative was computed)."""
 
     denoised: torch.Tensor
     uncond: torch.Tensor
 
 
 Steps = Generator[Eval, Prediction, torch.Tensor]
-"""A run in progress; it returns its final x."""
+"""A running sampler; it returns its final x."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a sampler may draw on: noise by the step, the Brownian path, the schedule."""
+    """A run's sources of noise and its schedule."""
 
     noise: StepNoise
     brownian: Callable[[float, float], BrownianIncrement]
-    """``brownian(sigma_min, sigma_max)`` makes the path W over a span of σ."""
+    """``brownian(sigma_min, sigma_max)`` returns the path W over a span of σ."""
     span: tuple[float, float]
-    """The smallest σ above 0 and the largest of the whole schedule, of which a run may be the
-    end."""
+    """The smallest σ above 0 and the largest σ of the whole schedule; a run may be its last
+    part."""
     schedule: DiscreteSchedule
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A named sampler: its function and what the run around it must know."""
+    """A sampler's function and its properties."""
 
     steps: Callable[[torch.Tensor, Sequence[float], Run], Steps]
     discard_penultimate: bool = False
-    """The schedule gets one step more and loses its second-last σ."""
+    """The schedule is made for one more step, without its second-last σ."""
     needs_uncond: bool = False
-    """The negative is computed even at cfg 1."""
+    """The negative prediction is computed even at cfg 1."""
     mask_seed_offset: int = 0
-    """Added to the seed of the noise that stands outside the mask."""
+    """Added to the seed of the noise outside the mask."""
 
 
 def derivative(x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -73,7 +73,7 @@ def derivative(x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.T
 
 
 def ancestral(sigma: float, sigma_next: float, eta: float = 1.0) -> tuple[float, float]:
-    """(down, up): the σ to step down to and the noise to add, so that the next level is reached
+    """(down, up): the σ to step down to, and the σ of the noise to add to reach the next level
     (k-diffusion's ``get_ancestral_step``)."""
     variance = sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2
     up = min(sigma_next, eta * variance**0.5)
@@ -81,6 +81,6 @@ def ancestral(sigma: float, sigma_next: float, eta: float = 1.0) -> tuple[float,
 
 
 def distinct(sigmas: Sequence[float]) -> list[float]:
-    """The levels without repetitions, which some schedules have past 1000 steps: a step of no
-    length changes nothing, but a multistep method would divide by it."""
+    """The levels without repetitions, which some schedules have above 1000 steps: a multistep
+    method would divide by a step of length 0."""
     return [sigma for sigma, following in pairwise(sigmas) if sigma != following] + [sigmas[-1]]

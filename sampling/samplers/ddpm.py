@@ -1,4 +1,4 @@
-"""The samplers that renoise what they denoised: DDPM and latent consistency models."""
+"""Samplers that add noise to each prediction: DDPM and latent consistency models."""
 
 from __future__ import annotations
 

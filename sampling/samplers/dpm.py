@@ -16,11 +16,11 @@ from sampling.samplers.base import Eval, Prediction, Run, Steps, ancestral, deri
 from sampling.samplers.integrals import phi
 
 _MAX_ATTEMPTS = 1000
-"""Of one adaptive run; tens are usual."""
+"""Attempts of one adaptive run; tens are usual."""
 
 
 class NotConvergingError(Exception):
-    """An adaptive run would not end: the model's predictions are not those of an ODE."""
+    """An adaptive run does not end: the model's predictions are not those of an ODE."""
 
 
 def dpm_2(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
@@ -75,10 +75,10 @@ def dpm_fast(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 def dpm_adaptive(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """DPM-Solver-23 with adaptive steps (the paper's appendix C) under k-diffusion's controller;
-    of ``sigmas`` only the ends count.
+    of ``sigmas`` only the ends are used.
 
     Raises:
-        NotConvergingError: the end was not reached in 1000 attempts.
+        NotConvergingError: not at the end after 1000 attempts.
     """
     rtol, atol, h = 0.05, 0.0078, 0.05
     t, t_end = _ends(sigmas)

@@ -1,7 +1,7 @@
 """Stochastic DPM-Solver++ (arXiv 2211.01095, appendix), after k-diffusion (MIT), η = 1.
 
 h = ln(σ/σ′); D the denoised prediction. Noise comes from a Brownian path over σ. It spans the
-whole schedule, but for :func:`dpmpp_2m_sde_heun`, where it spans the run.
+whole schedule, but only the run for :func:`dpmpp_2m_sde_heun`.
 """
 
 from __future__ import annotations
@@ -96,5 +96,5 @@ def dpmpp_3m_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 
 def _deviation(sigma_next: float, h: float) -> float:
-    """Of the noise that a step of the SDE adds: σ′√(1 − e^(−2h))."""
+    """Standard deviation of the noise that a step adds: σ′√(1 − e^(−2h))."""
     return sigma_next * math.sqrt(-math.expm1(-2 * h))

@@ -45,5 +45,5 @@ def er_sde(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 
 def _noise_scale(sigma: float) -> float:
-    """φ(σ) of the paper's ER SDE 5: it decides how much noise a step renews."""
+    """φ(σ) of the paper's ER SDE 5; decides how much noise a step renews."""
     return sigma * (math.exp(sigma**0.3) + 10)

@@ -1,4 +1,4 @@
-"""The integrals that solvers' coefficients are made of, exact in float64."""
+"""Integrals for the solvers' coefficients, in float64."""
 
 from __future__ import annotations
 

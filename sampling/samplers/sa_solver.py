@@ -26,7 +26,7 @@ def sa_solver(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 
 def sa_solver_pece(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
-    """As :func:`sa_solver`, with the model asked again after each correction (PECE)."""
+    """As :func:`sa_solver`, with another model call after each correction (PECE)."""
     return _sa_solver(x, sigmas, run, evaluates_again=True)
 
 

@@ -17,7 +17,7 @@ from sampling.samplers.integrals import phi
 
 _ORDER = 3
 _LAST_SIGMA = 0.001
-"""In place of a final 0, where λ has no value."""
+"""Replaces a final σ of 0, where λ is infinite."""
 
 
 def uni_pc(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:

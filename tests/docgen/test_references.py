@@ -29,7 +29,7 @@ def test_every_public_name_is_there() -> None:
 def test_a_method_has_its_signature_its_arguments_and_its_errors() -> None:
     text = api_text().split("#### `Client.detail`")[1].split("####")[0]
     assert "**options: Any" in text
-    assert "- `timeout_s`: seconds until the call is given up" in text
+    assert "- `timeout_s`: time-out of the call in seconds" in text
     assert "- `DeadlineExceeded`:" in text
     assert "``" not in text.replace("```", "")
 

@@ -308,7 +308,7 @@ def test_a_witness_sees_each_batch_of_its_program() -> None:
     ]
     assert [each.batch_requests for each in seen] == [2, 2, 1]
     assert all(each.answered for each in seen)
-    assert {each.begun_ns - each.asked_ns for each in seen} == {0}
+    assert {each.begun_ns - each.queued_ns for each in seen} == {0}
     assert {each.ended_ns - each.begun_ns for each in seen} == {10**9}
 
 

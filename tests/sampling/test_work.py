@@ -143,10 +143,10 @@ def test_a_request_of_many_options_is_counted_once_or_twice(pipelines: dict[str,
     ]
     one = prepared(pipelines, Segs((96, 96), tuple(items)), sampler_name="dpmpp_sde", steps=500)
     estimator = Estimator(pipelines, CostModel())
-    assert not estimator.knows(one.plan)
-    assert is_cheap(lambda: Estimator(pipelines, CostModel()).learn(one.plan), 400)
-    estimator.learn(one.plan)
-    assert estimator.knows(one.plan)
+    assert not estimator.has_counted(one.plan)
+    assert is_cheap(lambda: Estimator(pipelines, CostModel()).count(one.plan), 400)
+    estimator.count(one.plan)
+    assert estimator.has_counted(one.plan)
 
 
 def test_a_prompt_that_is_too_much_is_refused_before_any_network_is_called(
@@ -191,9 +191,9 @@ def test_a_seg_that_is_not_sampled_says_nothing_of_others(pipelines: dict[str, P
     nothing = prepared(pipelines, denoise=0.01, **options)
     much = prepared(pipelines, denoise=0.5, **options)
     estimator = Estimator(pipelines, CostModel())
-    estimator.learn(nothing.plan)
-    estimator.learn(much.plan)
-    assert estimator.knows(much.plan)
+    estimator.count(nothing.plan)
+    estimator.count(much.plan)
+    assert estimator.has_counted(much.plan)
     unet = pipelines["sd15"].unet.model
     calls = list(estimator.calls(much.plan.request, much.plan.segs[0]))
     assert [round(each.count) for each in calls if each.network == unet] == [20]

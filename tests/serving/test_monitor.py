@@ -63,7 +63,7 @@ def test_a_server_whose_folder_is_gone_is_started_again(server: Server) -> None:
     monitored = server.monitor()
     monitored.check()
     shutil.rmtree(server.folder)
-    with pytest.raises(ServingError, match="the folder of heartbeats is gone"):
+    with pytest.raises(ServingError, match="the folder of heartbeats is missing"):
         monitored.check()
 
 
@@ -181,16 +181,16 @@ def test_a_model_that_was_loaded_again_begins_anew(server: Server) -> None:
     monitored.check()
 
 
-@pytest.mark.parametrize(("lost", "is_worn"), [(0, False), (24, False), (25, True)])
-def test_a_server_that_lost_too_many_calls_is_worn(
-    server: Server, lost: int, is_worn: bool
+@pytest.mark.parametrize(("lost", "must_restart"), [(0, False), (24, False), (25, True)])
+def test_a_server_that_lost_too_many_calls_must_restart(
+    server: Server, lost: int, must_restart: bool
 ) -> None:
     monitored = server.monitor()
-    assert not monitored.is_worn()
+    assert not monitored.must_restart()
     for model, count in (("segs_detailer", 0), ("segs_detailer_stream", lost)):
         status = FrontEndStatus(model=model, pending=0, arrived=0, lost=count, lost_limit=24)
         state.write_status(status)
-    assert monitored.is_worn() is is_worn
+    assert monitored.must_restart() is must_restart
 
 
 def test_the_end_of_a_process_ends_the_wait(

@@ -176,7 +176,7 @@ def test_networks_of_a_new_build_are_not_mixed_with_those_of_the_old(tmp_path: P
     server._descriptors = descriptors([folder])
     path = folder / "toy.pipeline.json"
     path.write_text(path.read_text().replace("epsilon", "v_prediction"))
-    with pytest.raises(ServingError, match="gone: toy_unet_0_0; pipelines were built anew"):
+    with pytest.raises(ServingError, match="gone: toy_unet_0_0; pipelines were built again"):
         server.reload(ModelsDownError("gone", {"toy_unet_0_0": None}))
 
 

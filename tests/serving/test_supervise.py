@@ -40,9 +40,9 @@ def test_pauses_double_up_to_a_minute(
 def test_only_ones_own_ready_file_is_removed(content: str, stays: bool, tmp_path: Path) -> None:
     path = tmp_path / "ready.json"
     supervisor = _Supervisor(ServerOptions(), path, Health())
-    supervisor._tell_ready(None)
+    supervisor._update_ready_file(None)
     path.write_text(content.replace("OWN", str(os.getpid())))
-    supervisor._tell_ready(None)
+    supervisor._update_ready_file(None)
     assert path.exists() == stays
 
 

@@ -264,9 +264,9 @@ def test_the_embedded_server_stays_on_this_machine(toy_repository: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, ["nothing is encrypted", "everybody may call"]),
+        ({}, ["nothing is encrypted", "callers are not checked"]),
         ({"api_keys": Path("keys")}, ["nothing is encrypted"]),
-        ({"tls": TLS}, ["everybody may call"]),
+        ({"tls": TLS}, ["callers are not checked"]),
         ({"tls": TLS, "api_keys": Path("keys")}, []),
         ({"tls": replace(TLS, client_ca=Path("ca.pem"))}, []),
         ({"host": "127.0.0.1"}, []),
@@ -279,7 +279,7 @@ def test_open_ports_are_warned_of_once(
     check_exposure(ServerOptions(**{"host": "::", **options}), installation)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == bool(words)
-    for text in ("nothing is encrypted", "everybody may call"):
+    for text in ("nothing is encrypted", "callers are not checked"):
         assert (text in "".join(messages)) == (text in words)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 

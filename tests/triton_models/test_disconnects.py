@@ -78,5 +78,5 @@ def test_a_request_that_was_removed_is_never_asked_about_again(poller: Disconnec
 
 def test_a_round_that_began_before_a_removal_does_not_ask(poller: DisconnectPoller) -> None:
     answered = Asked(is_cancelled=True)
-    poller._ask(id(answered))
+    poller._poll(id(answered))
     assert answered.times == 0

@@ -143,7 +143,7 @@ def test_a_front_end_counts_each_end_once() -> None:
     stats.ended(0.1, "UNAVAILABLE")
     stats.ended(0.1, "INTERNAL")
     stats.ended(0.1, "CANCELLED")
-    stats.ended(0.1, "CANCELLED", asked=True)
+    stats.ended(0.1, "CANCELLED", by_call=True)
     expected = {(): 1, ("UNAVAILABLE",): 1, ("INTERNAL",): 1, ("gone",): 1, ("asked",): 1}
     assert _counts(stats) == expected
     assert stats.seconds.take() == [(0.5, ("front",)), *[(0.1, ("front",))] * 4]

@@ -1,1 +1,1 @@
-"""``segs-detail batch``: many pictures, with a journal by which the next run goes on."""
+"""``segs-detail batch``: many pictures, with a journal by which the next run continues."""

@@ -1,7 +1,7 @@
 """``segs-detail batch``: its command line, its progress and its summary.
 
-Exit status: 0 all is there; 3 some pictures or SEGs failed, the next run tries them again; 2 wrong
-usage or input; 1 the server is in trouble, the next run goes on; 130 interrupted, likewise.
+Exit status: 0 all results exist; 3 some pictures or SEGs failed, the next run tries them again; 2
+wrong usage or input; 1 server error, the next run continues; 130 interrupted, likewise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from segs_client.server_flags import add_server_flags, server_settings
 
 DONE, SERVER_TROUBLE, WRONG_INPUT, PARTLY_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 _RETRY_ROUNDS = 25
-"""A batch outlasts a server's restart."""
+"""Enough to wait for a server's restart."""
 _MOST_SHOWN = 20
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(
     given: argparse.Namespace, items: Sequence[Item], journal: Journal, tally: Tally
 ) -> int:
-    """The batch; Ctrl-C ends it when what has come is written down."""
+    """Runs the batch; Ctrl-C ends it after received results are saved."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -61,14 +61,14 @@ async def _run(
             loop.add_signal_handler(number, task.cancel)
     with tqdm(total=len(items), unit="picture", disable=None, dynamic_ncols=True) as bar:
 
-        def tell() -> None:
+        def show_progress() -> None:
             failed = len(tally.wrong)
             bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
             bar.update()
 
         try:
             async with AsyncClient(**server_settings(given)) as client:
-                await Batch(client, journal, tally, tell).run(items, given.jobs)
+                await Batch(client, journal, tally, show_progress).run(items, given.jobs)
         except asyncio.CancelledError:
             return INTERRUPTED
     return PARTLY_DONE if tally.wrong else DONE
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=8,
         metavar="N",
-        help="pictures under way at once (default %(default)s)",
+        help="pictures processed at once (default %(default)s)",
     )
     add_server_flags(parser.add_argument_group("the server"), _RETRY_ROUNDS)
     add_flags(parser.add_argument_group("options of the detailer"))

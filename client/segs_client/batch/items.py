@@ -1,4 +1,4 @@
-"""What a batch consists of: the pictures of a folder, or the lines of a JSONL file."""
+"""The items of a batch: the pictures of a folder, or the lines of a JSONL file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from segs_client.segs import Segs
 
 @dataclass(frozen=True)
 class Item:
-    """One picture that is to be redrawn.
+    """One picture to be redrawn.
 
     Attributes:
-        name: unique in the batch: the picture's path as its folder or file says it.
+        name: unique in the batch: the picture's path in its folder or file.
         image: the picture.
         boxes: segments, half-open pixels.
         masks: pictures whose white areas are segments.
         options: of the request; pictures of ControlNets are paths.
-        output: where the result goes, in the format of the suffix.
+        output: the result's path; its suffix is the format.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Item:
     output: Path
 
     def key(self) -> str:
-        """A hash of all that decides the result: pictures, segments, options.
+        """A hash of pictures, segments and options, which decide the result.
 
         Raises:
             OSError: a file cannot be read.
         """
-        # Of pictures the content counts, not where they lie.
+        # Pictures are hashed by their content, not by their path.
         options = _with_control_pictures(self.options, lambda _: "")
-        said = [self.boxes, len(self.masks), options, self.output.suffix]
-        found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        values = [self.boxes, len(self.masks), options, self.output.suffix]
+        found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
         for path in (self.image, *self.masks, *_control_pictures(self.options)):
             found.update(hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
@@ -59,7 +59,7 @@ class Item:
 
 
 class Line(Model):
-    """One line of a JSONL file. Paths are relative to the file's folder, but for the output's."""
+    """One line of a JSONL file. All paths but ``output`` are relative to the file's folder."""
 
     image: Annotated[str, Field(min_length=1, description="the picture")]
     boxes: Annotated[tuple[Box, ...], Field(description="segments, x1, y1, x2, y2")] = ()
@@ -81,18 +81,18 @@ def from_folder(
     suffix: str | None,
     options: Mapping[str, Any],
 ) -> list[Item]:
-    """All pictures below ``folder``, by name; what lies in ``output`` or ``masks`` is not taken.
+    """All pictures below ``folder``, by name, except those in ``output`` or ``masks``.
 
     Args:
         folder: the pictures.
-        output: folder of the results, which get the pictures' paths.
-        masks: folder with a mask for each picture, named as it is but for the suffix.
+        output: folder of the results, which have the pictures' relative paths.
+        masks: folder with a mask for each picture, of the same name with any suffix.
         boxes: segments of every picture.
         suffix: of the results; None: the picture's own.
         options: of every request.
 
     Raises:
-        ValueError: a picture has no mask or no segments, or two would have one result.
+        ValueError: a picture has no mask or no segments, or two have the same output.
         OSError: a folder cannot be read.
     """
     taken = [path.resolve() for path in (output, masks) if path is not None]
@@ -112,10 +112,10 @@ def from_folder(
 def from_lines(
     path: Path, output: Path, *, suffix: str | None, options: Mapping[str, Any]
 ) -> list[Item]:
-    """The lines of a JSONL file, each a :class:`Line`; empty ones are left out.
+    """The lines of a JSONL file, each a :class:`Line`; empty ones are skipped.
 
     Raises:
-        ValueError: a line is malformed (the message has its number), or two would have one result.
+        ValueError: a line is malformed (the message has its number), or two have the same output.
         OSError: the file cannot be read.
     """
     items = []
@@ -141,7 +141,7 @@ def from_lines(
 
 
 def _control_pictures(options: Mapping[str, Any]) -> list[Path]:
-    """Paths, as far as the options have them where they belong."""
+    """The paths of ControlNets' pictures in the options."""
     controlnets = options.get("controlnets")
     if not isinstance(controlnets, list):
         return []
@@ -152,7 +152,7 @@ def _control_pictures(options: Mapping[str, Any]) -> list[Path]:
 def _with_control_pictures(
     options: Mapping[str, Any], change: Callable[[str], str]
 ) -> dict[str, Any]:
-    """The options with other paths of ControlNets' pictures."""
+    """The options with changed paths of ControlNets' pictures."""
     if not _control_pictures(options):
         return dict(options)
 

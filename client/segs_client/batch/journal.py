@@ -1,4 +1,4 @@
-"""What became of each picture, one line of JSON each, so that the next run goes on from there."""
+"""The results of a batch, one line of JSON per picture, so that the next run can continue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status = Literal["done", "partly", "failed"]
 
 
 class Entry(Model):
-    """What became of one picture."""
+    """The result of one picture."""
 
     name: Annotated[str, Field(description="of the item")]
     key: Annotated[str, Field(description="of all that decides the result")]
@@ -31,10 +31,10 @@ class Entry(Model):
 
 
 class Journal:
-    """The journal of an output folder; a context manager. Not shared between runs at once.
+    """The journal of an output folder; a context manager, for one run at a time.
 
     Args:
-        folder: made where it is missing.
+        folder: created if missing.
 
     Raises:
         OSError: it cannot be written.
@@ -58,20 +58,20 @@ class Journal:
         self._file.close()
 
     def last(self, item: Item) -> Entry | None:
-        """What became of it the last time."""
+        """The last entry of an item."""
         return self._entries.get(item.name)
 
     def is_done(self, item: Item, key: str) -> bool:
-        """Whether its result is there, whole, and would be the same again."""
+        """Whether the item's complete result exists and was made with the same key."""
         last = self.last(item)
         is_same = last is not None and last.status == "done" and last.key == key
         return is_same and item.output.is_file()
 
     def add(self, entry: Entry) -> None:
-        """Writes an entry down; it survives a crash."""
+        """Appends an entry and flushes it to the disk."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entry = entry.model_copy(update={"ended_at": now})
-        # A line that a crash has cut is ended first; it is not read.
+        # A line that was cut by a crash is ended first; it is not read.
         self._file.write(b"" if _ends_well(self.path) else b"\n")
         self._file.write(entry.model_dump_json().encode() + b"\n")
         self._file.flush()

@@ -1,4 +1,4 @@
-"""A batch under way: so many pictures at once, each written down as soon as it is there."""
+"""Runs a batch: several pictures at once, each saved as soon as it is received."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ItemOutcome = Literal["done", "partly", "failed", "as before"]
 
 @dataclass
 class Tally:
-    """What became of a batch's pictures in this run.
+    """The results of a run.
 
     Attributes:
-        counts: by outcome; ``as before``: it was there already.
-        changed: those among them that were there, but of other options, segments or pictures.
-        empty: those among them that had no segments, and are as they came.
-        wrong: what became of those that are not whole.
+        counts: pictures by outcome; ``as before``: the result existed.
+        changed: pictures made again because their options, segments or pictures have changed.
+        empty: unchanged pictures, without segments.
+        wrong: entries of failed and partly failed pictures.
     """
 
     counts: Counter[ItemOutcome] = field(default_factory=Counter)
@@ -42,8 +42,8 @@ class Batch:
     Args:
         client: open.
         journal: open.
-        tally: counts up.
-        tell: called after each picture, when the tally has it.
+        tally: updated.
+        on_progress: called after each update of the tally.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Batch:
         client: AsyncClient,
         journal: Journal,
         tally: Tally,
-        tell: Callable[[], None],
+        on_progress: Callable[[], None],
     ) -> None:
         self._client = client
         self._journal = journal
         self._tally = tally
-        self._tell = tell
+        self._on_progress = on_progress
         self._kept: set[asyncio.Task[None]] = set()
-        """Results that have come and are being written down."""
+        """Tasks that save received results."""
 
     async def run(self, items: Sequence[Item], jobs: int) -> None:
-        """Makes what is not there yet, ``jobs`` pictures at once. Cancelled, it still writes down
-        the pictures that have come.
+        """Makes missing results, ``jobs`` pictures at once. If it is cancelled, received pictures
+        are still saved.
 
         Raises:
-            ServerUnavailable: after all retries; the rest is left for the next run. (Where the
-                server was lost while it had the picture, that one alone fails.)
-            Unauthenticated: the rest would be refused too.
+            ServerUnavailable: after all retries; the other pictures are left for the next run. (If
+                the server was lost during the request, only this picture fails.)
+            Unauthenticated: all pictures would be refused.
         """
         left = iter(items)
         workers = [asyncio.create_task(self._work(left)) for _ in range(min(jobs, len(items)))]
@@ -105,7 +105,7 @@ class Batch:
                 name=item.name, key=key, status="failed", message=message, request_id=request_id
             )
             return self._write(entry, begun_s)
-        # What has come is written down, whatever happens meanwhile.
+        # A received result is saved even if this task is cancelled.
         keeping = asyncio.create_task(self._keep(item, key, result, begun_s))
         self._kept.add(keeping)
         keeping.add_done_callback(self._kept.discard)
@@ -138,7 +138,7 @@ class Batch:
 
     def _count(self, outcome: ItemOutcome) -> None:
         self._tally.counts[outcome] += 1
-        self._tell()
+        self._on_progress()
 
     def _note_change(self, item: Item, key: str) -> None:
         last = self._journal.last(item)

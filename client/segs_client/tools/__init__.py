@@ -1,6 +1,6 @@
-"""Tools for SEGS: making, choosing, changing, keeping and showing them.
+"""Tools to make, select, change, store and show SEGS.
 
-Each is a pure function: SEGS are never changed, new ones come back::
+Each is a pure function that returns new SEGS::
 
     from segs_client import tools
 

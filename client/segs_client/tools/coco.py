@@ -32,14 +32,14 @@ def from_coco(
 ) -> Segs:
     """One SEG per annotation (or result) of one picture.
 
-    The mask is the ``segmentation``: polygons (their union; a pixel belongs to it if its centre
-    lies inside, where the COCO API also takes some pixels of the edge), or run lengths, plain or
-    compressed. The box is that of the mask. Without a segmentation, mask and box are the ``bbox``,
-    its edges rounded outwards. What covers no pixel of the picture is left out.
+    The mask is the ``segmentation``: polygons (their union; a pixel belongs to it if its centre is
+    inside, while the COCO API also includes some pixels of the edge), or run lengths, plain or
+    compressed. The box is that of the mask. Without a segmentation, mask and box are the ``bbox``
+    with its edges rounded outwards. Annotations without a pixel in the picture are skipped.
 
     Args:
         annotations: dictionaries with ``segmentation`` or ``bbox`` (x, y, width, height),
-            ``category_id``, and ``score`` where there is one (else the confidence is 1).
+            ``category_id``, and optionally ``score`` (the confidence; default 1).
         size: height and width of the picture.
         categories: the label of each ``category_id``; without it, labels are empty.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
@@ -76,10 +76,10 @@ def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 
     Args:
         rle: ``size``: height and width; ``counts``: the lengths of the runs of 0 and 1, beginning
-            with 0, down the columns from left to right: a list, or COCO's string of it.
+            with 0, by columns: a list, or COCO's string of it.
 
     Raises:
-        InvalidRequest: not run lengths, or not of that size.
+        InvalidRequest: not run lengths, or not of this size.
 
     Example:
         >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}).astype(int)
@@ -110,7 +110,7 @@ def _uncompressed(text: str | bytes, name: str) -> list[int]:
 
     A number is written as groups of 5 bits, the lowest first, each as the character of code 48 +
     group, plus 32 if more follow; the last group's highest bit is the sign. From the fourth
-    number on, what is written is the difference to the number two before.
+    number on, the difference to the number two before is written.
     """
     counts: list[int] = []
     value = shift = 0
@@ -134,7 +134,7 @@ def _uncompressed(text: str | bytes, name: str) -> list[int]:
 def _mask(
     annotation: Mapping[str, Any], size: Size, name: str
 ) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
-    """The annotation's mask [h, w], and the place of its first pixel."""
+    """The annotation's mask [h, w], and the position of its first pixel."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, Mapping):
         mask = _decoded(segmentation, f"{name}.segmentation")

@@ -1,4 +1,4 @@
-"""SEGS from what detectors return, known by their attributes: nothing of theirs is imported."""
+"""SEGS from detectors' results, read by their attributes without importing their packages."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def from_supervision(
     crop_factor: float = 3.0,
     crop_min_size: int | None = None,
 ) -> Segs:
-    """One SEG per detection of a ``supervision.Detections`` (or of what looks like one).
+    """One SEG per detection of a ``supervision.Detections`` or an object with its attributes.
 
-    Boxes are rounded outwards and cut to the picture; a detection outside it is left out. The
-    mask is the detection's own or, where there are none, the filled box.
+    Boxes are rounded outwards and cut to the picture; detections outside it are skipped. The mask
+    is the detection's, or without masks the filled box.
 
     Args:
-        detections: with ``xyxy`` [N, 4], and ``mask`` [N, H, W], ``confidence`` [N], ``class_id``
-            [N] and ``data["class_name"]`` [N] as far as there are any. Torch tensors will do.
-        size: height and width of the picture; needed where there are no masks.
-        names: the label of each class_id, where the detections do not bring ``class_name``.
+        detections: with ``xyxy`` [N, 4], and optionally ``mask`` [N, H, W], ``confidence`` [N],
+            ``class_id`` [N] and ``data["class_name"]`` [N]; arrays or torch tensors.
+        size: height and width of the picture; required without masks.
+        names: the label of each class_id, if the detections have no ``class_name``.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
         crop_min_size: least side of the crop region, px.
 
@@ -74,11 +74,11 @@ def from_supervision(
 def from_ultralytics(
     result: Any, *, crop_factor: float = 3.0, crop_min_size: int | None = None
 ) -> Segs:
-    """One SEG per detection of an Ultralytics ``Results`` (or of what looks like one).
+    """One SEG per detection of an Ultralytics ``Results`` or an object with its attributes.
 
-    Boxes as of :func:`from_supervision`. Masks may have the network's resolution, the picture
-    scaled to fit and centred in them: the margin is cut off, the rest resized bilinearly, and
-    what is at least 0.5 belongs to the mask.
+    Boxes are read as by :func:`from_supervision`. Masks may have the network's resolution, with the
+    picture scaled to fit and centred in them: the margin is cut off, the rest is resized
+    bilinearly, and values of at least 0.5 belong to the mask.
 
     Args:
         result: with ``orig_shape`` (height, width), ``names`` (the label of each class) and
@@ -105,7 +105,7 @@ def from_ultralytics(
     masks = None if result.masks is None else _array(result.masks.data)
     if masks is not None:
         unboxed = [_unboxed(mask, size) for mask in masks.astype(np.float32)]
-        masks = np.array(unboxed).reshape(-1, *size)  # also of no mask at all
+        masks = np.array(unboxed).reshape(-1, *size)  # also without masks
     return _segs(
         boxes,
         size,
@@ -151,7 +151,7 @@ def _segs(
 
 
 def _array(value: Any) -> npt.NDArray[Any] | None:
-    """What looks like an array or a torch tensor, on whatever device, as an array."""
+    """An array, or a torch tensor on any device, as an array."""
     if value is None:
         return None
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "cpu") else value)
@@ -179,7 +179,8 @@ def _named(classes: npt.NDArray[Any] | None, names: Mapping[int, str] | None) ->
 
 
 def _unboxed(mask: FloatArray, size: Size) -> FloatArray:
-    """A mask [h, w] of the picture scaled to fit and centred in it, as 0 and 1 of its size."""
+    """A mask of the picture's size, 0 or 1, from a mask [h, w] with the picture scaled to fit and
+    centred in it."""
     height, width = mask.shape
     scale = min(height / size[0], width / size[1])
     rows, columns = (max(1, round(side * scale)) for side in size)

@@ -1,6 +1,6 @@
-"""The masks of SEGS changed: grown, shrunk, softened, cut by another mask.
+"""Changes of SEGS' masks: growing, shrinking, blurring, combining with another mask.
 
-Boxes stay as they are, so that the scale at which a SEG is redrawn does not change.
+Boxes are not changed, so that the scale at which a SEG is redrawn stays the same.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from segs_client.tools.regions import around, grown, mask_box, moved, overlap, p
 def dilated(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
     """The SEGS with larger masks: each pixel gets the greatest value in its neighbourhood.
 
-    Where a mask would leave its crop region, the region grows to hold it, as far as the picture
-    goes; the SEG then loses its own crop, which no longer fits.
+    If a mask would leave its crop region, the region grows within the picture; the SEG then loses
+    its own crop, which no longer fits.
 
     Args:
         segs: to change.
@@ -58,8 +58,8 @@ def dilated(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
 def eroded(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
     """The SEGS with smaller masks: each pixel gets the least value in its neighbourhood.
 
-    Beyond its crop region a mask is 0; at the picture's edge the neighbourhood ends, so that a
-    mask that touches the edge still does.
+    Outside its crop region a mask is 0. At the picture's edge the neighbourhood ends, so that a
+    mask that touches the edge still touches it.
 
     Args: as of :func:`dilated`.
 
@@ -86,8 +86,7 @@ def eroded(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
 def blurred(segs: Segs, px: int) -> Segs:
     """The SEGS with soft masks: the blur of the detailer's noise mask and of pasting.
 
-    A Gaussian with σ = 10 px that does not look beyond the crop region; see
-    :func:`segs_client.blur.blur`.
+    A Gaussian with σ = 10 px inside the crop region; see :func:`segs_client.blur.blur`.
 
     Args:
         segs: to change.
@@ -106,7 +105,7 @@ def blurred(segs: Segs, px: int) -> Segs:
 
 
 def box_filled(segs: Segs) -> Segs:
-    """The SEGS with their boxes, filled, for masks.
+    """The SEGS with their filled boxes as masks.
 
     Example:
         >>> segs = Segs((9, 9), (Seg(np.zeros((9, 9)), (0, 0, 5, 5), (0, 0, 9, 9)),))
@@ -117,7 +116,7 @@ def box_filled(segs: Segs) -> Segs:
 
 
 def thresholded(segs: Segs, level: float = 0.5) -> Segs:
-    """The SEGS with hard masks: 1 where they are at least ``level``, else 0.
+    """The SEGS with hard masks: 1 where the mask is at least ``level``, else 0.
 
     Example:
         >>> segs = Segs((1, 3), (Seg([[0.2, 0.5, 0.8]], (0, 0, 3, 1), (0, 0, 3, 1)),))
@@ -131,7 +130,7 @@ def thresholded(segs: Segs, level: float = 0.5) -> Segs:
 def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
     """The SEGS with masks no greater than a whole picture's mask.
 
-    What is left may be 0 everywhere; see :func:`~segs_client.tools.without_empty`.
+    A resulting mask may be 0 everywhere; see :func:`~segs_client.tools.without_empty`.
 
     Args:
         segs: to change.
@@ -166,7 +165,7 @@ def subtracted(segs: Segs, mask: npt.ArrayLike) -> Segs:
 
 
 def combined_mask(segs: Segs) -> FloatArray:
-    """One mask [H, W] of all SEGS: the greatest value at each pixel, 0 where there is none.
+    """One mask [H, W] of all SEGS: the greatest value at each pixel, 0 where there is no SEG.
 
     Example:
         >>> int(combined_mask(Segs.from_boxes([(0, 0, 2, 2), (1, 1, 3, 3)], (9, 9))).sum())

@@ -1,4 +1,4 @@
-"""Several SEGS made one."""
+"""Merging of SEGS."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ Alike: TypeAlias = Literal["equal_region", "overlapping_boxes", "overlapping_mas
 
 @contract_checked()
 def merged(segs: Segs, alike: Alike = "overlapping_masks") -> Segs:
-    """The SEGS with those made one that belong together, directly or through others.
+    """The SEGS with groups of related ones merged; relations are transitive.
 
-    A merged SEG stands in the place of its first member and has its label; its box and its crop
-    region are the smallest around the members', its mask is their greatest value at each pixel,
-    its confidence their greatest. It keeps the first member's crop only where all members have
-    that crop region, else it has none. A SEG that belongs to no other stays as it is.
+    A merged SEG has the position and the label of its first member. Its box and its crop region are
+    the smallest around the members', its mask is their greatest value at each pixel, its confidence
+    their greatest. It has the first member's crop if all members have the same crop region, else
+    none. SEGS without a relation are unchanged.
 
     Args:
         segs: to merge.
-        alike: which belong together: those of "equal_region" (crop region),
-            "overlapping_boxes" (some pixel in both), or "overlapping_masks" (some pixel greater
-            than 0 in both).
+        alike: the relation: "equal_region" (crop region), "overlapping_boxes" (a common pixel), or
+            "overlapping_masks" (a pixel greater than 0 in both).
 
     Raises:
         InvalidRequest: an unknown ``alike``.

@@ -1,4 +1,4 @@
-"""Greatest and least values in the neighbourhood of each pixel."""
+"""Dilation and erosion of masks."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def eroded_mask(mask: FloatArray, px: int, element: Element, at_edge: Edges) -> 
         mask: float32, 0..1.
         px: radius of the neighbourhood.
         element: see :func:`dilated_mask`.
-        at_edge: whether the picture ends above, below; left, right: there the neighbourhood
-            ends too. On the other sides the mask is 0 beyond its border.
+        at_edge: whether the picture ends above, below; left, right: there the neighbourhood ends
+            too. On the other sides the mask is 0 beyond its border.
     """
     negative = 0 - mask
     for axis, sides in enumerate(at_edge):
@@ -45,7 +45,7 @@ def eroded_mask(mask: FloatArray, px: int, element: Element, at_edge: Edges) -> 
 
 
 def _greatest(padded: FloatArray, px: int, element: Element) -> FloatArray:
-    """The greatest value around each pixel but for the outer ``px`` rows and columns."""
+    """The greatest value around each pixel except the outer ``px`` rows and columns."""
     if element == "square":
         return _sliding(_sliding(padded, 2 * px + 1).T, 2 * px + 1).T
     if element != "disc":

@@ -29,15 +29,15 @@ def from_polygons(
     labels: Sequence[str] | None = None,
     confidences: Sequence[float] | None = None,
 ) -> Segs:
-    """One SEG per object, an object being one or more closed rings.
+    """One SEG per object; an object is one or more closed rings.
 
-    A pixel belongs to the object if its centre lies inside. The box is that of these pixels; an
-    object without any is left out.
+    A pixel belongs to the object if its centre is inside. The box is that of these pixels; objects
+    without a pixel are skipped.
 
     Args:
-        objects: per object its rings, per ring its vertices x, y in pixels (a pixel's centre is
-            at half-integers); at least three, the last joined to the first.
-        size: height and width of the picture; what leaves it is cut off.
+        objects: per object its rings, per ring its vertices x, y in pixels (a pixel's centre is at
+            half-integers); at least three, the last joined to the first.
+        size: height and width of the picture; parts outside are cut off.
         rule: "even-odd": inside an odd number of rings, so that a ring in a ring is a hole;
             "union": inside any of the rings.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
@@ -71,7 +71,7 @@ def from_polygons(
 
 
 def polygon_mask(rings: Sequence[Ring], size: Size, rule: Rule, name: str) -> npt.NDArray[np.bool_]:
-    """The pixels [H, W] whose centres lie in the rings; ``name`` is what errors call them."""
+    """The pixels [H, W] whose centres are in the rings; ``name`` is that of errors."""
     vertices = [_checked_ring(ring, f"{name}.{index}") for index, ring in enumerate(rings)]
     inside = np.zeros(size, bool)
     if rule not in ("even-odd", "union"):
@@ -100,12 +100,12 @@ def _checked_ring(ring: Any, name: str) -> npt.NDArray[np.float64]:
 def _odd(ring: npt.NDArray[np.float64], size: Size) -> npt.NDArray[np.bool_]:
     """The pixels inside one ring by the even-odd rule.
 
-    Going along a row of pixel centres, each crossed edge changes between outside and inside: the
-    crossings are counted at the first centre that follows each, and summed along the row.
+    Along a row of pixel centres, each crossed edge changes between outside and inside. Crossings
+    are counted at the first centre after each, and summed along the row.
     """
     height, width = size
     (x1, y1), (x2, y2) = ring.T, np.roll(ring, -1, axis=0).T
-    # An edge crosses the rows whose centres lie in [its lower y, its upper y).
+    # An edge crosses the rows with centres in [its lower y, its upper y).
     first = np.clip(np.ceil(np.minimum(y1, y2) - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y1, y2) - 0.5), 0, height).astype(np.int64)
     count = last - first

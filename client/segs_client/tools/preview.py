@@ -1,4 +1,4 @@
-"""A picture of SEGS, for people to look at."""
+"""A picture that shows SEGS."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TINT_ALPHA = 110
 def preview_image(
     image: Picture, segs: Segs, *, masks: bool = True, boxes: bool = True, labels: bool = True
 ) -> Image.Image:
-    """The picture with every SEG in a colour of its own.
+    """The picture with every SEG in a different colour.
 
     Args:
         image: see :func:`segs_client.pictures.encode_picture`.
-        segs: scaled to the picture where their size differs.
+        segs: scaled to the picture if their size differs.
         masks: tint the masks.
         boxes: outline boxes, and crop regions in dashes.
         labels: number the SEGS and name their labels.

@@ -1,4 +1,4 @@
-"""Boxes of masks, and masks that move from one crop region to another."""
+"""Boxes of masks, and moving of masks from one crop region to another."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from segs_client.segs import Seg
 
 
 def around(*boxes: Box) -> Box:
-    """The smallest box that holds them all."""
+    """The smallest box around all boxes."""
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
 
 def outer_box(edges: Iterable[float]) -> Box:
-    """The whole pixels that hold a box x1, y1, x2, y2 of fractions."""
+    """The smallest box of whole pixels around a box x1, y1, x2, y2 of floats."""
     x1, y1, x2, y2 = edges
     return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
 
@@ -33,7 +33,7 @@ def whole(size: Size) -> Box:
 
 
 def overlap(one: Box, other: Box) -> Box | None:
-    """The pixels in both boxes; None where there are none."""
+    """The pixels in both boxes; None if there are none."""
     x1, y1 = max(one[0], other[0]), max(one[1], other[1])
     x2, y2 = min(one[2], other[2]), min(one[3], other[3])
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
@@ -45,7 +45,7 @@ def grown(box: Box, px: int) -> Box:
 
 
 def mask_box(mask: npt.NDArray[Any], corner: tuple[int, int]) -> Box | None:
-    """The box of the pixels that are not 0; None where there are none.
+    """The box of the pixels that are not 0; None if there are none.
 
     Args:
         mask: [h, w].
@@ -59,7 +59,7 @@ def mask_box(mask: npt.NDArray[Any], corner: tuple[int, int]) -> Box | None:
 
 
 def moved(mask: FloatArray, region: Box, to: Box) -> FloatArray:
-    """A region's mask as the mask of another: 0 where the old one does not reach."""
+    """A region's mask as the mask of another region, 0 outside the old one."""
     out = np.zeros((to[3] - to[1], to[2] - to[0]), np.float32)
     common = overlap(region, to)
     if common is not None:
@@ -91,7 +91,7 @@ def seg_around(
     label: str = "",
     confidence: float = 1.0,
 ) -> Seg:
-    """A SEG with the crop region of a box and a mask that lies somewhere in the picture.
+    """A SEG with the crop region of a box, and a mask placed in the picture.
 
     Args:
         bbox: of the SEG.
@@ -106,7 +106,7 @@ def seg_around(
 
 
 def one_each(name: str, values: Sequence[Any] | None, count: int, default: Any) -> Sequence[Any]:
-    """``values``, or ``count`` times the default; another number of them is a ContractError."""
+    """``values``, or ``count`` times the default; ContractError if their number differs."""
     given = [default] * count if values is None else values
     if len(given) != count:
         raise invalid(name, f"{len(given)} given", allowed=f"{count}, one per object")

@@ -1,6 +1,6 @@
-"""Which SEGS, and in which order: filters, sorting, labels.
+"""Filters, sorting and labels of SEGS.
 
-All keep the order of the SEGS but for :func:`ordered`; :func:`remaining` gives what they left out.
+All but :func:`ordered` keep the order of the SEGS; :func:`remaining` returns the others.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _MEASURES: Mapping[str, Callable[[Seg], float]] = {
 
 
 def with_labels(segs: Segs, labels: str | Collection[str], *, negate: bool = False) -> Segs:
-    """The SEGS of one of these labels.
+    """The SEGS with one of these labels.
 
     Args:
         segs: to choose from.
-        labels: one or several; "all" stands for every label.
+        labels: one or several; "all": every label.
         negate: choose the others instead.
 
     Example:
@@ -56,7 +56,7 @@ def in_range(
     *,
     negate: bool = False,
 ) -> Segs:
-    """The SEGS whose measure lies between two values, both included.
+    """The SEGS whose measure is between two values, both included.
 
     Args:
         segs: to choose from.
@@ -87,14 +87,14 @@ def ordered(
     start: int = 0,
     count: int | None = None,
 ) -> Segs:
-    """The SEGS sorted by a measure, and of these ``count`` from the ``start``-th on.
+    """The SEGS sorted by a measure; of these, ``count`` from the ``start``-th on.
 
     Args:
         segs: to sort; those of equal measure keep their order.
         by: see :func:`in_range`.
         descending: the greatest first.
-        start: how many of the sorted SEGS to pass over.
-        count: how many to take at most; None takes all.
+        start: number of sorted SEGS to skip.
+        count: most SEGS to return; None: all.
 
     Raises:
         InvalidRequest: an unknown measure, a negative number.
@@ -121,8 +121,8 @@ def remaining(segs: Segs, chosen: Segs) -> Segs:
         >>> remaining(segs, in_range(segs, "area", low=26))[0].bbox
         (0, 0, 5, 5)
     """
-    gone = {id(seg) for seg in chosen}
-    return Segs(segs.size, tuple(seg for seg in segs if id(seg) not in gone))
+    excluded = {id(seg) for seg in chosen}
+    return Segs(segs.size, tuple(seg for seg in segs if id(seg) not in excluded))
 
 
 def without_empty(segs: Segs) -> Segs:
@@ -137,11 +137,11 @@ def without_empty(segs: Segs) -> Segs:
 
 
 def relabelled(segs: Segs, label: str | Mapping[str, str]) -> Segs:
-    """The SEGS under another label.
+    """The SEGS with other labels.
 
     Args:
         segs: to rename.
-        label: of all; or a new label for each old one, those not named keep theirs.
+        label: of all; or a mapping of old labels to new ones, others are kept.
 
     Example:
         >>> segs = Segs.from_boxes([(0, 0, 9, 9)] * 2, (20, 20), labels=["cat", "dog"])

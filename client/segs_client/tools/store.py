@@ -1,7 +1,7 @@
-"""SEGS in a file: one ``.npz`` of a JSON header and the arrays, nothing pickled.
+"""SEGS in a file: one ``.npz`` with a JSON header and the arrays, nothing pickled.
 
 ``header`` is UTF-8 JSON as uint8 [n], see :class:`Header`. ``mask_<n>`` is SEG n's mask,
-``image_<n>`` its crop where it has one; float32, so that they come back bit by bit.
+``image_<n>`` its crop, if any; float32, so that they are restored exactly.
 ``control_<n>_<k>`` is the picture of the k-th ControlNet among its options: uint8 [h, w, 3].
 """
 
@@ -33,7 +33,7 @@ class _Model(BaseModel):
 
 
 class StoredSeg(_Model):
-    """What the header says of one SEG."""
+    """One SEG in the header."""
 
     bbox: Box
     crop_region: Box
@@ -41,7 +41,7 @@ class StoredSeg(_Model):
     label: str
     has_image: bool
     options: dict[str, Any] = {}
-    """Where a ControlNet has a picture, its array's name."""
+    """A ControlNet's picture is replaced by its array's name."""
 
 
 class Header(_Model):
@@ -58,12 +58,12 @@ def save(segs: Segs, file: str | Path | BinaryIO) -> None:
     """Writes SEGS, their masks, crops and options to a file that :func:`load` reads.
 
     Args:
-        segs: to keep.
+        segs: to store.
         file: a path, or a file open for writing bytes.
 
     Raises:
-        InvalidRequest: a ControlNet's picture among the options is none.
-        OSError: the file cannot be written, or such a picture not read.
+        InvalidRequest: a ControlNet's picture in the options is invalid.
+        OSError: the file cannot be written, or such a picture cannot be read.
 
     Example:
         >>> segs = Segs.from_boxes([(4, 4, 6, 6)], (10, 10), labels=["cat"])
@@ -99,13 +99,13 @@ def save(segs: Segs, file: str | Path | BinaryIO) -> None:
 
 @contract_checked()
 def load(file: str | Path | BinaryIO) -> Segs:
-    """Reads the SEGS of a file that :func:`save` wrote; nothing in it is executed.
+    """Reads SEGS from a file of :func:`save`; nothing in it is executed.
 
     Args:
         file: a path, or a file open for reading bytes.
 
     Raises:
-        InvalidRequest: not such a file, and what is wrong with it.
+        InvalidRequest: the file is not valid.
         OSError: the file cannot be read.
     """
     arrays = _arrays(Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read())
@@ -122,13 +122,13 @@ def _arrays(data: bytes) -> Arrays:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                # What is in the archive and is no array comes as bytes.
+                # Members of the archive that are no arrays are loaded as bytes.
                 parts = {name: loaded[name] for name in loaded.files}
                 return {name: part for name, part in parts.items() if hasattr(part, "dtype")}
         problem = "one array"
     except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = str(error)
-    except (MemoryError, NotImplementedError, RuntimeError) as error:  # of a crafted archive
+    except (MemoryError, NotImplementedError, RuntimeError) as error:  # by a crafted archive
         problem = str(error)
     raise invalid("file", "not a file of SEGS", value=problem, allowed="what save wrote")
 
@@ -145,8 +145,8 @@ def _array(arrays: Arrays, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 def _without_pictures(
     options: Mapping[str, Any], index: int, arrays: dict[str, npt.NDArray[Any]]
 ) -> dict[str, Any]:
-    """The options with ControlNets' pictures put into ``arrays``, and their names in their places,
-    all else as JSON has it."""
+    """The options as JSON values, with ControlNets' pictures moved into ``arrays`` and replaced by
+    their names."""
 
     def replace(number: int, control: Mapping[str, Any]) -> dict[str, Any]:
         if control.get("image") is None:

@@ -26,10 +26,10 @@ def tiles(
     min_coverage: float = 0.0,
     label: str = "tile",
 ) -> Segs:
-    """One SEG per tile, in reading order; every pixel of the picture lies in a tile.
+    """One SEG per tile, in reading order; every pixel of the picture is in a tile.
 
-    All tiles have the same size, that of the picture where it is smaller. As few as will do are
-    spread evenly, so that neighbours overlap by at least ``overlap``. Each tile's mask is the tile.
+    All tiles have the same size, at most the picture's. The fewest tiles are spread evenly so that
+    neighbours overlap by at least ``overlap``. Each tile's mask is the tile.
 
     Args:
         size: height and width of the picture.
@@ -39,8 +39,8 @@ def tiles(
         crop_min_size: least side of the crop region, px.
         only_in: mask [H, W] that the tiles' masks are intersected with.
         not_in: mask [H, W] that is subtracted from them.
-        min_coverage: share of the tile, 0..1, that its mask must still fill (its mean over the
-            tile); a tile below it, or with nothing left, is left out.
+        min_coverage: least mean of the mask over the tile, 0..1; tiles below it, or with an empty
+            mask, are skipped.
         label: of every SEG.
 
     Raises:
@@ -62,7 +62,7 @@ def tiles(
     ]
     items = []
     for box in boxes:
-        # A crop region's ends are truncated: it may lack the box's last row or column.
+        # A crop region's ends are truncated, so it may lack the box's last row or column.
         region = around(crop_region(box, (height, width), crop_factor, crop_min_size), box)
         items.append(Seg(box_mask(box, region), box, region, label=label))
     segs = Segs((height, width), tuple(items))
@@ -80,7 +80,7 @@ def _covers(seg: Seg, share: float) -> bool:
 
 
 def _starts(side: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles begin along one side."""
+    """The positions of the tiles along one side."""
     if tile >= side:
         return [0]
     steps = -(-(side - tile) // (tile - overlap))

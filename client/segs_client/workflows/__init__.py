@@ -1,6 +1,6 @@
-"""ComfyUI workflows: which requests their detailer nodes are.
+"""Converts the detailer nodes of ComfyUI workflows to requests.
 
-Written from what such files look like and what the nodes' inputs mean.
+Written from the form of such files and the meaning of the nodes' inputs.
 """
 
 from segs_client.workflows.convert import Conversion, convert

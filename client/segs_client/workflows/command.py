@@ -15,8 +15,8 @@ _DONE, _WRONG_INPUT = 0, 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the requests, a JSON list, and what to do by hand to stderr; returns the exit status:
-    0, or 2 for a file that has none."""
+    """Prints the requests as a JSON list, and notes to stderr; returns the exit status: 0, or 2 for
+    a file without requests."""
     given = _parser().parse_args(arguments)
     try:
         found = convert(given.workflow.read_bytes(), dict(given.pipeline))

@@ -1,4 +1,4 @@
-"""Which request a detailer node is, and what of it has to come from elsewhere."""
+"""Converts a detailer node to a request, with notes on the parts that are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segs_client.workflows.graph import WIDGETS, Graph, Node, WorkflowError, rea
 
 DETAILER = "SEGSDetailer"
 RELATED = ("DetailerForEach", "DetailerForEachPipe", "FaceDetailer", "FaceDetailerPipe")
-"""Nodes with the same options that also paste; some detect the SEGS themselves."""
+"""Nodes with the same options that also paste; some also detect the SEGS."""
 _OPTIONS = WIDGETS[DETAILER]
 _CONTROLNETS = ("ImpactControlNetApplySEGS", "ImpactControlNetApplyAdvancedSEGS")
 _MOST_HOPS = 100
@@ -24,12 +24,12 @@ _MOST_HOPS = 100
 
 @dataclass(frozen=True)
 class Conversion:
-    """A request, without its SEGS, of one node.
+    """The request of one node, without its SEGS.
 
     Args:
-        node: which it is of, such as ``node 12 (SEGSDetailer)``.
-        request: with all that the workflow says.
-        notes: what it does not say, or what cannot be carried over, each in a sentence.
+        node: such as ``node 12 (SEGSDetailer)``.
+        request: with the options of the workflow.
+        notes: missing options and those that cannot be converted, one sentence each.
     """
 
     node: str
@@ -37,7 +37,7 @@ class Conversion:
     notes: tuple[str, ...]
 
     def json(self) -> dict[str, Any]:
-        """What is not the contract's default, and the place of the SEGS."""
+        """The fields that differ from the contract's defaults, and an empty ``segs``."""
         content = self.request.model_dump(mode="json", exclude_defaults=True)
         return {"pipeline": content.pop("pipeline"), "segs": {"items": []}, **content}
 
@@ -47,8 +47,7 @@ def convert(text: str | bytes, pipelines: Mapping[str, str] | None = None) -> li
 
     Args:
         text: a workflow in the API format or the editor's.
-        pipelines: checkpoint file → the pipeline that was built of it; for others a name is made
-            of the file's.
+        pipelines: checkpoint file → pipeline; the default is the file's name.
 
     Raises:
         WorkflowError: no workflow, or one without a detailer.
@@ -88,7 +87,7 @@ class _Converter:
         self.notes.append(text)
 
     def _value(self, node: Node, name: str) -> Any:
-        """An input's value, of a primitive node where it is linked to one; None: unknown."""
+        """An input's value, or that of the linked primitive node; None: unknown."""
         if name not in node.links:
             return node.values.get(name)
         source = self.graph.source(node, name)
@@ -104,7 +103,7 @@ class _Converter:
         for name in _OPTIONS:
             if (value := self._value(self.node, name)) is not None:
                 found[name] = value
-        # Those that belong to optional inputs, and those that the node has not, are the defaults'.
+        # Options of optional inputs, and those that the node lacks, have their defaults.
         missing = [name for name in self.node.old if name in _OPTIONS]
         if missing:
             self._note(f"{', '.join(missing)}: not in the file; the defaults are taken")
@@ -116,7 +115,7 @@ class _Converter:
         return found
 
     def _pipe(self, node: Node, name: str) -> Node:
-        """The node that has the model and the conditionings of a basic_pipe."""
+        """The node with the model and the conditionings of a basic_pipe."""
         source = self.graph.source(node, name)
         hops = 0
         while source is not None and hops < _MOST_HOPS:
@@ -130,7 +129,7 @@ class _Converter:
         return Node("", "")
 
     def _pipeline(self, pipe: Node) -> str:
-        """The name, after the checkpoint at the end of the chain of models."""
+        """The pipeline's name by the checkpoint at the end of the chain of models."""
         source, loras = self.graph.source(pipe, "model"), []
         for _ in range(_MOST_HOPS):
             if source is None or "ckpt_name" in source.values:
@@ -148,13 +147,13 @@ class _Converter:
         self._parts(pipe, source)
         checkpoint = str(source.values["ckpt_name"])
         name = self.pipelines.get(checkpoint) or _name(checkpoint)
-        # A model's first LoRA is the last that is met on the way up.
+        # The chain is followed upwards, so the first LoRA is found last.
         build = " ".join([shlex.quote(checkpoint), f"--name {name}", *reversed(loras)])
         self._note(f"pipeline {name}: build it with python -m build_engines {build}")
         return name
 
     def _parts(self, pipe: Node, checkpoint: Node) -> None:
-        """Says where text encoder or VAE are not the checkpoint's own."""
+        """Adds a note if the text encoder or the VAE is not the checkpoint's."""
         for name in ("clip", "vae"):
             source, hops = self.graph.source(pipe, name), 0
             while source is not None and source.kind == "LoraLoader" and hops < _MOST_HOPS:
@@ -187,7 +186,7 @@ class _Converter:
         }
 
     def _segs(self) -> dict[str, Any]:
-        """ControlNets on the way of the SEGS, and the crop factor that they were made with."""
+        """ControlNets on the path of the SEGS, and the SEGS' crop factor."""
         controlnets: list[dict[str, Any]] = []
         found: dict[str, Any] = {}
         source = self.graph.source(self.node, "segs")
@@ -202,7 +201,7 @@ class _Converter:
                 break
             source = self.graph.source(source, "segs")
         if isinstance(factor := self.node.values.get("bbox_crop_factor"), int | float):
-            found["crop_factor"] = factor  # of a node that detects by itself
+            found["crop_factor"] = factor  # of a node that detects SEGS itself
         finder = "" if source is None else f"{source} finds them; "
         self._note(f"segs: {finder}give boxes or masks with each picture")
         return found | ({"controlnets": controlnets} if controlnets else {})
@@ -222,7 +221,7 @@ class _Converter:
         return {"name": name, **values}
 
     def _paste(self) -> dict[str, Any]:
-        """Of the SEGSPaste that this node leads to, or of the node itself, where it pastes."""
+        """The options of the SEGSPaste after this node, or of the node itself if it pastes."""
         if self.node.kind in RELATED:
             feather = self._value(self.node, "feather")
             return {} if feather is None else {"feather": feather}
@@ -235,7 +234,7 @@ class _Converter:
         return {}
 
     def _rest(self) -> None:
-        """Names what is linked or written and has no place in a request."""
+        """Adds notes on inputs without an equivalent in a request."""
         for name in ("scheduler_func_opt", "detailer_hook"):
             if name in self.node.links:
                 self._note(f"{name}: {self.graph.source(self.node, name)} is not carried over")
@@ -243,7 +242,7 @@ class _Converter:
             self._note("wildcard: not carried over; see seg_prompts and wildcards")
 
     def _valid(self, content: dict[str, Any]) -> DetailRequest:
-        """The request; a value that the contract refuses is named and left out."""
+        """The request; values that the contract refuses are dropped with a note."""
         while True:
             try:
                 return DetailRequest.model_validate(content)
@@ -259,6 +258,6 @@ class _Converter:
 
 
 def _name(file: str) -> str:
-    """A name that the contract takes: the file's, without folder and suffix."""
-    stem = PureWindowsPath(file).stem  # takes both kinds of slashes
+    """A valid pipeline name: the file's, without folder and suffix."""
+    stem = PureWindowsPath(file).stem  # accepts both kinds of slashes
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip("_.-")[:64] or "base"

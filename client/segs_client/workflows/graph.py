@@ -1,8 +1,8 @@
-"""A workflow file as a graph of nodes, in whichever of its two forms it comes.
+"""Reads a workflow file in either of its formats as a graph of nodes.
 
 The *API format* has, for each node's id, its class and its inputs by name; an input is a value or a
-link ``[node, output]``. The *editor's format* has nodes with lists of inputs (links) and of the
-values of widgets, the latter mostly without names, and a list of links.
+link ``[node, output]``. The *editor's format* has nodes with lists of inputs (links) and of
+widgets' values, mostly without names, and a list of links.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "ControlNetLoader": ("control_net_name",),
     "PrimitiveNode": ("value",),
 }  # fmt: skip
-"""Names of the widgets of nodes, in order, where the editor's format does not say them."""
+"""Names of the nodes' widgets, in order, for files of the editor's format without names."""
 _SEEDS = ("seed", "noise_seed")
 _AFTER_SEED = ("fixed", "increment", "decrement", "randomize")
 _MUTED, _BYPASSED = 2, 4
 
 
 class WorkflowError(ValueError):
-    """A file that is no workflow, or that cannot be read as one."""
+    """A file is no workflow, or cannot be read."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """Where an input comes from."""
+    """The source of an input."""
 
     node: str
     output: int
@@ -50,7 +50,7 @@ class Link:
 class Node:
     """One node: its inputs by name, as values or as links.
 
-    ``old``: names of widgets that the file has no value for.
+    ``old``: names of widgets without a value in the file.
     """
 
     id: str
@@ -75,14 +75,14 @@ class Graph:
         return (node for node in self.nodes.values() if node.kind in kinds)
 
     def source(self, node: Node, name: str) -> Node | None:
-        """What an input is linked to, reroutes left out; None: to nothing."""
+        """The node that an input is linked to, without reroutes; None: no link."""
         link = node.links.get(name)
-        seen: set[str] = set()
-        while link is not None and link.node in self.nodes and link.node not in seen:
+        visited: set[str] = set()
+        while link is not None and link.node in self.nodes and link.node not in visited:
             found = self.nodes[link.node]
             if found.kind != "Reroute":
                 return found
-            seen.add(found.id)
+            visited.add(found.id)
             link = next(iter(found.links.values()), None)
         return None
 
@@ -91,7 +91,7 @@ def read(text: str | bytes) -> Graph:
     """The graph of a workflow file.
 
     Raises:
-        WorkflowError: it is none; the message says why.
+        WorkflowError: it is no workflow.
     """
     try:
         content = json.loads(text)
@@ -174,8 +174,8 @@ def _editors(content: _Editor) -> Graph:
             if each.link is not None and each.link in origins
         }
         values, old = _widgets(node)
-        # Of a bypassed node the first input of a kind goes on as the output of that kind; as a
-        # reroute it is the first of all, which for models and conditionings is the same.
+        # The first input of a type is passed through a bypassed node as the output of this type. A
+        # reroute passes its first input, which for models and conditionings is the same.
         kind = "Reroute" if node.mode == _BYPASSED else node.type
         unlinked = {name: value for name, value in values.items() if name not in links}
         found[str(node.id)] = Node(str(node.id), kind, unlinked, links, node.mode == _MUTED, old)
@@ -183,7 +183,7 @@ def _editors(content: _Editor) -> Graph:
 
 
 def _origin(link: Sequence[Any] | Mapping[str, Any]) -> tuple[int, Link]:
-    """A link is ``[id, from node, from output, to node, to input, type]``, or says these names."""
+    """A link is ``[id, from node, from output, to node, to input, type]``, or has these names."""
     if isinstance(link, Mapping):
         return link["id"], Link(str(link["origin_id"]), int(link["origin_slot"]))
     return link[0], Link(str(link[1]), int(link[2]))
@@ -193,7 +193,7 @@ def _widgets(node: _EditorNode) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The widgets' values by name, and the names without a value.
 
     Raises:
-        WorkflowError: a node that matters has more values than names are known.
+        WorkflowError: a used node has more values than known names.
     """
     if isinstance(node.widgets_values, dict):
         return node.widgets_values, ()
@@ -205,7 +205,7 @@ def _widgets(node: _EditorNode) -> tuple[dict[str, Any], tuple[str, ...]]:
         if after < len(values) and values[after] in _AFTER_SEED:
             del values[after]
     if node.type in WIDGETS and len(named) == len(values):
-        names = named  # a newer file says them all
+        names = named  # a newer file has all names
     if len(values) > len(names):
         if node.type in WIDGETS and node.type != "PrimitiveNode":
             raise WorkflowError(

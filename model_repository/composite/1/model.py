@@ -1,4 +1,4 @@
-"""composite: sampled crops go back into the picture, and all into the answer."""
+"""composite: pastes sampled crops into the picture and makes the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare: the request's JSON and bytes become a plan and arrays of known shape."""
+"""prepare: makes the plan and arrays of a request."""
 
 from __future__ import annotations
 

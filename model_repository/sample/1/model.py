@@ -1,6 +1,6 @@
-"""sample: hands every request to the step engine, whose loop runs in a thread of its own.
+"""sample: passes every request to the step engine, whose loop runs in a thread.
 
-``execute`` returns at once; responses are sent from threads when a request's last SEG is done.
+``execute`` returns at once; threads send a request's response after its last SEG.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from triton_models.tracing import Span, Tracing
 log = logging.getLogger(__name__)
 
 _CANCELLED_LOOK_S = 0.05
-"""Between two looks at which requests are cancelled."""
+"""Between two checks for cancelled requests."""
 _SENDERS = 4
 """Threads that send responses: sending blocks."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A request of this model's, read."""
+class _SampleRequest:
+    """A request with its inputs."""
 
     request: Any
     sender: Any
@@ -61,7 +61,7 @@ class _Asked:
 
     @property
     def request_id(self) -> str:
-        """As the front end gave it."""
+        """The id given by the front end."""
         return str(self.request.request_id())
 
 
@@ -99,7 +99,7 @@ class TritonPythonModel:
                 self._take(request, sender)
 
     def _take(self, request: Any, sender: Any) -> None:
-        asked = _Asked(
+        incoming = _SampleRequest(
             request,
             sender,
             stub.parameter(request, TOKEN) or uuid.uuid4().hex,
@@ -108,8 +108,8 @@ class TritonPythonModel:
             stub.required(request, "crops"),
             stub.required(request, "seg_masks"),
         )
-        self._registry.enter(asked.token)
-        asyncio.run_coroutine_threadsafe(self._attend(asked), self._loop)
+        self._registry.enter(incoming.token)
+        asyncio.run_coroutine_threadsafe(self._attend(incoming), self._loop)
 
     def finalize(self) -> None:
         self._loop.call_soon_threadsafe(self._serving.cancel)
@@ -133,15 +133,15 @@ class TritonPythonModel:
             failed = True
         for task in beside:
             task.cancel()
-        # The engine has ended what was in flight: time for the answers to go out.
+        # The engine has ended all requests; wait until their responses are sent.
         self._loop.run_until_complete(asyncio.wait(asyncio.all_tasks(self._loop), timeout=1))
         self._senders.shutdown()
         self._loop.close()
         if failed:
-            os._exit(1)  # a process that has gone is replaced at once
+            os._exit(1)  # an ended process is replaced at once
 
     def _report(self) -> None:
-        """Reads orders, and writes what the engine is doing."""
+        """Reads orders and writes the status."""
         order = state.drain_order()
         self._service.admission.closed = order is not None
         if order == "end":
@@ -162,37 +162,36 @@ class TritonPythonModel:
         )
 
     async def _drop_cancelled(self) -> None:
-        """Ends requests that no caller waits for: their SEGs are in no batch after those that are
-        under way."""
+        """Ends cancelled requests: their SEGs join no further batch."""
         while True:
             for token in self._registry.cancelled():
                 if (call := self._calls.get(token)) is not None:
                     call.cancel()
             await asyncio.sleep(_CANCELLED_LOOK_S)
 
-    async def _attend(self, asked: _Asked) -> None:
-        """Works on a request and sends its response."""
-        self._calls[asked.token] = cast("asyncio.Task[Any]", asyncio.current_task())
+    async def _attend(self, incoming: _SampleRequest) -> None:
+        """Runs a request and sends its response."""
+        self._calls[incoming.token] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
             with (
-                self._tracing.span("sample", asked.request, start_ns=asked.start_ns) as span,
-                about(asked.request_id, span.trace_id),
+                self._tracing.span("sample", incoming.request, start_ns=incoming.start_ns) as span,
+                about(incoming.request_id, span.trace_id),
             ):
-                response = await self._answer(asked, span)
+                response = await self._answer(incoming, span)
         finally:
-            self._calls.pop(asked.token, None)
-        self._senders.submit(stub.send_last, asked.sender, response)
+            self._calls.pop(incoming.token, None)
+        self._senders.submit(stub.send_last, incoming.sender, response)
 
-    async def _answer(self, asked: _Asked, span: Span) -> Any:
+    async def _answer(self, incoming: _SampleRequest, span: Span) -> Any:
         """The response; never raises."""
         try:
-            plan = Plan.model_validate_json(asked.plan_json)
+            plan = Plan.model_validate_json(incoming.plan_json)
             listeners: list[RequestListener] = []
-            if asked.is_followed:
-                listeners.append(ProgressPublisher(self._events, asked.token, plan))
+            if incoming.is_followed:
+                listeners.append(ProgressPublisher(self._events, incoming.token, plan))
             if span.trace_id is not None:
                 listeners.append(SegSpans(self._tracing, span, plan))
-            done = await self._service.sample(plan, asked.crops, asked.masks, listeners)
+            done = await self._service.sample(plan, incoming.crops, incoming.masks, listeners)
             self._answered += 1
             return stub.answer(
                 outcome=done.outcome.model_dump_json().encode(), sampled=done.sampled
@@ -202,4 +201,4 @@ class TritonPythonModel:
         except Exception as raised:
             error = raised
         span.fail(error)
-        return stub.refusal(error, asked.request_id)
+        return stub.refusal(error, incoming.request_id)

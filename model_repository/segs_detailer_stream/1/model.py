@@ -1,4 +1,4 @@
-"""segs_detailer_stream: the front end of requests that are answered by events."""
+"""segs_detailer_stream: the front end of requests whose responses are events."""
 
 from __future__ import annotations
 
