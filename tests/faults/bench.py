@@ -12,7 +12,7 @@ from segs_client.arrays import ByteArray
 from serving.errors import CanaryError
 from tests.conftest import GOLDEN
 from tests.faults.faulty import FaultyPipeline
-from tests.faults.row import require
+from tests.faults.row import allowed_s, require
 from tests.faults.traffic import Ask, Traffic
 from tests.golden.cases import read
 from tests.golden.runners import ServerRunner
@@ -160,7 +160,7 @@ def require_no_leftovers(server: Supervised, limit_s: float = _GONE_S) -> None:
     Raises:
         PromiseBroken: files, shared memory or processes are still there that should not be.
     """
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + allowed_s(limit_s)
     while left := server.leftovers():
         if time.monotonic() > deadline:
             raise PromiseBroken(f"left behind: {', '.join(sorted(left))}")

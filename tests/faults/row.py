@@ -51,6 +51,20 @@ class Rows:
         return register
 
 
+_patience = 1.0
+
+
+def set_patience(factor: float) -> None:
+    """Multiplies every limit of time: for a test of all else that is promised, on any machine."""
+    global _patience
+    _patience = factor
+
+
+def allowed_s(limit_s: float) -> float:
+    """The seconds that something promised within ``limit_s`` may take."""
+    return limit_s * _patience
+
+
 def require(kept: bool, broken: str) -> None:
     """
     Raises:

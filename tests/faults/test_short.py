@@ -8,16 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bench import Bench
-from tests.faults.row import Row
+from tests.faults.row import Row, set_patience
 from tests.faults.suite import find_rows, run_row
 
 pytestmark = pytest.mark.server
 
+_PATIENCE = 10.0
+"""How fast the promises are kept is measured by ``python -m tests.faults``."""
+
 
 @pytest.fixture(scope="module")
 def bench(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with Bench(sd15, tmp_path_factory.mktemp("faults")) as running:
-        yield running
+    set_patience(_PATIENCE)
+    try:
+        with Bench(sd15, tmp_path_factory.mktemp("faults")) as running:
+            yield running
+    finally:
+        set_patience(1)
 
 
 def _name(row: Row) -> str:

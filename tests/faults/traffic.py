@@ -17,7 +17,7 @@ from preprocessing.images import encode
 from segs_client import Client, Retries, Segs, SegsError
 from segs_client.arrays import ByteArray
 from tests.conftest import CONTROLNET
-from tests.faults.row import require
+from tests.faults.row import allowed_s, require
 
 Ending = Literal["right", "wrong", "retryable", "failed", "late"]
 
@@ -136,7 +136,7 @@ def _ask(url: str, ask: Ask, right: ByteArray | None) -> Outcome:
         text = f"{error.code}: {error}"
         retry_after_s = getattr(error, "retry_after_s", None)
     seconds = time.monotonic() - begun
-    if seconds > ask.timeout_s + _GRACE_S:
+    if seconds > ask.timeout_s + allowed_s(_GRACE_S):
         ending, text = "late", f"{ending} after {seconds:.1f} s {text}"
     return Outcome(ending, seconds, text, retry_after_s)
 

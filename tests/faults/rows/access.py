@@ -17,7 +17,7 @@ from segs_client.contract import API_KEY_HEADER
 from tests.faults import calls
 from tests.faults.bench import Bench
 from tests.faults.calls import Answer, infer, send, small
-from tests.faults.row import Rows, require
+from tests.faults.row import Rows, allowed_s, require
 from tests.faults.traffic import Ask, require_all_answered
 from triton_models.api_keys import key_line, new_key
 
@@ -57,7 +57,7 @@ def _no_api_key(bench: Bench) -> str:
         taken = [name for name, answer in answers.items() if answer.code == "OK"]
         require(not taken, f"answered: {taken}")
         slowest_s = max(answer.seconds for answer in answers.values())
-        require(slowest_s <= 2, f"the slowest refusal after {slowest_s:.1f} s")
+        require(slowest_s <= allowed_s(2), f"the slowest refusal after {slowest_s:.1f} s")
         asks = (Ask(91, 5),)
         bench.learn(server, asks)
         seen = require_all_answered(bench.traffic(server, asks).outcomes(), retries=False)

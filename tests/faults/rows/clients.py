@@ -19,7 +19,7 @@ from segs_client import DeadlineExceeded
 from serving.options import REPOSITORY_ROOT
 from tests.faults import calls, http2
 from tests.faults.bench import Bench
-from tests.faults.row import Rows, require
+from tests.faults.row import Rows, allowed_s, require
 from tests.faults.traffic import Ask, require_all_answered
 
 ROWS = Rows()
@@ -37,7 +37,7 @@ _PROBE = (Ask(41, 20), Ask(42, 20))
 def _wait_requests(server: Supervised, wanted: Callable[[int], bool], limit_s: float) -> float:
     begun = time.monotonic()
     count = -1
-    while time.monotonic() - begun < limit_s:
+    while time.monotonic() - begun < allowed_s(limit_s):
         state = server.engine()
         count = -1 if state is None else state.requests
         if wanted(count):

@@ -22,7 +22,7 @@ from serving.options import MODEL_REPOSITORY
 from tests.faults import calls, http2
 from tests.faults.bench import Bench
 from tests.faults.calls import PIXELS, infer, require_refused, send, small
-from tests.faults.row import Rows, require
+from tests.faults.row import Rows, allowed_s, require
 from tests.faults.traffic import LONG, require_all_answered
 from tests.fuzz.messages import can_exist
 
@@ -236,7 +236,9 @@ def _oversized(bench: Bench) -> str:
 
 def _http(server: Supervised, data: bytes, limit_s: float = 2.0) -> str:
     """The first line of what HTTP answers to these bytes; empty if it answers nothing."""
-    with socket.create_connection(("127.0.0.1", server.ports["http"]), timeout=limit_s) as each:
+    with socket.create_connection(
+        ("127.0.0.1", server.ports["http"]), timeout=allowed_s(limit_s)
+    ) as each:
         try:
             each.sendall(data)
             return each.recv(4096).split(b"\r\n")[0].decode("latin-1")
@@ -366,7 +368,7 @@ def _http_chunks(bench: Bench) -> str:
     if triton.is_running() and triton.status() != psutil.STATUS_ZOMBIE:
         return f"{answers or 'no answer'}; the server lives"
     back_s = server.wait_back(triton)
-    require(back_s <= 30, f"back after {back_s:.1f} s")
+    require(back_s <= allowed_s(30), f"back after {back_s:.1f} s")
     return f"this server ends (it lacks the fix); back after {back_s:.1f} s"
 
 

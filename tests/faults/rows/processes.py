@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.supervised import PIPELINE, PromiseBroken, Supervised
 from tests.faults.bench import Bench, require_no_leftovers
-from tests.faults.row import Check, Rows, require
+from tests.faults.row import Check, Rows, allowed_s, require
 from tests.faults.traffic import FOLLOWED, LARGE, LONG, SHORT, Ask, Traffic, require_all_answered
 from triton_models.in_flight import MOST_CALLS
 
@@ -116,7 +116,7 @@ def _hit(bench: Bench, victim: Victim, number: signal.Signals) -> str:
         seen = require_all_answered(traffic.outcomes(), retries=victim.loses)
         found_s, back_s = found.result(), back.result()
     seen = f"{seen}; found after {found_s:.1f} s, back after {back_s:.1f} s"
-    require(found_s <= _FOUND_S and back_s <= _BACK_S, seen)
+    require(found_s <= allowed_s(_FOUND_S) and back_s <= allowed_s(_BACK_S), seen)
     return seen
 
 
@@ -166,7 +166,7 @@ def _one_after_another(bench: Bench) -> str:
     server.wait_back(first)
     server.wait_back(second)
     back_s = time.monotonic() - begun
-    require(back_s <= _BACK_S, f"{seen}; back after {back_s:.1f} s")
+    require(back_s <= allowed_s(_BACK_S), f"{seen}; back after {back_s:.1f} s")
     return f"{seen}; both back after {back_s:.1f} s"
 
 
@@ -186,7 +186,7 @@ def _all_networks(bench: Bench) -> str:
     for victim in victims:
         server.wait_back(victim)
     back_s = time.monotonic() - begun
-    require(back_s <= _BACK_S, f"{seen}; back after {back_s:.1f} s")
+    require(back_s <= allowed_s(_BACK_S), f"{seen}; back after {back_s:.1f} s")
     return f"{len(victims)} killed; {seen}; back after {back_s:.1f} s"
 
 
@@ -220,10 +220,10 @@ def _calls_lost(bench: Bench) -> str:
     begun = time.monotonic()
     seen = require_all_answered(traffic.outcomes(), retries=True)
     while server.health()[1].get("restarts") == restarts:
-        require(time.monotonic() - begun < _BACK_S, f"{seen}; never started again")
+        require(time.monotonic() - begun < allowed_s(_BACK_S), f"{seen}; never started again")
         time.sleep(0.1)
     back_s = server.wait_back() + time.monotonic() - begun
-    require(back_s <= _BACK_S, f"{seen}; back after {back_s:.1f} s")
+    require(back_s <= allowed_s(_BACK_S), f"{seen}; back after {back_s:.1f} s")
     return f"{seen}; back after {back_s:.1f} s"
 
 

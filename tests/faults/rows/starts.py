@@ -11,7 +11,7 @@ import time
 from benchmarks.supervised import PIPELINE, START_S, PromiseBroken, Supervised
 from tests.faults.bench import Bench
 from tests.faults.calls import infer, send, small
-from tests.faults.row import Check, Rows, require
+from tests.faults.row import Check, Rows, allowed_s, require
 
 ROWS = Rows()
 
@@ -50,7 +50,7 @@ def _wait_port(server: Supervised) -> float:
 def _hit(server: Supervised, role: str, number: signal.Signals) -> tuple[str, float] | None:
     """Starts the server and sends the signal; the instance, and how long a request may take then.
     None if the first canary was answered before."""
-    limit_s = max(_ANSWERED_S, _STARTS_LONG * _wait_port(server))
+    limit_s = allowed_s(max(_ANSWERED_S, _STARTS_LONG * _wait_port(server)))
     found = {name: pid for name, pid in server.stubs().items() if name.startswith(f"{role}_0")}
     require(bool(found), f"no process {role} among {sorted(server.stubs())}")
     instance, pid = min(found.items())

@@ -10,7 +10,7 @@ from benchmarks.supervised import Supervised
 from segs_client import SegsError, ServerUnavailable
 from serving.options import MODEL_REPOSITORY
 from tests.faults.bench import Bench
-from tests.faults.row import Rows, require
+from tests.faults.row import Rows, allowed_s, require
 from tests.faults.traffic import LONG, Ask, Traffic, require_all_answered
 from tests.waiting import wait_until
 
@@ -53,7 +53,7 @@ def _wait_end(server: Supervised, limit_s: float) -> tuple[int, float]:
     """Exit status and seconds."""
     assert server.process is not None
     begun = time.monotonic()
-    return server.process.wait(limit_s), time.monotonic() - begun
+    return server.process.wait(allowed_s(limit_s)), time.monotonic() - begun
 
 
 @ROWS.add(
@@ -112,7 +112,7 @@ def _sigterm_limit(bench: Bench) -> str:
         status, _ = _wait_end(server, 30)
         seconds = time.monotonic() - begun
         require(status == 0, f"exit status {status}")
-        require(seconds <= 20, f"after {seconds:.1f} s")
+        require(seconds <= allowed_s(20), f"after {seconds:.1f} s")
         return f"{seen}; ended after {seconds:.1f} s"
 
 
@@ -130,7 +130,7 @@ def _sigterm_twice(bench: Bench) -> str:
         server.process.terminate()
         status, seconds = _wait_end(server, 30)
         seen = require_all_answered(traffic.outcomes(), retries=True)
-        require(seconds <= 5, f"after {seconds:.1f} s")
+        require(seconds <= allowed_s(5), f"after {seconds:.1f} s")
         return f"{seen}; exit code {status} after {seconds:.1f} s"
 
 
@@ -146,7 +146,7 @@ def _sigterm_stopped(bench: Bench) -> str:
         assert server.process is not None
         server.process.terminate()
         status, seconds = _wait_end(server, 40)
-        require(seconds <= 20, f"after {seconds:.1f} s")
+        require(seconds <= allowed_s(20), f"after {seconds:.1f} s")
         return f"exit code {status} after {seconds:.1f} s"
 
 
