@@ -35,7 +35,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: install
-install: $(RUNTIME) ## create .venv with all that builds, serves and asks
+install: $(TOOLS) ## create .venv with all that builds, serves, tests and checks
 
 $(RUNTIME): requirements.txt pyproject.toml client/pyproject.toml
 	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
@@ -63,7 +63,7 @@ $(RUNTIME): requirements.txt pyproject.toml client/pyproject.toml
 			fi; \
 		fi; \
 	fi
-	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes."
+	@echo "Installing the pinned requirements into $(VENV); the first time takes some minutes and 2 GB."
 	$(PIP_INSTALL) -r requirements.txt
 	$(PIP_INSTALL) --no-deps -e client -e .
 	@touch $@
@@ -124,6 +124,6 @@ fuzz: $(TOOLS) ## send 100,000 hostile requests to a real server (half an hour; 
 	$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 .PHONY: clean
-clean: ## remove .venv, caches and outputs
+clean: ## remove .venv, caches and builds; out/ stays
 	rm -rf $(VENV) .venv-quantize .mypy_cache .ruff_cache .pytest_cache build dist
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

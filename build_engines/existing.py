@@ -54,8 +54,10 @@ def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
     ``a_controlnet`` has the same name as the ControlNet ``unet`` of the pipeline ``a``.
 
     Raises:
-        BuildError: names the model and the other pipeline.
+        BuildError: names the model and the other pipeline; or the repository is Python code.
     """
+    if (repository / "__init__.py").exists():
+        raise BuildError(f"repository: {repository} is a Python package; choose another folder")
     for path in sorted(repository.glob(f"*{DESCRIPTOR_SUFFIX}")):
         other = path.name.removesuffix(DESCRIPTOR_SUFFIX)
         found = None if other == name else read_descriptor(repository, other)

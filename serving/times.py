@@ -1,7 +1,8 @@
 """The supervisor's time limits in seconds; docs/reliability.md has them as a table.
 
-A process is replaced if it has ended or is stopped, or if its main loop has not run for
-:data:`STALL_S`; never because of a slow answer.
+A process is replaced if it has ended or is stopped, if its heartbeat is older than :data:`STALL_S`,
+or if its batch is as late as :data:`BATCH_S` or :data:`ENDLESS_BATCH_S`; a slow answer alone is no
+reason.
 """
 
 from __future__ import annotations

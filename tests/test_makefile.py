@@ -34,7 +34,12 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(MAKEFILE, tmp_path)
     for name in ("bin", "client"):
         (tmp_path / name).mkdir()
-    for name in ("requirements.txt", "pyproject.toml", "client/pyproject.toml"):
+    for name in (
+        "requirements.txt",
+        "requirements-dev.txt",
+        "pyproject.toml",
+        "client/pyproject.toml",
+    ):
         (tmp_path / name).touch()
     for name in ("chmod", "make", "mkdir", "mktemp", "rm", "sed", "tail", "touch"):
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))

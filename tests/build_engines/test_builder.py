@@ -162,6 +162,12 @@ def test_changed_weights_are_built_anew(built: Path, checkpoint: Path) -> None:
     assert np.count_nonzero(weights[0] != weights[1]) == 4
 
 
+def test_code_is_no_repository(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").touch()
+    with pytest.raises(BuildError, match="is a Python package"):
+        build(SD15, "sd15", tmp_path)
+
+
 def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"name: '\.\./up'"):
         build(SD15, "../up", tmp_path / "repository")

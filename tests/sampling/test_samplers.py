@@ -14,6 +14,7 @@ from sampling.samplers.base import ancestral, distinct
 from sampling.samplers.dpm import NotConvergingError
 from sampling.schedulers import SCHEDULERS, karras_between, run_levels
 from segs_client.contract import SamplerName
+from tests.conftest import GOLDEN
 from tests.sampling.analytic import SCHEDULE, SPAN, exact_end, guided, run, unguided
 
 SPREAD = 0.7
@@ -97,6 +98,12 @@ def error_at(name: str, question: int, steps: int) -> float:
 
 def test_every_name_of_the_contract_is_there() -> None:
     assert tuple(SAMPLERS) == SamplerName.__args__  # type: ignore[attr-defined]
+
+
+def test_every_sampler_has_a_test_of_its_own_behaviour_or_a_golden_case() -> None:
+    tested = {*ORDERS, *FULL_ORDER_AT, *STOCHASTIC, *OWN_LEVELS, *PLAIN_FORMS}
+    golden = {path.stem.removeprefix("sampler-") for path in GOLDEN.glob("sampler-*.npz")}
+    assert set(SAMPLERS) <= tested | golden
 
 
 def test_what_a_run_must_know_of_its_sampler() -> None:
