@@ -18,7 +18,7 @@ UV := uv==0.13.9
 REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
 # Of the tests. Those on real servers wait more than they compute.
-WORKERS ?= $(shell nproc)
+WORKERS ?= $(shell n="$$(nproc)"; echo $$((n < 8 ? n : 8)))
 SERVER_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
 SERVE_ARGS ?=
 DEMO_ARGS ?=
@@ -29,6 +29,11 @@ GALLERY_ARGS ?=
 # PyPI's own torch brings gigabytes of CUDA; an index of CPU builds can be named here.
 TORCH_INDEX ?=
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX:%=--extra-index-url %)
+
+# An environment whose Python has gone is made anew.
+ifeq ($(wildcard $(PY)),)
+$(shell rm -f $(RUNTIME) $(TOOLS))
+endif
 
 .PHONY: help
 help: ## show this list

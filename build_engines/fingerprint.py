@@ -10,6 +10,8 @@ from pathlib import Path
 from build_engines.progress import progress
 from pipelines.files import sha256
 
+_ROOT = Path(__file__).parent.parent
+_CODE = ("build_engines", "networks")
 _LIBRARIES = (
     "diffusers",
     "onnx",
@@ -28,12 +30,13 @@ def hash_files(files: Mapping[str, Path], title: str) -> dict[str, str]:
         return {name: sha256(path, advance) for name, path in files.items()}
 
 
-def build_versions() -> dict[str, str]:
-    """The libraries' versions, and a digest of this package's code under ``build_engines``."""
-    folder = Path(__file__).parent
+def build_versions(root: Path = _ROOT) -> dict[str, str]:
+    """The libraries' versions, and under ``build_engines`` a digest of the code that makes a build:
+    this package's and the networks'."""
+    files = (file for folder in _CODE for file in (root / folder).rglob("*.py"))
     return {
         **{name: version(name) for name in _LIBRARIES},
-        "build_engines": _digest(sorted(folder.rglob("*.py")), folder),
+        "build_engines": _digest(sorted(files), root),
     }
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tritonclient.utils import InferenceServerException
 
 from segs_client.contract import ContractError, ErrorCode, ErrorDetail
-from segs_client.triton_messages import PROCESS_DEAD, process_ended
+from segs_client.triton_messages import process_died, process_ended
 
 LEAST_WAIT_S = 0.5
 """Least seconds until an unavailable server is tried again, and least ``retry_after_s``: a server
@@ -103,7 +103,7 @@ class ServerUnavailable(SegsError):  # noqa: N818
         self.retry_after_s = retry_after_s
         if retry_after_s is not None:
             self.retry_after_s = max(LEAST_WAIT_S, retry_after_s)  # in this order, also of NaN
-        self.is_loss = any(sign in message for sign in _LOSSES)
+        self.is_loss = process_died(message) or any(sign in message for sign in _LOSSES)
         self.is_refusal = retry_after_s is not None and not self.is_loss
 
 
@@ -147,8 +147,8 @@ _REREAD: tuple[tuple[ErrorCode, str, ErrorCode], ...] = (
 )
 """Corrections of unspecific codes of Triton and gRPC: code, part of the message (in lower case),
 and corrected code."""
-_LOSSES = (PROCESS_DEAD, "died meanwhile", "Socket closed", "Connection reset", "Broken pipe",
-           "recvmsg", "GOAWAY", "keepalive")  # fmt: skip
+_LOSSES = ("died meanwhile", "Socket closed", "Connection reset", "Broken pipe", "recvmsg",
+           "GOAWAY", "keepalive")  # fmt: skip
 """Parts of messages of Triton, this service and gRPC about a lost connection."""
 
 

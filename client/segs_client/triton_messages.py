@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 
-PROCESS_DEAD = "is not healthy"
-_PROCESS_ENDED = re.compile(
-    rf"Stub process( '[^']+')? {PROCESS_DEAD}"  # it has ended; also inside an ensemble
-    r"|Failed to obtain the health mutex"  # it has ended while it held its lock
-    r"|Model '[^']+' is not ready"  # it is being loaded again
-    r"|Request for unknown model: '[^']+' "
-    r"(has no available versions|version -?\d+ is not at ready state)"
+_PROCESS_DEAD = re.compile(
+    r"is not healthy"  # it has ended; also inside an ensemble
+    r"|Failed to obtain the health mutex",  # it has ended while it held its lock
+    re.IGNORECASE,
+)
+_PROCESS_MISSING = re.compile(
+    r"Model '[^']+' is not ready"  # it is being loaded again
+    r"|has no available versions|is not at ready state"
 )
 _SERVER_STOPPING = re.compile(r"Server not ready|Server is stopping")
 
 
+def process_died(message: str) -> bool:
+    """Whether a model's process has ended with the request inside."""
+    return _PROCESS_DEAD.search(message) is not None
+
+
 def process_ended(message: str) -> bool:
     """Whether a model's process has ended or is being replaced."""
-    return _PROCESS_ENDED.search(message) is not None
+    return process_died(message) or _PROCESS_MISSING.search(message) is not None
 
 
 def server_stopping(message: str) -> bool:
