@@ -33,6 +33,7 @@ from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_p
 from serving.reaper import ending, signal_of
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
+from serving.start_progress import StartProgress, work_done
 from serving.starting import answer_canaries
 from triton_models.state import (
     ENGINE_MODEL,
@@ -209,10 +210,12 @@ class EmbeddedServer:
         assert self._reaper is not None
         assert self._log is not None
         deadline = time.monotonic() + self.options.start_timeout_s
+        progress = StartProgress(lambda: work_done(self.pid))
         with self.connection.open() as client:
             while True:
                 if self._reaper.poll() is not None:
                     raise self._why_ended()
+                progress.check()
                 with contextlib.suppress(InferenceServerException):
                     if client.is_server_ready(client_timeout=1.0):
                         break

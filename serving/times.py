@@ -7,6 +7,10 @@ reason.
 
 from __future__ import annotations
 
+START_STALL_S = 40.0
+"""A start whose processes neither compute nor read nor grow for this time hangs."""
+START_CHECK_S = 5.0
+"""Between two checks of that."""
 CHECK_S = 1.0
 """Between two checks of all processes. The end of a process is noticed within 0.1 s."""
 STALL_S = 10.0
