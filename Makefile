@@ -19,7 +19,6 @@ REPOSITORY ?= out/pipelines
 PYTEST_ARGS ?=
 # Of the tests. Those on real servers wait more than they compute.
 WORKERS ?= $(shell n="$$(nproc)"; echo $$((n < 8 ? n : 8)))
-SERVER_WORKERS ?= $(shell echo $$(($(WORKERS) + 1)))
 SERVE_ARGS ?=
 DEMO_ARGS ?=
 FAULT_ARGS ?=
@@ -103,7 +102,7 @@ test: $(TOOLS) ## units, properties, golden cases, one real server: some minutes
 
 .PHONY: test-all
 test-all: test ## and all that needs real servers: service, faults, fuzzing, quality (PYTEST_ARGS=...)
-	$(PY) -m pytest -n $(SERVER_WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) -m "server and not (slow or quantize)" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff: rules and formatting; import-linter: imports run one way

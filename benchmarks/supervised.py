@@ -33,7 +33,7 @@ from triton_models import environment
 from triton_models.state import EngineStatus, model_of, read_engine
 
 PIPELINE = "sd15"
-START_S = 120.0
+START_S = 300.0
 """Within this a server has to start; these machines are small and shared."""
 STOP_S = 60.0
 _PORTS = ("grpc", "http", "health", "grpc-health")
