@@ -67,6 +67,10 @@ def _option(default: Any, text: str, flag: str, **argument: Any) -> Any:
     return field(default=default, metadata={"flag": flag, "help": text, **argument})
 
 
+def _port_option(default: int | None, text: str, flag: str) -> Any:
+    return _option(default, text, flag, type=_port, metavar="PORT")
+
+
 @dataclass(frozen=True)
 class ServerOptions:
     """The options of one server. Port 0: chosen by the system; None: the protocol is closed.
@@ -83,24 +87,21 @@ class ServerOptions:
         "--model-repository", type=Path, metavar="DIR",
     )  # fmt: skip
     host: str = _option("127.0.0.1", "address to listen on (default: this machine only)", "--host")
-    grpc_port: int = _option(
-        8001, "of gRPC (default 8001); 0: any free one", "--grpc-port", type=_port, metavar="PORT"
+    grpc_port: int = _port_option(8001, "of gRPC (default 8001); 0: any free one", "--grpc-port")
+    http_port: int | None = _port_option(None, "also serve HTTP (usually 8000)", "--http-port")
+    metrics_port: int | None = _port_option(
+        None, "also serve Prometheus metrics (usually 8002)", "--metrics-port"
     )
-    http_port: int | None = _option(
-        None, "also serve HTTP (usually 8000)", "--http-port", type=_port, metavar="PORT"
+    health_port: int | None = _port_option(
+        None,
+        "also answer probes: HTTP /health/live and /health/ready (usually 8003)",
+        "--health-port",
     )
-    metrics_port: int | None = _option(
-        None, "also serve Prometheus metrics (usually 8002)",
-        "--metrics-port", type=_port, metavar="PORT",
-    )  # fmt: skip
-    health_port: int | None = _option(
-        None, "also answer probes: HTTP /health/live and /health/ready (usually 8003)",
-        "--health-port", type=_port, metavar="PORT",
-    )  # fmt: skip
-    grpc_health_port: int | None = _option(
-        None, "also answer gRPC's own probe, grpc.health.v1.Health (usually 8004)",
-        "--grpc-health-port", type=_port, metavar="PORT",
-    )  # fmt: skip
+    grpc_health_port: int | None = _port_option(
+        None,
+        "also answer gRPC's own probe, grpc.health.v1.Health (usually 8004)",
+        "--grpc-health-port",
+    )
     tritonserver: Path | None = _option(
         None, "the server to run; default: on PATH, else the one in nvidia-pytriton",
         "--tritonserver", type=Path, metavar="PATH",

@@ -23,11 +23,43 @@ class MemoryUse(NamedTuple):
     pss_bytes: int
 
 
+class ResourceUse(NamedTuple):
+    """What a process tree has used so far; ``rss_bytes`` now."""
+
+    cpu_s: float
+    rss_bytes: int
+    read_bytes: int
+
+
+def process_tree(pid: int) -> list[psutil.Process]:
+    """A process and its descendants.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def resource_use(pid: int) -> ResourceUse:
+    """Sums over a process and its descendants, without those that end meanwhile."""
+    cpu_s, rss_bytes, read_bytes = 0.0, 0, 0
+    tree: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        tree = process_tree(pid)
+    for process in tree:
+        with contextlib.suppress(psutil.Error):
+            times, read = process.cpu_times(), process.io_counters().read_chars
+            cpu_s += times.user + times.system
+            rss_bytes += process.memory_info().rss
+            read_bytes += read
+    return ResourceUse(cpu_s, rss_bytes, read_bytes)
+
+
 def memory_use(pid: int) -> MemoryUse:
     """Sums the memory of a process and its descendants, without those that end meanwhile."""
     rss_bytes = pss_bytes = 0
-    root = psutil.Process(pid)
-    for process in (root, *root.children(recursive=True)):
+    for process in process_tree(pid):
         with contextlib.suppress(psutil.Error, OSError):
             text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
             fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
@@ -40,10 +72,10 @@ def model_processes(pid: int) -> dict[str, int]:
     """The running processes of Python models below ``pid``: process id by instance name. Empty if
     ``pid`` has ended."""
     found: dict[str, int] = {}
-    below: list[psutil.Process] = []
+    tree: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        below = psutil.Process(pid).children(recursive=True)
-    for process in below:
+        tree = process_tree(pid)
+    for process in tree[1:]:
         with contextlib.suppress(psutil.Error):
             arguments = process.cmdline()
             # An ending process may have incomplete arguments.

@@ -29,11 +29,18 @@ from serving.monitor import ProcessMonitor
 from serving.options import ServerOptions
 from serving.ports import claim_port, join_address
 from serving.preflight import preflight
-from serving.process import MemoryUse, end_soon, is_stopped, memory_use, model_processes
+from serving.process import (
+    MemoryUse,
+    end_soon,
+    is_stopped,
+    memory_use,
+    model_processes,
+    resource_use,
+)
 from serving.reaper import ending, signal_of
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
-from serving.start_progress import StartProgress, work_done
+from serving.start_progress import StartProgress
 from serving.starting import answer_canaries
 from triton_models.state import (
     ENGINE_MODEL,
@@ -210,7 +217,7 @@ class EmbeddedServer:
         assert self._reaper is not None
         assert self._log is not None
         deadline = time.monotonic() + self.options.start_timeout_s
-        progress = StartProgress(lambda: work_done(self.pid))
+        progress = StartProgress(lambda: resource_use(self.pid))
         with self.connection.open() as client:
             while True:
                 if self._reaper.poll() is not None:

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
-
-import psutil
 
 from serving.errors import CrashError
+from serving.process import ResourceUse
 from serving.times import START_CHECK_S, START_STALL_S
 
 _IDLE_SHARE = 0.1
 """Share of a core that a process tree takes for heartbeats and polling alone, at most."""
 _GROWTH_BYTES = 4 << 20
-
-
-class Work(NamedTuple):
-    """What a process tree has done so far."""
-
-    cpu_s: float
-    rss_bytes: int
-    read_bytes: int
-
-
-def work_done(pid: int) -> Work:
-    """Sums of a process and its descendants, without those that end meanwhile."""
-    cpu_s, rss_bytes, read_bytes = 0.0, 0, 0
-    below: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        below = [root, *root.children(recursive=True)]
-    for process in below:
-        with contextlib.suppress(psutil.Error):
-            times, read = process.cpu_times(), process.io_counters().read_chars
-            cpu_s += times.user + times.system
-            rss_bytes += process.memory_info().rss
-            read_bytes += read
-    return Work(cpu_s, rss_bytes, read_bytes)
 
 
 class StartProgress:
@@ -50,7 +23,7 @@ class StartProgress:
     """
 
     def __init__(
-        self, measure: Callable[[], Work], clock: Callable[[], float] = time.monotonic
+        self, measure: Callable[[], ResourceUse], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._measure = measure
         self._clock = clock

@@ -7,21 +7,22 @@ import os
 import pytest
 
 from serving.errors import CrashError
-from serving.start_progress import StartProgress, Work, work_done
+from serving.process import ResourceUse, resource_use
+from serving.start_progress import StartProgress
 from serving.times import START_CHECK_S, START_STALL_S
 
-IDLE = Work(0.02, 0, 0)
+IDLE = ResourceUse(0.02, 0, 0)
 """Per second."""
 
 
-def hangs(*per_second: Work, seconds: int = 120) -> bool:
+def hangs(*per_second: ResourceUse, seconds: int = 120) -> bool:
     """Whether a start counts as hanging that does such work, in turn."""
-    now_s, done = 0.0, Work(0.0, 0, 0)
+    now_s, done = 0.0, ResourceUse(0.0, 0, 0)
     progress = StartProgress(lambda: done, lambda: now_s)
     for second in range(seconds):
         now_s += 1
         step = per_second[second % len(per_second)]
-        done = Work(
+        done = ResourceUse(
             done.cpu_s + step.cpu_s,
             done.rss_bytes + step.rss_bytes,
             done.read_bytes + step.read_bytes,
@@ -38,8 +39,10 @@ def test_heartbeats_alone_are_no_progress() -> None:
     assert hangs(IDLE)
 
 
-@pytest.mark.parametrize("work", [Work(0.5, 0, 0), Work(0.0, 1 << 20, 0), Work(0.0, 0, 1 << 20)])
-def test_computing_growing_and_reading_are(work: Work) -> None:
+@pytest.mark.parametrize(
+    "work", [ResourceUse(0.5, 0, 0), ResourceUse(0.0, 1 << 20, 0), ResourceUse(0.0, 0, 1 << 20)]
+)
+def test_computing_growing_and_reading_are(work: ResourceUse) -> None:
     assert not hangs(work)
     assert not hangs(*[IDLE] * 20, *[work] * 10)
 
@@ -48,9 +51,9 @@ def test_it_is_measured_every_few_seconds() -> None:
     measured: list[float] = []
     now_s = 0.0
 
-    def measure() -> Work:
+    def measure() -> ResourceUse:
         measured.append(now_s)
-        return Work(now_s, 0, 0)
+        return ResourceUse(now_s, 0, 0)
 
     progress = StartProgress(measure, lambda: now_s)
     while now_s < 10 * START_CHECK_S:
@@ -60,6 +63,6 @@ def test_it_is_measured_every_few_seconds() -> None:
 
 
 def test_the_work_of_real_processes() -> None:
-    work = work_done(os.getpid())
+    work = resource_use(os.getpid())
     assert work.cpu_s > 0 and work.rss_bytes > 1 << 20 and work.read_bytes > 0
-    assert work_done(2**22 + 1) == Work(0.0, 0, 0)
+    assert resource_use(2**22 + 1) == ResourceUse(0.0, 0, 0)
