@@ -1,4 +1,4 @@
-"""Descriptors of pipelines that nobody has built."""
+"""Descriptors of pipelines that were never built."""
 
 from __future__ import annotations
 

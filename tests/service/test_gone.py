@@ -26,7 +26,7 @@ pytestmark = pytest.mark.server
 PICTURE = np.full((96, 128, 3), 128, np.uint8)
 BOX = (40, 30, 60, 50)
 STEPS = 9000
-"""Of a request that nobody waits for to its end; each takes two rows of the UNet."""
+"""Of a request that is cancelled before its end; each takes two rows of the UNet."""
 SMALL: dict[str, Any] = {"guide_size": 64, "max_size": 64, "denoise": 1.0}
 
 
