@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from segs_client.arrays import ByteArray
 from segs_client.contract import MODEL_NAME
 from segs_client.errors import (
+    Cancelled,
     InvalidRequest,
     SegsError,
     ServerError,
@@ -36,6 +37,10 @@ from segs_client.transport import time_arguments
 TRANSPORT_ERRORS = (InferenceServerException, grpc.RpcError)
 PROBE_PAUSE_S = 0.2
 LONGEST_PROBE_S = 5.0
+REGION_IN_USE = "currently in use"
+"""In Triton's message; servers from 2.52 on unregister a region later instead of refusing."""
+RELEASE_PAUSE_S = 0.02
+LONGEST_RELEASE_S = 2.0
 FOLLOW = "follow"
 """A method of the clients beside those of tritonclient: opens a stream and returns its updates and
 the first of them."""
@@ -231,9 +236,27 @@ def _send(
             answer = yield _call(request, region.arguments(request.arguments), server, deadline)
             return answer, region.results(answer)
         finally:
-            with contextlib.suppress(*TRANSPORT_ERRORS):  # keep the error of the request itself
-                named = {"name": region.name, **limit}
-                yield ClientCall(server.index, "unregister_system_shared_memory", named)
+            yield from _unregister(server, {"name": region.name, **limit})
+
+
+def _unregister(server: Server, arguments: Mapping[str, Any]) -> ClientProgram[None]:
+    """Unregisters a region; logs an error instead of raising, to keep that of the request itself.
+
+    A server refuses while it still uses the region, which lasts a moment beyond the response.
+    """
+    end = time.monotonic() + LONGEST_RELEASE_S
+    while True:
+        try:
+            yield ClientCall(server.index, "unregister_system_shared_memory", arguments)
+            return
+        except TRANSPORT_ERRORS as error:
+            if REGION_IN_USE not in str(error) or time.monotonic() >= end:
+                log.warning(
+                    "server %s keeps shared memory %s: %s", server.url, arguments["name"], error
+                )
+                return
+        with contextlib.suppress(Cancelled):  # the client is being closed
+            yield Pause(RELEASE_PAUSE_S)
 
 
 def _call(

@@ -27,13 +27,17 @@ FOLDER = Path("/dev/shm")
 
 
 class FakeShared(FakeTriton):
-    """Like :class:`FakeTriton`; ``told`` has the calls about regions, and the size that passed."""
+    """Like :class:`FakeTriton`; ``told`` has the calls about regions, and the size that passed.
+
+    Unregistering is refused ``in_use`` times.
+    """
 
     def __init__(self, handler: Any = echo) -> None:
         super().__init__(handler)
         self.told: list[str] = []
         self.keys: dict[str, str] = {}
         self.passed_bytes = 0
+        self.in_use = 0
 
     def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.told.append("register")
@@ -43,6 +47,10 @@ class FakeShared(FakeTriton):
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.told.append("unregister")
+        if self.in_use:
+            self.in_use -= 1
+            message = f"Cannot unregister region '{request.name}', it is currently in use"
+            context.abort(grpc.StatusCode.INTERNAL, message)
         del self.keys[request.name]
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
@@ -116,6 +124,16 @@ def test_pictures_do_not_pass_through_grpc(send: Any) -> None:
     assert fake.passed_bytes < PICTURE.nbytes + SEGS[0].mask.nbytes
     assert fake.told == ["register", "unregister"]
     assert regions() == before
+
+
+@pytest.mark.parametrize("send", [sync, through_loop])
+def test_a_region_still_in_use_is_unregistered_later(send: Any) -> None:
+    fake = FakeShared()
+    fake.in_use = 3
+    with serving(fake) as url:
+        send(url)
+    assert fake.told == ["register"] + ["unregister"] * 4
+    assert fake.keys == {}
 
 
 def test_a_jpeg_comes_by_grpc() -> None:
