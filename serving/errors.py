@@ -39,7 +39,7 @@ class StartError(ServingError):
 
 
 class CrashError(StartError):
-    """tritonserver itself crashed at its start, not because of a model."""
+    """tritonserver crashed at its start, or another process took its port: a new start may help."""
 
 
 class LimitsError(ServingError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 import threading
+from pathlib import Path
 
 import psutil
 
@@ -12,25 +14,45 @@ from serving.errors import PortTakenError
 
 _lock = threading.Lock()
 _given: set[int] = set()
+_LOWEST = 10_000
+_TRIES = 100
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def claim_port(host: str, port: int, flag: str) -> int:
     """Returns ``port`` if it can be bound on ``host``, or a free one for 0.
 
-    A port chosen by the system is returned only once in this process, so that servers started at
-    the same time do not collide.
+    A free one is below the range that the system takes ports of connections from, since the port
+    is bound only later, by another process. It is returned only once in this process, so that
+    servers started at the same time do not collide.
 
     Raises:
         PortTakenError: names the port, the process that uses it if visible, and ``flag``.
     """
+    if port != 0:
+        return _bind(host, port, flag)
+    below = _ephemeral_from()
     with _lock:
-        while True:
-            bound = _bind(host, port, flag)
-            if port != 0:
-                return bound
+        for _ in range(_TRIES):
+            candidate = random.randrange(_LOWEST, below) if below > _LOWEST else 0
+            try:
+                bound = _bind(host, candidate, flag)
+            except PortTakenError:
+                if candidate == 0:
+                    raise
+                continue
             if bound not in _given:
                 _given.add(bound)
                 return bound
+    return _bind(host, 0, flag)
+
+
+def _ephemeral_from() -> int:
+    """The first port that the system gives to connections; 0 if it is not known."""
+    try:
+        return int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def join_address(host: str, port: int) -> str:

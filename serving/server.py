@@ -68,6 +68,7 @@ _READERS = ("prepare", ENGINE_MODEL)
 _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _CLEARED_S = 0.5
 """Time for a reaper to end after its server; it has no exit status before."""
+_PORT_TAKEN = "already in use"
 _NO_ROOM = "is the disk full or read-only? TMPDIR names the folder for temporary files"
 
 
@@ -140,7 +141,8 @@ class EmbeddedServer:
         """Starts the server and returns when it is ready and all canaries have succeeded.
 
         If tritonserver crashes, it is started once more: version 2.51 may crash if the machine is
-        suspended for a second at its start, because it treats its models' processes as dead.
+        suspended for a second at its start, because it treats its models' processes as dead. The
+        same if another process takes its port before it does.
 
         Raises:
             ServingError: has the problem; or ``stop_asked`` was set meanwhile.
@@ -245,7 +247,8 @@ class EmbeddedServer:
         if failures and by is None:  # after a crash, failures of models are its consequence
             lines = "\n".join(f"  {model}: {why}" for model, why in sorted(failures.items()))
             return StartError(f"tritonserver could not load its models:\n{lines}")
-        kind = CrashError if by in _CRASHES else StartError
+        is_retried = by in _CRASHES or _PORT_TAKEN in self.tail(20)
+        kind = CrashError if is_retried else StartError
         return kind(f"{ending(status)} while starting; its last lines:\n{self.tail(20)}")
 
     def tail(self, lines: int = 50) -> str:

@@ -20,8 +20,10 @@ import pytest
 import tritonclient.grpc as grpc
 
 from serving import launching
+from serving import server as server_module
 from serving.errors import CrashError, ModelsDownError, PortTakenError, ServingError, StartError
 from serving.leftovers import SHARED_MEMORY, Belongings
+from serving.ports import claim_port
 from serving.process import model_processes
 from serving.repositories import descriptors
 from serving.server import EmbeddedServer
@@ -217,6 +219,33 @@ def test_a_taken_port_is_named(toy_repository: Path) -> None:
     assert f"port {port}" in message
     assert "--grpc-port" in message
     assert str(os.getpid()) in message
+
+
+def test_a_port_that_is_taken_during_the_start_is_replaced(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        claims = [taken.getsockname()[1]]
+        monkeypatch.setattr(
+            server_module,
+            "claim_port",
+            lambda *given: claims.pop() if claims else claim_port(*given),
+        )
+        with (
+            EmbeddedServer(model_repository=toy_repository) as server,
+            server.connection.open() as client,
+        ):
+            assert client.is_server_ready()
+            assert server.ports["grpc"] != taken.getsockname()[1]
+
+
+def test_free_ports_are_not_those_of_connections() -> None:
+    ports = {claim_port("127.0.0.1", 0, "--grpc-port") for _ in range(50)}
+    assert len(ports) == 50
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ports) < below
 
 
 def test_a_stop_while_starting(toy_repository: Path) -> None:
