@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from segs_client.refusals import refuse
+from segs_client.seeds import MAX_SEED
 from segs_client.wire import Buffer, Model, PipelineName
 
 SamplerName = Literal[
@@ -69,7 +70,7 @@ SchedulerName = Literal[
     "GITS[coeff=1.2]",
 ]
 PromptText = Annotated[str, Field(max_length=100_000)]
-Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Wildcards = Annotated[
     dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,128}$")],
