@@ -132,7 +132,7 @@ class _Cycle:
     step_listener: StepListener | None = None
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
-        levels = self._levels(base)
+        levels = self._levels(base, keeps_noise=refiner is not None)
         noise = seeded_noise(self.seed, self.latent.shape, self.latent.device)
         if refiner is None:
             if not levels.has_steps:
@@ -170,19 +170,20 @@ class _Cycle:
 
         return listener
 
-    def _levels(self, stage: Stage) -> schedulers.RunLevels:
+    def _levels(self, stage: Stage, *, keeps_noise: bool = False) -> schedulers.RunLevels:
         request, seg = self.request, self.seg
-        schedule = stage.pipeline.schedule
-        if request.scheduler_func is None:
-            scheduler = schedulers.SCHEDULERS[request.scheduler]
-        else:
+        scheduler = schedulers.SCHEDULERS[request.scheduler]
+        discards = SAMPLERS[request.sampler_name].discard_penultimate
+        if request.scheduler_func is not None:
             scheduler = schedulers.custom(request.scheduler_func)
+            discards = False  # a request's own levels are all meant
         return schedulers.run_levels(
             scheduler,
             seg.steps,
             seg.denoise,
-            schedule,
-            discard_penultimate=SAMPLERS[request.sampler_name].discard_penultimate,
+            stage.pipeline.schedule,
+            discard_penultimate=discards,
+            keeps_noise=keeps_noise,
         )
 
     def _run(
