@@ -73,11 +73,15 @@ def run_sampler(
     """Lets a sampler ask its denoiser until it is done.
 
     ``sigmas`` has at least two levels. The result's ``denoised`` is the prediction of the last
-    call that reports.
+    call that reports. A sampler that calls nothing has taken one step of length 0: both results
+    are the x it returns.
     """
     steps = sampler.steps(x, sigmas, run)
     denoised, taken = x, 0
-    question = next(steps)
+    try:
+        question = next(steps)
+    except StopIteration as end:
+        return Sampled(end.value, end.value, 1)
     while True:
         prediction = yield from denoiser.predict(question.x, question.sigma)
         if question.reports:

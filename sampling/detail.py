@@ -15,7 +15,7 @@ from sampling.conditioning import Guidance
 from sampling.denoiser import DenoisedListener, Denoiser, Sampled, run_sampler
 from sampling.inpaint import inpaint_channels, mask_at_pixels, masked_values
 from sampling.masks import LatentMask, MaskSchedule, to_latent
-from sampling.noise import brownian_tree, next_seed, seeded_noise, step_noise
+from sampling.noise import brownian_tree, seeded_noise, step_noise
 from sampling.pipeline import Pipeline
 from sampling.program import Program
 from sampling.progress import Step, StepListener
@@ -23,6 +23,7 @@ from sampling.samplers import SAMPLERS, Run
 from sampling.unet import Control
 from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest
+from segs_client.seeds import mask_seed, pass_seed
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def encode(
 
 def detail(
     base: Stage, refiner: Stage | None, request: DetailRequest, seg: PlannedSeg,
-    encoded: EncodedSeg, seed: int, step_listener: StepListener | None = None,
+    encoded: EncodedSeg, batch_pass: int, step_listener: StepListener | None = None,
 ) -> Program[Detailed]:  # fmt: skip
-    """Samples a SEG ``cycle`` times in sequence, with seed, seed+1, …, on its latent's device.
+    """Samples a SEG ``cycle`` times in sequence, with the pass's seed, seed+1, …, on its latent's
+    device.
 
     If the schedule is too short for the requested denoise, ``steps_run`` is 0 and the latent is
     returned unchanged. ``step_listener`` is called for every step.
@@ -107,9 +109,8 @@ def detail(
     base = base.to(latent.device)
     refiner = None if refiner is None else refiner.to(latent.device)
     for cycle in range(request.cycle):
-        run = _Cycle(
-            request, seg, encoded.mask, latent, next_seed(seed, cycle), cycle, step_listener
-        )
+        seed = pass_seed(seg.seed, batch_pass, cycle)
+        run = _Cycle(request, seg, encoded.mask, latent, seed, cycle, step_listener)
         channels = base.pipeline.unet.channels
         concat = inpaint_channels(channels, latent, encoded.mask, encoded.masked_latent)
         sampled = yield from run.sample(replace(base, concat=concat), refiner)
@@ -131,7 +132,7 @@ class _Cycle:
     step_listener: StepListener | None = None
 
     def sample(self, base: Stage, refiner: Stage | None) -> Program[Detailed]:
-        levels = self._levels(base)
+        levels = self._levels(base, keeps_noise=refiner is not None)
         noise = seeded_noise(self.seed, self.latent.shape, self.latent.device)
         if refiner is None:
             if not levels.has_steps:
@@ -169,19 +170,20 @@ class _Cycle:
 
         return listener
 
-    def _levels(self, stage: Stage) -> schedulers.RunLevels:
+    def _levels(self, stage: Stage, *, keeps_noise: bool = False) -> schedulers.RunLevels:
         request, seg = self.request, self.seg
-        schedule = stage.pipeline.schedule
-        if request.scheduler_func is None:
-            scheduler = schedulers.SCHEDULERS[request.scheduler]
-        else:
+        scheduler = schedulers.SCHEDULERS[request.scheduler]
+        discards = SAMPLERS[request.sampler_name].discard_penultimate
+        if request.scheduler_func is not None:
             scheduler = schedulers.custom(request.scheduler_func)
+            discards = False  # a request's own levels are all meant
         return schedulers.run_levels(
             scheduler,
             seg.steps,
             seg.denoise,
-            schedule,
-            discard_penultimate=SAMPLERS[request.sampler_name].discard_penultimate,
+            stage.pipeline.schedule,
+            discard_penultimate=discards,
+            keeps_noise=keeps_noise,
         )
 
     def _run(
@@ -201,8 +203,8 @@ class _Cycle:
         mask = None
         if self.mask is not None:
             outside = noise
-            if sampler.mask_seed_offset and hard:
-                seed = next_seed(self.seed, sampler.mask_seed_offset)
+            seed = mask_seed(self.seed, self.request.sampler_name)
+            if seed != self.seed:  # in a refiner's part too, which begins without noise
                 outside = seeded_noise(seed, noise.shape, noise.device)
             hardens = hard and self.request.noise_mask_feather > 0
             hardening = MaskSchedule.of_run(schedule, sigmas) if hardens else None

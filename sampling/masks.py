@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -96,9 +97,12 @@ class MaskSchedule:
 
     def threshold(self, sigma: float) -> float:
         """The mask value from which pixels change at ``sigma``: 1 at the first call, 0 at the
-        last."""
+        last.
+
+        A run that stays at one timestep changes nothing, as in the reference, where this is 0/0.
+        """
         if self.start == self.end:
-            return 1.0
+            return math.inf
         return (self.schedule.timestep(sigma) - self.end) / (self.start - self.end)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torchsde
 
-SEED_COUNT = 1 << 64
 _CPU = torch.device("cpu")
 _CACHED_NODES = 100
 """Cached nodes of a Brownian tree: a query passes about 20 levels at both its ends. With torchsde's
@@ -23,11 +22,6 @@ _BROWNIAN_DIGITS = 6
 
 StepNoise = Callable[[], torch.Tensor]
 BrownianIncrement = Callable[[float, float], torch.Tensor]
-
-
-def next_seed(seed: int, by: int = 1) -> int:
-    """``seed + by``, wrapping around after 2⁶⁴−1."""
-    return (seed + by) % SEED_COUNT
 
 
 def seeded_noise(seed: int, shape: Sequence[int], device: torch.device = _CPU) -> torch.Tensor:

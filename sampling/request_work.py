@@ -21,7 +21,6 @@ from sampling.control import hint_for
 from sampling.engine import StepEngine
 from sampling.faults import IncidentError, NotFiniteError, incident_message, open_incident
 from sampling.masks import feather, to_latent
-from sampling.noise import next_seed
 from sampling.pipeline import Pipeline
 from sampling.policy import Requester
 from sampling.program import Program
@@ -34,6 +33,7 @@ from sampling.threads import WorkThreads
 from sampling.unet import Control
 from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError, SegError
+from segs_client.seeds import pass_seed
 
 T = TypeVar("T")
 _Encoding = tuple[PlannedPrompt, "asyncio.Future[Encoded]"]
@@ -151,7 +151,7 @@ class RequestWork:
                 failed = FailedSeg(
                     index=index,
                     batch_pass=batch_pass,
-                    seed=_seed(seg, batch_pass),
+                    seed=pass_seed(seg.seed, batch_pass),
                     error=self._seg_error(error, index, batch_pass),
                 )
                 for each in self._listeners:
@@ -224,7 +224,6 @@ class RequestWork:
         self, index: int, seg: PlannedSeg, crop: Piece, batch_pass: int
     ) -> SampledPass:
         start_s = time.perf_counter()
-        seed = _seed(seg, batch_pass)
         batch_listener = all_of(each.batch_listener(index, batch_pass) for each in self._listeners)
         # All prompts are queued at once, so that they share a batch.
         texts = self._sides(self._base, seg, (seg.positives, seg.negatives), batch_listener)
@@ -243,7 +242,7 @@ class RequestWork:
             self._plan.request,
             seg,
             encoded,
-            seed,
+            batch_pass,
             all_of(each.step_listener(index, batch_pass) for each in self._listeners),
         )
         encoded_s = time.perf_counter()
@@ -259,6 +258,7 @@ class RequestWork:
         stage_seconds.add(sampled_s - encoded_s, "sample")
         stage_seconds.add(end_s - sampled_s, "decode")
         seconds = end_s - start_s
+        seed = pass_seed(seg.seed, batch_pass)
         return SampledPass(index, batch_pass, pixels, seed, sampled.steps_run, seconds)
 
     def _enter(self, index: int, batch_pass: int, part: PassStage) -> None:
@@ -321,11 +321,6 @@ class RequestWork:
             )
             for control in seg.controls
         )
-
-
-def _seed(seg: PlannedSeg, batch_pass: int) -> int:
-    """A pass's seed; that of the first pass is the SEG's seed + 1."""
-    return next_seed(seg.seed, batch_pass + 1)
 
 
 def _texts(seg: PlannedSeg) -> Sequence[PlannedPrompt]:

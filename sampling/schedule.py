@@ -12,6 +12,8 @@ import torch
 
 from pipelines import Schedule
 
+_LAST_ALPHA_BAR = 4.8973451890853435e-08
+"""Of a schedule with zero terminal SNR: σ is 4518.76."""
 _KEPT_TIMESTEPS = 4096
 """Cached timesteps of the last σ used: SEGs mostly share their σ, and each step needs it twice."""
 
@@ -70,11 +72,11 @@ class DiscreteSchedule:
 def _zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
     """β rescaled so that the last step is pure noise: algorithm 1 of arXiv 2305.08891.
 
-    Its σ would be infinite; as in diffusers, ᾱ ends at 2⁻²⁴ instead of 0.
+    Its σ would be infinite; as in the reference, ᾱ ends a little above 0.
     """
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     alphas_bar = root**2
-    alphas_bar[-1] = 2.0**-24
+    alphas_bar[-1] = _LAST_ALPHA_BAR
     alphas = torch.cat([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
     return 1.0 - alphas

@@ -204,8 +204,8 @@ class RunLevels(NamedTuple):
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is a step of a length above 0."""
-        return len(set(self.sigmas)) > 1
+        """Whether there is a step."""
+        return len(self.sigmas) > 1
 
 
 def run_levels(
@@ -215,10 +215,13 @@ def run_levels(
     schedule: DiscreteSchedule,
     *,
     discard_penultimate: bool,
+    keeps_noise: bool = False,
 ) -> RunLevels:
     """The last ``steps`` of ``floor(steps / denoise)`` steps.
 
-    If the schedule is too short for that, there are no levels and nothing is sampled.
+    If the schedule is too short for that, there are no levels and nothing is sampled. If it is
+    longer, the steps beyond are left out and the last level is 0; with ``keeps_noise``, for a run
+    that another pipeline goes on with, it stays what the schedule has there.
     """
     total = int(steps / denoise)
     sigmas = noise_levels(scheduler, total, schedule, discard_penultimate=discard_penultimate)
@@ -227,5 +230,5 @@ def run_levels(
         return RunLevels([], (0.0, 0.0))
     span = float(sigmas[sigmas > 0].min()), float(sigmas.max())
     if total < len(sigmas) - 1:
-        sigmas = _ending_in_zero(sigmas[:total])
+        sigmas = sigmas[: total + 1] if keeps_noise else _ending_in_zero(sigmas[:total])
     return RunLevels(sigmas[start:].tolist(), span)

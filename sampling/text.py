@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class TextEncoder:
 
 
 def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -> None:
-    """Checks a prompt's number of chunks and its largest weight.
+    """Checks a prompt's number of chunks and its weights.
 
     Raises:
         ContractError: one of them exceeds its limit.
@@ -98,11 +99,12 @@ def check_prompt(encoders: Sequence[TextEncoder], prompt: str, limits: Limits) -
             raise invalid(
                 "prompt", "too many tokens", value=f"{len(chunks)} chunks", allowed=allowed
             )
-        heaviest = max((weight for chunk in chunks for weight in chunk.weights), key=abs)
-        if abs(heaviest) > limits.max_prompt_weight:
-            most = limits.max_prompt_weight
-            allowed = f"-{most:g} … {most:g}"
-            raise invalid("prompt", "a weight is too large", value=heaviest, allowed=allowed)
+        most = limits.max_prompt_weight
+        for weight in (weight for chunk in chunks for weight in chunk.weights):
+            if not abs(weight) <= most:
+                wrong = "not a number" if math.isnan(weight) else "too large"
+                allowed = f"-{most:g} … {most:g}"
+                raise invalid("prompt", f"a weight is {wrong}", value=weight, allowed=allowed)
 
 
 def check_common_length(tokens: int, limits: Limits) -> None:

@@ -148,7 +148,7 @@ class Estimator:
             refiner = detail.Stage(pipeline, self._guidance(request, seg, *sides))
         latent = torch.zeros(1, base.descriptor.latent_channels, 1, 1)
         encoded = detail.EncodedSeg(latent, None)
-        run_alone(detail.detail(stage, refiner, request, seg, encoded, seed=0), answer)
+        run_alone(detail.detail(stage, refiner, request, seg, encoded, batch_pass=0), answer)
         return counted
 
     @staticmethod

@@ -14,6 +14,8 @@ from benchmarks.perf.binary import ASKED_FOR
 from benchmarks.supervised import link_pipeline
 from build_engines import TargetOptions, build
 from serving.server import EmbeddedServer
+from tests.golden.cases import ZERO_SNR
+from tests.golden.pipelines import checkpoint_folder
 from triton_models import environment
 
 DATA = Path(__file__).parent / "data"
@@ -21,6 +23,8 @@ GOLDEN = DATA / "golden"
 CHECKPOINTS = DATA / "checkpoints"
 PIPELINES = ("sd15", "sd15-inpaint", "sd15-v", "sd15-refiner", "sdxl", "sdxl-refiner")
 """Each named as its checkpoint."""
+WITH_ZERO_SNR = f"sd15-v{ZERO_SNR}"
+"""``sd15-v`` read as a checkpoint with zero terminal SNR."""
 CONTROLNET = "controlnet"
 """The ControlNet of ``sd15``, and its folder."""
 
@@ -61,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"{cases} cases of: {chosen}")
 
 
-def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
+def build_pipelines(names: Iterable[str] = (*PIPELINES, WITH_ZERO_SNR)) -> Path:
     """A folder with these pipelines; kept between runs, built again when out of date."""
     folder = Path(__file__).parent.parent / "build" / "tests"
     names = list(names)
@@ -69,13 +73,14 @@ def build_pipelines(names: Iterable[str] = PIPELINES) -> Path:
         names.reverse()
     for name in names:
         controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET} if name == "sd15" else {}
-        build(CHECKPOINTS / name, name, folder, controlnets=controlnets)
+        with checkpoint_folder(CHECKPOINTS, name) as checkpoint:
+            build(checkpoint, name, folder, controlnets=controlnets)
     return folder
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """A folder with all :data:`PIPELINES`."""
+    """A folder with all :data:`PIPELINES`, and :data:`WITH_ZERO_SNR`."""
     return build_pipelines()
 
 
@@ -103,7 +108,7 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def full_server(repository: Path) -> Iterator[EmbeddedServer]:
-    """A real tritonserver with all :data:`PIPELINES`."""
+    """A real tritonserver with all of ``repository``."""
     with EmbeddedServer([repository], open_protocols=ASKED_FOR) as running:
         yield running
 

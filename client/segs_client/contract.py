@@ -40,6 +40,7 @@ from segs_client.features import (
     SamplerName,
     SchedulerFunc,
     SchedulerName,
+    Seed,
     SegOptions,
     SegPrompts,
     StreamOptions,
@@ -48,6 +49,7 @@ from segs_client.features import (
 )
 from segs_client.json_text import JsonLimits, check_names, check_size
 from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid, refuse
+from segs_client.seeds import largest_seed
 from segs_client.wire import Box, Buffer, Model, PipelineName, Side
 
 __all__ = [
@@ -256,7 +258,11 @@ class DetailRequest(Model):
         ),
     ] = "exact"
     seed: Annotated[
-        int, Field(ge=0, le=2**64 - 1, description="of the noise; batch_pass n has seed + n + 1")
+        Seed,
+        Field(
+            description="of the noise; batch_pass n has seed + n + 1, its cycle k has k more; all "
+            "below 2⁶⁴"
+        ),
     ] = 0
     steps: Annotated[int, Field(ge=1, le=10_000, description="sampling steps per cycle")] = 20
     cfg: Annotated[float, Field(ge=0, le=100, description="classifier-free guidance scale")] = 8.0
@@ -307,6 +313,22 @@ class DetailRequest(Model):
     paste: Annotated[PasteOptions, Field(description="how crops are pasted")] = PasteOptions()
     output: Annotated[OutputOptions, Field(description="what is returned")] = OutputOptions()
     stream: Annotated[StreamOptions, Field(description="which events are sent")] = StreamOptions()
+
+    @model_validator(mode="after")
+    def _seeds_have_room(self) -> DetailRequest:
+        most = largest_seed(
+            batch_size=self.batch_size,
+            cycle=self.cycle,
+            sampler_name=self.sampler_name,
+            noise_mask=self.noise_mask,
+        )
+        for index, item in enumerate(self.segs.items):
+            field = "seed" if item.seed is None else f"segs.items.{index}.seed"
+            seed = self.seed if item.seed is None else item.seed
+            if seed > most and not item.skip:
+                message = "too large, as its passes and cycles count on from it"
+                raise refuse(field, message, value=seed, allowed=f"whole numbers 0 … {most}")
+        return self
 
 
 class SegError(Model):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from segs_client.refusals import refuse
+from segs_client.seeds import MAX_SEED
 from segs_client.wire import Buffer, Model, PipelineName
 
 SamplerName = Literal[
@@ -69,7 +70,7 @@ SchedulerName = Literal[
     "GITS[coeff=1.2]",
 ]
 PromptText = Annotated[str, Field(max_length=100_000)]
-Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Wildcards = Annotated[
     dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,128}$")],
@@ -137,7 +138,8 @@ class Refiner(Model):
 class SchedulerFunc(Model):
     """Noise levels of the whole schedule (floor(steps/denoise) steps), whose last steps are run.
 
-    Either ``sigmas``, all levels down to 0, or a named curve between two σ.
+    Either ``sigmas``, the levels themselves, or a named curve between two σ that ends with 0. All
+    levels are used, whichever the sampler.
     """
 
     name: Literal["karras", "exponential", "polyexponential", "sigmas"] = "karras"
@@ -157,8 +159,8 @@ class SchedulerFunc(Model):
                 raise refuse("sigma_min", "too large", value=self.sigma_min, allowed=allowed)
             return self
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if len(self.sigmas) < 2 or not falling:
-            allowed = "two levels or more, each below the one before"
+        if not self.sigmas or not falling:
+            allowed = "one level or more, each below the one before"
             raise refuse("sigmas", "no schedule", value=list(self.sigmas), allowed=allowed)
         return self
 

@@ -96,6 +96,14 @@ REFUSALS = [
     ({"image": {"encoding": "raw"}}, "image.shape: required with encoding 'raw'"),
     ({"image": {"shape": [4, 4, 3]}}, "image.shape: the file has its own (got [4, 4, 3])"),
     (
+        {"scheduler_func": {"name": "sigmas"}},
+        "scheduler_func.sigmas: no schedule (got []); allowed: one level or more, each below",
+    ),
+    (
+        {"scheduler_func": {"name": "sigmas", "sigmas": [3, 3, 0]}},
+        "scheduler_func.sigmas: no schedule (got [3.0, 3.0, 0.0]); allowed: one level or more",
+    ),
+    (
         {"image": {"encoding": "raw", "shape": [4, 4, 4]}},
         "image.shape.2: unknown value (got 4); allowed: 3",
     ),
@@ -112,6 +120,57 @@ def test_refusal_names_field_value_and_range(changes: dict[str, Any], words: str
     assert detail.message.startswith(f"{detail.field}: ")
     assert detail.allowed
     assert len(detail.value or "") <= 80
+
+
+@pytest.mark.parametrize(
+    ("options", "beyond"),
+    [
+        ({}, 1),
+        ({"batch_size": 100}, 100),
+        ({"cycle": 10}, 10),
+        ({"batch_size": 3, "cycle": 4}, 6),
+        ({"sampler_name": "ddim"}, 2),
+        ({"sampler_name": "ddim", "noise_mask": False}, 1),
+        ({"sampler_name": "ddim", "batch_size": 2, "cycle": 2}, 4),
+        ({"sampler_name": "euler", "noise_mask": True}, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("field", ["seed", "segs.items.1.seed"])
+def test_a_seed_from_which_another_would_reach_2_to_the_64_is_refused(
+    options: dict[str, Any], beyond: int, field: str
+) -> None:
+    """Each pass and each cycle adds 1, and ddim for the noise outside the mask."""
+    largest = 2**64 - 1 - beyond
+
+    def request(seed: int, **changes: Any) -> str:
+        own = {} if field == "seed" else {"seed": seed}
+        items = [{**BOX, "seed": 5}, {**BOX, **own, **changes}]
+        whole = {"seed": 5 if own else seed, "segs": {"items": items}}
+        return json.dumps({"pipeline": "base", **options, **whole})
+
+    assert parse_request(request(largest))
+    for seed in (largest + 1, 2**64 - 1):
+        with pytest.raises(ContractError) as caught:
+            parse_request(request(seed))
+        detail = caught.value.detail
+        assert (detail.field, detail.value) == (field, str(seed))
+        assert detail.allowed == f"whole numbers 0 … {largest}"
+        assert parse_request(request(seed, skip=True))  # which has no noise
+
+
+def test_a_seed_that_no_seg_uses_may_be_any() -> None:
+    assert parse_request(json.dumps({"pipeline": "base", "seed": 2**64 - 1}))
+    own = {"segs": {"items": [{**BOX, "seed": 1}]}}
+    assert parse_request(json.dumps({"pipeline": "base", "seed": 2**64 - 1, **own}))
+
+
+@pytest.mark.parametrize("sigmas", [[0.0], [3.0], [3.0, 0.0], [3.0, 0.03]])
+def test_levels_may_be_few_and_need_not_end_with_0(sigmas: list[float]) -> None:
+    func = {"name": "sigmas", "sigmas": sigmas}
+    request = parse_request(json.dumps({"pipeline": "base", "scheduler_func": func}))
+    assert request.scheduler_func is not None
+    assert request.scheduler_func.sigmas == tuple(sigmas)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ SAMPLERS: dict[str, Sampler] = {
     "seeds_3": Sampler(seeds_3),
     "sa_solver": Sampler(sa_solver),
     "sa_solver_pece": Sampler(sa_solver_pece),
-    "ddim": Sampler(euler, mask_seed_offset=1),
+    "ddim": Sampler(euler),
     "uni_pc": Sampler(uni_pc, discard_penultimate=True),
     "uni_pc_bh2": Sampler(uni_pc_bh2, discard_penultimate=True),
 }

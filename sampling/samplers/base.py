@@ -63,8 +63,6 @@ class Sampler:
     """The schedule is made for one more step, without its second-last σ."""
     needs_uncond: bool = False
     """The negative prediction is computed even at cfg 1."""
-    mask_seed_offset: int = 0
-    """Added to the seed of the noise outside the mask."""
 
 
 def derivative(x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -17,6 +17,8 @@ from sampling.samplers.integrals import phi
 
 _MAX_ATTEMPTS = 1000
 """Attempts of one adaptive run; tens are usual."""
+_AT_END = 1e-5
+"""Distance in t at which such a run is at its end."""
 
 
 class NotConvergingError(Exception):
@@ -75,7 +77,8 @@ def dpm_fast(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 def dpm_adaptive(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     """DPM-Solver-23 with adaptive steps (the paper's appendix C) under k-diffusion's controller;
-    of ``sigmas`` only the ends are used.
+    of ``sigmas`` only the ends are used. If these are one level, as in a single step to 0, x is
+    there already and the model is not called.
 
     Raises:
         NotConvergingError: not at the end after 1000 attempts.
@@ -84,6 +87,8 @@ def dpm_adaptive(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
     t, t_end = _ends(sigmas)
     x_previous = x
     for _ in range(_MAX_ATTEMPTS):
+        if t >= t_end - _AT_END:
+            return x
         step = min(h, t_end - t)
         eps = yield from _epsilon(x, t, reports=True)
         x_high, eps_third = yield from _order_3(x, eps, t, step)
@@ -93,8 +98,6 @@ def dpm_adaptive(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
         factor = 1 + math.atan((1 / (error + 1e-8)) ** (1 / 3) - 1)
         if factor >= 0.81:
             x, x_previous, t = x_high, x_low, t + step
-            if t >= t_end - 1e-5:
-                return x
         h *= factor
     raise NotConvergingError(
         f"sampler dpm_adaptive: sigma {math.exp(-t):.4g} after {_MAX_ATTEMPTS} attempts, "

@@ -35,9 +35,10 @@ def dpmpp_2m(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
 
 
 def dpmpp_2m_cfg_pp(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps:
-    """DPM-Solver++(2M) in CFG++: the slope and the older prediction are the negative's."""
+    """DPM-Solver++(2M) in CFG++: the slope and the older prediction are the negative's. A step of
+    length 0 moves x too, by D − U."""
     previous: tuple[torch.Tensor, float] | None = None  # U and h of the last step
-    for sigma, sigma_next in pairwise(distinct(sigmas)):
+    for sigma, sigma_next in pairwise(sigmas):
         denoised, uncond = yield Eval(x, sigma)
         if sigma_next == 0:
             x = denoised
@@ -47,7 +48,8 @@ def dpmpp_2m_cfg_pp(x: torch.Tensor, sigmas: Sequence[float], run: Run) -> Steps
         if previous is not None:
             uncond_old, h_last = previous
             x = x - math.expm1(-h) * (denoised - uncond_old) * (h / (2 * h_last))
-        previous = uncond, h
+        if h > 0:
+            previous = uncond, h
     return x
 
 

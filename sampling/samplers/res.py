@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from sampling.samplers.base import Eval, Run, Steps, ancestral, distinct
+from sampling.samplers.base import Eval, Run, Steps, ancestral
 from sampling.samplers.integrals import phi
 
 
@@ -49,11 +49,11 @@ def _res_multistep(
     x: torch.Tensor, sigmas: Sequence[float], run: Run, *, eta: float, cfg_pp: bool
 ) -> Steps:
     past: _Past | None = None
-    for sigma, sigma_next in pairwise(distinct(sigmas)):
+    for sigma, sigma_next in pairwise(sigmas):
         denoised, uncond = yield Eval(x, sigma)
         model = uncond if cfg_pp else denoised
         down, up = ancestral(sigma, sigma_next, eta) if sigma_next > 0 else (0.0, 0.0)
-        if down == 0 or past is None:
+        if down in (0, sigma) or past is None:
             x = denoised + (down / sigma) * (x - model)
         else:
             t, t_next = -math.log(sigma), -math.log(down)
@@ -65,5 +65,6 @@ def _res_multistep(
             x = math.exp(-H) * shifted + H * (b1 * model + b2 * past.model)
         if up > 0:
             x = x + run.noise() * up
-        past = _Past(model, -math.log(sigma), -math.log(down)) if down > 0 else None
+        if down < sigma:  # a step of length 0 has no slope
+            past = _Past(model, -math.log(sigma), -math.log(down)) if down > 0 else None
     return x

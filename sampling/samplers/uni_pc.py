@@ -36,6 +36,8 @@ def _uni_pc(x: torch.Tensor, sigmas: Sequence[float], B: Callable[[float], float
         levels[-1] = _LAST_SIGMA
     steps = len(levels) - 1
     denoised, _ = yield Eval(x, levels[0])
+    if steps == 1:  # of order 0 in the reference: x stays, for the pipeline that goes on with it
+        return x
     predictions = [denoised]  # newest first
     for i in range(1, steps + 1):
         order = min(i, _ORDER, steps + 1 - i)

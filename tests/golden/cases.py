@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from segs_client.segs import Seg, Segs
 
 _FOLDERS = {"base": "", "inpaint": "-inpaint", "v": "-v"}
+ZERO_SNR = "-zsnr"
+"""Ends the name of a checkpoint that is read as one with zero terminal SNR."""
 CONTROLNET = "controlnet"
 _CONTROL_OPTIONS = ("strength", "start_percent", "end_percent")
 
@@ -51,10 +53,13 @@ def read(path: Path) -> Case:
     meta = json.loads(arrays["meta"].tobytes())
     # The format tells the family by the case's name alone.
     family = "sdxl" if meta["name"].startswith("sdxl") else "sd15"
+    checkpoint = family + _FOLDERS[meta["pipeline"]]
+    if meta.get("zero_terminal_snr"):
+        checkpoint += ZERO_SNR
     refiner = f"{family}-refiner" if meta["refiner"] else None
     return Case(
         name=meta["name"],
-        checkpoint=family + _FOLDERS[meta["pipeline"]],
+        checkpoint=checkpoint,
         refiner=refiner,
         image=path.parent / meta["image"],
         segs=_segs(meta, arrays),
@@ -83,6 +88,8 @@ def _options(
         options["refiner"] = {"pipeline": refiner}
     if meta["sigma_func"] is not None:
         options["scheduler_func"] = {"name": "karras", **meta["sigma_func"]}
+    if meta.get("sigma_list") is not None:
+        options["scheduler_func"] = {"name": "sigmas", "sigmas": meta["sigma_list"]}
     if meta["pos_mask"] is not None:
         x1, y1, x2, y2 = meta["pos_mask"]
         mask = np.zeros(meta["image_size"], dtype=np.float32)

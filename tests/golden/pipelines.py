@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from build_engines import TargetOptions, build
-from tests.golden.cases import CONTROLNET, Case
+from build_engines.checkpoint import SCHEDULER_CONFIG
+from tests.golden.cases import CONTROLNET, ZERO_SNR, Case
 
 
 def build_pipelines(
@@ -22,4 +26,26 @@ def build_pipelines(
             needed.setdefault(case.refiner, False)
     for name, controlled in sorted(needed.items()):
         controlnets = {CONTROLNET: checkpoints / CONTROLNET} if controlled else {}
-        build(checkpoints / name, name, repository, target, controlnets=controlnets)
+        with checkpoint_folder(checkpoints, name) as folder:
+            build(folder, name, repository, target, controlnets=controlnets)
+
+
+@contextlib.contextmanager
+def checkpoint_folder(checkpoints: Path, name: str) -> Iterator[Path]:
+    """The folder of a checkpoint, while it is used; one with zero terminal SNR is made of the
+    checkpoint that its name begins with."""
+    if not name.endswith(ZERO_SNR):
+        yield checkpoints / name
+        return
+    source = (checkpoints / name.removesuffix(ZERO_SNR)).resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        folder.mkdir()
+        for part in source.iterdir():
+            if part.name != Path(SCHEDULER_CONFIG).parts[0]:
+                (folder / part.name).symlink_to(part)
+        config = json.loads((source / SCHEDULER_CONFIG).read_text("utf-8"))
+        config["rescale_betas_zero_snr"] = True
+        (folder / SCHEDULER_CONFIG).parent.mkdir()
+        (folder / SCHEDULER_CONFIG).write_text(json.dumps(config), "utf-8")
+        yield folder

@@ -29,7 +29,7 @@ def server_runner(full_server: EmbeddedServer) -> Iterator[Runner]:
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 114
+    assert len(CASES) >= 160
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

@@ -58,9 +58,10 @@ def run(
         schedule=SCHEDULE,
     )
     steps = SAMPLERS[name].steps(x, sigmas, tools)
-    asked = [next(steps)]
-    while True:
-        try:
+    asked: list[Eval] = []
+    try:
+        asked.append(next(steps))
+        while True:
             asked.append(steps.send(model(asked[-1].x, asked[-1].sigma)))
-        except StopIteration as end:
-            return end.value, asked
+    except StopIteration as end:
+        return end.value, asked

@@ -178,6 +178,13 @@ def test_differential_diffusion_opens_the_mask_by_and_by() -> None:
     assert mask.at(0.1).tolist() == [[[[1.0, 1.0, 0.0]]]]
 
 
+@pytest.mark.parametrize("sigmas", [[0.0292, 0.0], [0.0295, 0.0292], [0.0, 0.0], [20.0, 14.7]])
+def test_differential_diffusion_within_one_timestep_opens_nothing(sigmas: list[float]) -> None:
+    mask = LatentMask(torch.ones(1, 1, 1, 3), X, X, MaskSchedule.of_run(SCHEDULE, sigmas))
+    for sigma in sigmas:
+        assert mask.at(sigma).tolist() == [[[[0.0, 0.0, 0.0]]]]
+
+
 def test_inpainting_networks_get_five_more_channels() -> None:
     assert inpaint_channels(4, X, None, None) is None
     blank = inpaint_channels(9, X, None, None)

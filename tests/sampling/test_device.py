@@ -166,7 +166,7 @@ def whole_seg(
     made = base.pipeline
     latent = yield from vae.encode(made.descriptor, vae.to_values(PIXELS))
     encoded = yield from detail.encode(made, request, PIXELS, latent, mask)
-    done = yield from detail.detail(base, refiner, request, seg, encoded, seed=1)
+    done = yield from detail.detail(base, refiner, request, seg, encoded, batch_pass=0)
     return vae.to_pixels((yield from vae.decode(made.descriptor, done.latent)))
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import random
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,16 +23,17 @@ from sampling.program import NetworkCall, Tensors, run_alone
 from sampling.prompt import ChunkLayout, lay_out
 from sampling.text import TextEncoder, check_prompt, encode_prompt
 from segs_client.contract import ContractError
-from tests.conftest import CHECKPOINTS, GOLDEN
+from tests.conftest import CHECKPOINTS, DATA, GOLDEN
 from tests.cpu import is_cheap
 
+WEIGHTS = DATA / "prompts" / "prompt_weights.npz"
 LAYOUT = ChunkLayout(start=1, end=2, padding=0)
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("", [("", 1.0)]),
+        ("", []),
         ("plain", [("plain", 1.0)]),
         ("a (b) c", [("a ", 1.0), ("b", 1.1), (" c", 1.0)]),
         ("(b:1.3)", [("b", 1.3)]),
@@ -43,12 +49,67 @@ LAYOUT = ChunkLayout(start=1, end=2, padding=0)
         ("b) c", [("b) c", 1.0)]),
         ("[b]", [("[b]", 1.0)]),
         ("(:1.3)", [(":1.3", 1.1)]),
+        ("(a:)", [("a:", 1.1)]),
+        ("(a:1:2)", [("a:1", 2.0)]),
+        ("(a:1_0)", [("a", 10.0)]),
+        ("(a:-inf)", [("a", -math.inf)]),
+        ("()", []),
+        ("smile :), (red hair:1.5)", [("smile :), (red hair:1.5)", 1.0)]),
+        ("sad >:( face (red:1.5)", [("sad >:", 1.0), (" face ", 1.5), ("(red", 1.5)]),
+        ("(a, (b:1.4), c", [("(a, (b:1.4), c", 1.0)]),
+        ("(a, (b:1.4)", [("a, ", 1.4), ("(b", 1.4)]),
+        ("((a)", [("(a", 1.1)]),
+        ("(((a)", [("((a", 1.1)]),
+        ("(((a))", [("(a", 1.1 * 1.1)]),
+        ("(a) b) (c:1.4)", [("a", 1.1), (" b) (c:1.4)", 1.0)]),
+        ("a) (b) (c:1.4)", [("a) (b) (c:1.4)", 1.0)]),
+        ("a) ((b:1.4) c", [("a) (", 1.0), ("b", 1.4), (" c", 1.0)]),
+        ("a)) ((b) c (d:2)", [("a)) ((b) c (d:2)", 1.0)]),
+        ("a)( (b:2)", [("a)( ", 1.0), ("b", 2.0)]),
+        ("((a) b) (c:2))", [("a", 1.1 * 1.1), (" b", 1.1), (" ", 1.0), ("c", 2.0), (")", 1.0)]),
+        ("(a :) (b:2))", [("a :", 1.1), (" ", 1.0), ("b", 2.0), (")", 1.0)]),
+        (r"\) (b:2)", [(") ", 1.0), ("b", 2.0)]),
     ],
 )
 def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
     runs = parse_weights(prompt)
     assert [run.text for run in runs] == [text for text, _ in expected]
     assert [run.weight for run in runs] == pytest.approx([weight for _, weight in expected])
+
+
+def by_the_rule(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
+    """The rule as it reads: a counter of the depth cuts a text into runs, and a run in parentheses
+    is read again."""
+    runs, run, depth = [], "", 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) == ("(", 1):
+            runs.append(run)
+            run = ""
+        run += character
+        if (character, depth) == (")", 0):
+            runs.append(run)
+            run = ""
+    found = []
+    for each in (*runs, run):
+        if each[:1] == "(" and each[-1] == ")":
+            inside, own = each[1:-1], weight * 1.1
+            before, _, number = inside.rpartition(":")
+            if before:
+                with contextlib.suppress(ValueError):
+                    inside, own = before, float(number)
+            found += by_the_rule(inside, own)
+        elif each:
+            found.append((each, weight))
+    return found
+
+
+def test_weights_of_random_parentheses_are_by_the_rule() -> None:
+    rng = random.Random(1)
+    for _ in range(20_000):
+        prompt = "".join(rng.choices("(():)a1. ", k=rng.randint(0, 18)))
+        runs = [(run.text, run.weight) for run in parse_weights(prompt)]
+        assert runs == by_the_rule(prompt), prompt
 
 
 @pytest.mark.parametrize(
@@ -59,6 +120,10 @@ def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
         ("(" * 50_000 + "a" + ")" * 50_000, 1),
         ("(:" * 30_000 + "1)" * 30_000, 1 + 2 * 29_999),
         ("(a:" + "1" * 100_000 + "x)", 1),
+        ("(" * 50_000 + "a" + ")" * 49_000, 1),
+        ("(:" * 30_000 + "1)" * 29_000, 2),
+        (")" * 30_000 + "(a)" * 20_000, 1),
+        ("((a) (b)" * 10_000, 4),
         ("(a)" * 30_000, 30_000),
     ],
     ids=lambda value: str(value)[:8],
@@ -111,19 +176,52 @@ def test_conditioning_is_the_references() -> None:
             ids = call.inputs["input_ids"].long()
             return {"hidden_state": model(ids).last_hidden_state}
 
-    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15" / "tokenizer")
-    spec = TextEncoderSpec(
-        role="text_encoder", tokenizer="", start=slow.bos_token_id, end=slow.eos_token_id,
-        padding=slow.eos_token_id,
-    )  # fmt: skip
-    encoder = TextEncoder("text", spec, slow.backend_tokenizer)
+    encoder, expected = encoder_of("sd15"), {}
     with np.load(GOLDEN / "conditioning.npz") as data:
-        prompts = json.loads(bytes(data["prompts"]))
-        for index, prompt in enumerate(prompts):
-            context = run_alone(encoder.encode(prompt), networks).context
-            torch.testing.assert_close(
-                context, torch.from_numpy(data[f"cond_{index}"]), rtol=1e-4, atol=1e-4, msg=prompt
-            )
+        for index, prompt in enumerate(json.loads(bytes(data["prompts"]))):
+            expected[prompt] = data[f"cond_{index}"][0]
+    with np.load(WEIGHTS) as data:
+        for index, row in enumerate(weights_case()):
+            if f"cond_{index}" in data.files:
+                expected[row["text"]] = data[f"cond_{index}"]
+    assert len(expected) >= 20
+    for prompt, conditioning in expected.items():
+        context = run_alone(encoder.encode(prompt), networks).context[0, : len(conditioning)]
+        torch.testing.assert_close(
+            context, torch.from_numpy(conditioning), rtol=1e-4, atol=1e-4, msg=prompt
+        )
+
+
+def weights_case() -> list[dict[str, Any]]:
+    """What the reference made of prompts: tokens and weights of each text encoder's chunks."""
+    with np.load(WEIGHTS) as data:
+        rows: list[dict[str, Any]] = json.loads(bytes(data["meta"]))["rows"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "row", weights_case(), ids=lambda row: f"{row['checkpoint']} {row['text'][:40]!r}"
+)
+def test_tokens_and_weights_are_the_references(row: dict[str, Any]) -> None:
+    for name, chunks in row["tokens"].items():
+        tokenizer, padding = ("tokenizer", None) if name == "l" else ("tokenizer_2", 0)
+        encoder = encoder_of(row["checkpoint"], tokenizer, padding)
+        made = encoder.chunks(row["text"])
+        assert len(made) == len(chunks)
+        for chunk, expected in zip(made, chunks, strict=True):
+            *tokens, (_, padded) = expected
+            ids = [token for token, _ in tokens]
+            last = encoder.spec.padding if encoder.spec.end in ids else encoder.spec.end
+            assert chunk.ids == (*ids, *[last] * padded)
+            weights = [*(weight for _, weight in tokens), *[1.0] * padded]
+            assert chunk.weights == pytest.approx(weights, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("text", ["(a:nan)", "(a:inf)"])
+def test_weights_that_are_no_numbers_are_among_the_references_and_refused(text: str) -> None:
+    assert any(row["text"] == text for row in weights_case())
+    with pytest.raises(ContractError, match="a weight is"):
+        check_prompt([encoder_of("sd15")], text, DEFAULT)
 
 
 def test_unequal_lengths_are_repeated_to_a_common_one() -> None:
@@ -133,12 +231,16 @@ def test_unequal_lengths_are_repeated_to_a_common_one() -> None:
     assert torch.equal(rows[0, 77 * 2 : 77 * 4], short[0])
 
 
-def encoder_of(checkpoint: str) -> TextEncoder:
+@cache
+def encoder_of(
+    checkpoint: str, tokenizer: str = "tokenizer", padding: int | None = None
+) -> TextEncoder:
+    """``padding`` None: the end token."""
     transformers = pytest.importorskip("transformers")
-    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / checkpoint / "tokenizer")
+    slow = transformers.CLIPTokenizer.from_pretrained(CHECKPOINTS / checkpoint / tokenizer)
     spec = TextEncoderSpec(
         role="text_encoder", tokenizer="", start=slow.bos_token_id, end=slow.eos_token_id,
-        padding=slow.eos_token_id,
+        padding=slow.eos_token_id if padding is None else padding,
     )  # fmt: skip
     return TextEncoder("text", spec, slow.backend_tokenizer)
 
@@ -151,6 +253,9 @@ def encoder_of(checkpoint: str) -> TextEncoder:
         ("(a:1000)", None),
         ("(a:-1000.5)", "a weight is too large"),
         ("(a:1e999)", "a weight is too large"),
+        ("(a:inf)", "a weight is too large"),
+        ("(a:1.5) (b:-inf)", "a weight is too large"),
+        ("(a:1.5) (b:nan) (c:2)", "a weight is not a number"),
         ("(" * 4000 + "a" + ")" * 4000, "a weight is too large"),
     ],
     ids=lambda value: str(value)[:10],

@@ -111,8 +111,6 @@ def test_what_a_run_must_know_of_its_sampler() -> None:
     assert discarding == {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
     with_uncond = {name for name, sampler in SAMPLERS.items() if sampler.needs_uncond}
     assert with_uncond == {name for name in SAMPLERS if "cfg_pp" in name}
-    offsets = {name: s.mask_seed_offset for name, s in SAMPLERS.items() if s.mask_seed_offset}
-    assert offsets == {"ddim": 1}
 
 
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
@@ -206,7 +204,9 @@ def test_short_and_odd_runs_end(name: str, steps: int) -> None:
         assert torch.isfinite(end).all()
         assert end.dtype == torch.float32
         assert all(question.sigma > 0 for question in asked)
-        assert asked[0].reports
+        assert all(question.reports for question in asked[:1])
+        single = name == "dpm_adaptive" and len({sigma for sigma in sigmas if sigma > 0}) == 1
+        assert bool(asked) != single  # its ends are one level
 
 
 @pytest.mark.parametrize("name", OWN_LEVELS)
@@ -283,6 +283,32 @@ def test_dpmpp_2s_ancestral_cfg_pp_by_hand() -> None:
     noise = torch.randn(1, 1, generator=torch.Generator().manual_seed(6))
     end, _ = run("dpmpp_2s_ancestral_cfg_pp", x, [sigma, sigma_next], model, seed=6)
     torch.testing.assert_close(end, expected + up * noise)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN_FORMS if "ancestral" not in name])
+def test_cfg_pp_moves_by_the_guidance_where_a_level_repeats(name: str) -> None:
+    """A step of length 0 is a step along D − U; it leaves nothing to extrapolate from."""
+    sigma, x, model = 4.0, one(3.0), guided(SPREAD, 2.0)
+    for repeats in (1, 2, 3):
+        end, _ = run(name, x, [sigma] * (repeats + 1), model)
+        moved = x
+        for _ in range(repeats):
+            denoised, uncond = model(moved, sigma)
+            moved = moved + denoised - uncond
+        torch.testing.assert_close(end, moved)
+        after, _ = run(name, x, [*[sigma] * repeats, 1.0, 0.5], model)
+        expected, _ = run(name, run(name, x, [sigma] * repeats, model)[0], [sigma, 1.0, 0.5], model)
+        if name != "gradient_estimation_cfg_pp":  # its older slope is that at the same level
+            torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("name", ["uni_pc", "uni_pc_bh2"])
+@pytest.mark.parametrize("last", [0.0, 2.0])
+def test_uni_pc_of_a_single_step_has_order_0(name: str, last: float) -> None:
+    x = one(3.0)
+    end, asked = run(name, x, [4.0, last], unguided(SPREAD))
+    assert torch.equal(end, x)
+    assert [question.sigma for question in asked] == [4.0]
 
 
 def test_lcm_ends_each_step_at_the_next_level() -> None:

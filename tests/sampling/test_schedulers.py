@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -15,27 +16,50 @@ from segs_client.contract import SchedulerName
 from tests.conftest import GOLDEN
 
 SCHEDULE = DiscreteSchedule.of(Schedule())
+ZERO_SNR = DiscreteSchedule.of(Schedule(zero_terminal_snr=True))
+ZERO_SNR_LISTS = json.loads((GOLDEN / "zsnr_sigmas.json").read_text())
 
 
-def reference_lists() -> dict[str, list[tuple[str, int, list[float]]]]:
+def reference_lists(lists: dict[str, list[float]]) -> dict[str, list[tuple[str, int, list[float]]]]:
     """scheduler → (mode, steps, σ) as the reference computed them."""
-    lists: dict[str, list[tuple[str, int, list[float]]]] = defaultdict(list)
-    for key, sigmas in json.loads((GOLDEN / "sigmas.json").read_text()).items():
+    by_name: dict[str, list[tuple[str, int, list[float]]]] = defaultdict(list)
+    for key, sigmas in lists.items():
         name, mode, steps = key.split("|")
-        lists[name].append((mode, int(steps), sigmas))
-    return lists
+        by_name[name].append((mode, int(steps), sigmas))
+    return by_name
+
+
+def check(name: str, schedule: DiscreteSchedule, mode: str, steps: int, expected: Any) -> None:
+    sigmas = noise_levels(SCHEDULERS[name], steps, schedule, discard_penultimate=mode != "full")
+    levels = torch.tensor(expected)
+    # kl_optimal divides 0 by 0 for one step in the reference; here it starts at the top.
+    levels = torch.where(levels.isnan(), sigmas, levels)
+    torch.testing.assert_close(sigmas, levels, rtol=1e-5, atol=0, msg=f"{name} {mode} {steps}")
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_levels_are_the_references(name: str) -> None:
-    lists = reference_lists()[name]
+    lists = reference_lists(json.loads((GOLDEN / "sigmas.json").read_text()))[name]
     assert len(lists) > 50
-    for mode, steps, expected in lists:
-        sigmas = noise_levels(SCHEDULERS[name], steps, SCHEDULE, discard_penultimate=mode != "full")
-        levels = torch.tensor(expected)
-        # kl_optimal divides 0 by 0 for one step in the reference; here it starts at the top.
-        levels = torch.where(levels.isnan(), SCHEDULE.sigma_max, levels)
-        torch.testing.assert_close(sigmas, levels, rtol=1e-5, atol=0, msg=f"{name} {mode} {steps}")
+    for each in lists:
+        check(name, SCHEDULE, *each)
+
+
+@pytest.mark.parametrize("name", reference_lists(ZERO_SNR_LISTS["schedules"]))
+def test_levels_with_zero_terminal_snr_are_the_references(name: str) -> None:
+    lists = reference_lists(ZERO_SNR_LISTS["schedules"])[name]
+    assert len(lists) >= 6
+    for each in lists:
+        check(name, ZERO_SNR, *each)
+
+
+def test_the_schedule_with_zero_terminal_snr_is_the_references() -> None:
+    assert ZERO_SNR.sigmas.tolist() == ZERO_SNR_LISTS["sigmas"]
+    assert ZERO_SNR.sigma_max == ZERO_SNR_LISTS["sigma_max"] == 4518.763671875
+    assert ZERO_SNR.timestep(ZERO_SNR.sigma_max) == ZERO_SNR_LISTS["timestep_of_sigma_max"]
+    for percent, sigma in ZERO_SNR_LISTS["percent_to_sigma"].items():
+        least = min(ZERO_SNR.sigma_at_percent(float(percent)), 999999999.9)  # for infinity
+        assert least == pytest.approx(sigma, rel=1e-6)
 
 
 def test_every_name_of_the_contract_is_there() -> None:
@@ -72,3 +96,15 @@ def test_a_schedule_without_room_gives_nothing_to_do() -> None:
     # beta drops coinciding timesteps: 10,000 steps become at most 1,000.
     run = run_levels(SCHEDULERS["beta"], 1, 0.0001, SCHEDULE, discard_penultimate=False)
     assert run.sigmas == []
+
+
+@pytest.mark.parametrize(("keeps_noise", "last"), [(False, 0.0), (True, 1.0)])
+def test_a_schedule_that_is_too_long_is_cut(keeps_noise: bool, last: float) -> None:
+    def scheduler(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:
+        return torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+
+    run = run_levels(
+        scheduler, 2, 0.6, SCHEDULE, discard_penultimate=False, keeps_noise=keeps_noise
+    )
+    assert run.sigmas == [3.0, 2.0, last]
+    assert run.span == (0.5, 4.0)

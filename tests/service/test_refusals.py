@@ -109,7 +109,11 @@ CASES: dict[str, tuple[bytes, bytes | None, bytes | None, str]] = {
     "below its range": (body(guide_size=5), None, None, "guide_size"),
     "above its range": (body(cfg=101), None, None, "cfg"),
     "NaN in JSON": (body(cfg=float("nan")), None, None, "cfg"),
+    "a weight that is no number": (body(prompt="(a:nan)"), None, None, "prompt"),
     "seed too large": (body(seed=2**64), None, None, "seed"),
+    "seed without room for its passes": (
+        body(seed=2**64 - 2, batch_size=2, steps=1), None, None, "seed"
+    ),
     "unknown pipeline": (body(pipeline="nobody"), None, None, "pipeline"),
     "pipeline that is a path": (body(pipeline="../../etc"), None, None, "pipeline"),
     "unknown sampler": (body(sampler_name="nobody"), None, None, "sampler_name"),
