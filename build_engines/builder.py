@@ -49,8 +49,9 @@ def build(
         name: the pipeline's; its models are ``NAME_unet``, ``NAME_vae_decoder`` and so on.
         repository: the folder for the models and ``NAME.pipeline.json``; created if needed.
         target: the networks' runtime; None: onnxruntime in float32.
-        controlnets: the name of each ControlNet → its diffusers folder. X becomes the models
-            ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the UNet.
+        controlnets: the name of each ControlNet → its diffusers folder or safetensors file. X
+            becomes the models ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the
+            UNet.
         prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint's value
             is missing or wrong.
         loras: safetensors files, or folders of PEFT or diffusers, that are folded into the weights:

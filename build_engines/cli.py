@@ -98,8 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=_named_path,
-        metavar="NAME=DIR",
-        help="a ControlNet, a diffusers folder, and the name it gets; may be given several times",
+        metavar="NAME=PATH",
+        help="a ControlNet, a diffusers folder or a single .safetensors file, and the name it "
+        "gets; may be given several times",
     )
     parser.add_argument(
         "--prediction",

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from build_engines.checkpoint import Checkpoint, StoredTensor
-from build_engines.errors import CheckpointError
-from build_engines.lora_file import LoraFile, LoraModule, first_names, read_lora
+from build_engines.errors import CheckpointError, first_names
+from build_engines.lora_file import LoraFile, LoraModule, read_lora
 from build_engines.options import LoraArgument, check_loras
 from build_engines.overlay import Overlay
 from build_engines.single_file.names import unet_module

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from build_engines.checkpoint import StoredTensor, read_tensors, refuse_pickle
-from build_engines.errors import CheckpointError
+from build_engines.errors import CheckpointError, first_names
 from build_engines.lora_keys import Key, other_kind, split_key
 from build_engines.lora_settings import ADAPTER_FILE, Settings, read_settings, settings_file
 
@@ -129,11 +129,6 @@ def low_rank_product(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if "mid" not in tensors:
         return up @ down
     return torch.einsum("or,rskl,si->oikl", up, tensors["mid"], down)
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first three names, and their number."""
-    return ", ".join(names[:3]) + (f" … ({len(names)})" if len(names) > 3 else "")
 
 
 def _file(path: Path) -> Path:

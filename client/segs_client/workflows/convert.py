@@ -242,7 +242,7 @@ class _Converter:
         loader = self.graph.source(node, "control_net")
         file = None if loader is None else loader.values.get("control_net_name")
         name = _name(str(file)) if file else "controlnet"
-        self._note(f"controlnet {name}: build it in with --controlnet {name}={file or 'FOLDER'}")
+        self._note(f"controlnet {name}: build it in with --controlnet {name}={file or 'FILE'}")
         if "segs_preprocessor" in node.links:
             source = self.graph.source(node, "segs_preprocessor")
             self._note(f"controlnet {name}: {source} prepares its picture; set preprocessor")
