@@ -63,7 +63,7 @@ class LoraModule:
 
     def _product_fits(self, shape: tuple[int, ...]) -> bool:
         up, down = self.tensors["up"].shape, self.tensors["down"].shape
-        if min(len(up), len(down), len(shape)) < 2 or math.prod(up[2:]) != 1:
+        if min(len(up), len(down), len(shape)) < 2 or math.prod(up[2:]) != 1 or not down[0]:
             return False
         if up[:2] != (shape[0], down[0]) or down[1] != shape[1]:
             return False

@@ -145,6 +145,8 @@ def test_parts_that_the_checkpoint_lacks_are_logged(
         (peft("nowhere", linear()), r"no modules unet\.nowhere"),
         (kohya(LINEAR, linear(64)), r"other shapes: lora_unet.*\[64, 4\].* for \[32, 32\]"),
         (kohya(LINEAR, {**linear(), "up": values(32, 5)}), "other shapes"),
+        (kohya(LINEAR, {"down": values(0, 32), "up": values(32, 0)}), "other shapes"),
+        (kohya(LINEAR, {"down": values(4), "up": values(4)}), "other shapes"),
         (kohya(LINEAR, {"down": values(RANK, 32)}), "has not both"),
         (kohya("text_projection", linear(), "lora_te2_"), "changes nothing.*text_encoder_2"),
         ({"emb_params": values(2, 32)}, "not a LoRA of a known layout: tensors emb_params"),
