@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from build_engines.errors import BuildError, CheckpointError, VerificationError
-from build_engines.options import TargetOptions
+from build_engines.options import LoraArgument, TargetOptions
 from pipelines.descriptor import PipelineDescriptor
 
 __all__ = ["BuildError", "CheckpointError", "TargetOptions", "VerificationError", "build"]
@@ -23,7 +23,7 @@ def build(
     controlnets: Mapping[str, Path] | None = None,
     *,
     prediction: str | None = None,
-    loras: Sequence[tuple[Path, float]] = (),
+    loras: Sequence[LoraArgument] = (),
     embeddings: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
     """Builds a pipeline, unless an unchanged build of it is there; see

@@ -14,7 +14,7 @@ from build_engines.existing import check_free, find_unchanged, read_descriptor
 from build_engines.fingerprint import build_versions, hash_files
 from build_engines.formats import open_checkpoint
 from build_engines.lora import WithLoras
-from build_engines.options import TargetOptions, check_options
+from build_engines.options import LoraArgument, TargetOptions, check_options
 from build_engines.pipeline import SourcePipeline, open_pipeline
 from build_engines.progress import progress
 from build_engines.publish import publish, staging
@@ -38,7 +38,7 @@ def build(
     controlnets: Mapping[str, Path] | None = None,
     *,
     prediction: str | None = None,
-    loras: Sequence[tuple[Path, float]] = (),
+    loras: Sequence[LoraArgument] = (),
     embeddings: Mapping[str, Path] | None = None,
 ) -> PipelineDescriptor:
     """Builds the Triton models of one checkpoint, unless an unchanged build exists.
@@ -49,11 +49,13 @@ def build(
         name: the pipeline's; its models are ``NAME_unet``, ``NAME_vae_decoder`` and so on.
         repository: the folder for the models and ``NAME.pipeline.json``; created if needed.
         target: the networks' runtime; None: onnxruntime in float32.
-        controlnets: the name of each ControlNet → its diffusers folder. X becomes the models
-            ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the UNet.
+        controlnets: the name of each ControlNet → its diffusers folder or safetensors file. X
+            becomes the models ``NAME_controlnet_X`` and ``NAME_unet_X``, an ensemble of it and the
+            UNet.
         prediction: what the UNet predicts, "epsilon" or "v_prediction", if the checkpoint's value
             is missing or wrong.
-        loras: safetensors files that are folded into the weights, each with its weight.
+        loras: safetensors files, or folders of PEFT or diffusers, that are folded into the weights:
+            each with its strength, or with one for the UNet and one for the text encoders.
         embeddings: the name of each textual inversion in prompts → its safetensors file.
 
     Returns:

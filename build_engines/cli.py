@@ -19,6 +19,7 @@ from build_engines.options import (
     PREDICTIONS,
     QUANTIZATIONS,
     TARGETS,
+    Lora,
     QualityLimits,
     QuantizeOptions,
     TargetOptions,
@@ -97,8 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=_named_path,
-        metavar="NAME=DIR",
-        help="a ControlNet, a diffusers folder, and the name it gets; may be given several times",
+        metavar="NAME=PATH",
+        help="a ControlNet, a diffusers folder or a single .safetensors file, and the name it "
+        "gets; may be given several times",
     )
     parser.add_argument(
         "--prediction",
@@ -110,9 +112,10 @@ def _parser() -> argparse.ArgumentParser:
         "--lora",
         action="append",
         default=[],
-        type=_weighted_path,
-        metavar="FILE[:WEIGHT]",
-        help="a LoRA (.safetensors) to fold into the weights, and its weight, by default 1; "
+        type=_lora,
+        metavar="FILE[:STRENGTH[:CLIP]]",
+        help="a LoRA (.safetensors, or the folder it was saved to) to fold into the weights, and "
+        "its strength (default 1); with CLIP the first is the UNet's, CLIP the text encoders'; "
         "may be given several times",
     )
     parser.add_argument(
@@ -245,12 +248,20 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _weighted_path(text: str) -> tuple[Path, float]:
-    path, colon, weight = text.rpartition(":")
-    try:
-        return (Path(path), float(weight)) if colon else (Path(text), 1.0)
-    except ValueError:  # the colon is part of the path
-        return Path(text), 1.0
+def _lora(text: str) -> Lora:
+    """Up to two numbers at the end are strengths, unless a file of the longer name exists."""
+    path, strengths = text, list[float]()
+    while len(strengths) < 2 and not Path(path).exists():
+        start, _, end = path.rpartition(":")
+        try:
+            strength = float(end)
+        except ValueError:
+            break
+        if not start:
+            break
+        path, strengths = start, [strength, *strengths]
+    strengths = strengths or [1.0]
+    return Lora(Path(path), strengths[0], strengths[-1])
 
 
 def _by_name(option: str, pairs: Sequence[tuple[str, Path]]) -> dict[str, Path]:

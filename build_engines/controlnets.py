@@ -1,4 +1,4 @@
-"""Opens the ControlNets of a build: diffusers folders that fit the pipeline's UNet."""
+"""Opens the ControlNets of a build: diffusers folders or single files that fit its UNet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
-from build_engines.errors import CheckpointError
+from build_engines.errors import CheckpointError, first_names
 from build_engines.requirements import Field
+from build_engines.single_file import open_single_controlnet
 from networks import ControlNet, Unet
 from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from networks.residuals import residuals
@@ -23,6 +24,8 @@ _REQUIREMENTS = (
     Field(_CONFIG, "num_class_embeds", (None,)),
     Field(_CONFIG, "encoder_hid_dim_type", (None,)),
 )
+_FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+"""By the width of the text that the UNet takes."""
 _SHARED = (
     "cross_attention_dim",
     "addition_embed_type",
@@ -32,43 +35,70 @@ _SHARED = (
 """Fields that must be equal in the configurations of the ControlNet and the UNet."""
 
 
-def open_controlnets(
-    folders: Mapping[str, Path], unet: Unet
-) -> list[tuple[ControlNet, DiffusersFolder]]:
-    """The ControlNets by name, each with the folder of its weights.
+def open_controlnets(paths: Mapping[str, Path], unet: Unet) -> list[tuple[ControlNet, Checkpoint]]:
+    """The ControlNets by name, each with the folder or file of its weights.
 
     Args:
-        folders: name → a folder with config.json and diffusion_pytorch_model.safetensors.
+        paths: name → a folder with config.json and diffusion_pytorch_model.safetensors, or a
+            safetensors file by diffusers' names or by the published ones.
         unet: the pipeline's.
 
     Raises:
         CheckpointError: the folder or a file is missing, it is no ControlNet, or it is for another
             UNet.
     """
-    opened = []
-    for name, path in folders.items():
-        if not path.is_dir():
-            raise CheckpointError(f"{path}: a ControlNet is given as a diffusers folder")
-        folder = DiffusersFolder(path)
+    opened: list[tuple[ControlNet, Checkpoint]] = []
+    for name, path in paths.items():
+        checkpoint: Checkpoint
+        if path.is_file():
+            checkpoint = open_single_controlnet(path, unet.config)
+        elif path.is_dir():
+            checkpoint = DiffusersFolder(path)
+        else:
+            raise CheckpointError(f"{path}: no such ControlNet, neither a folder nor a file")
         for requirement in _REQUIREMENTS:
-            requirement.check(folder)
-        _check_fit(folder, unet)
-        opened.append((ControlNet(name, folder.json(_CONFIG), unet.time_ids), folder))
+            requirement.check(checkpoint)
+        _check_fit(checkpoint, unet)
+        controlnet = ControlNet(name, checkpoint.json(_CONFIG), unet.time_ids)
+        if path.is_file():
+            _check_tensors(checkpoint, controlnet)
+        opened.append((controlnet, checkpoint))
     return opened
 
 
-def controlnet_files(folders: Mapping[str, Path]) -> dict[str, Path]:
+def controlnet_files(paths: Mapping[str, Path]) -> dict[str, Path]:
     """The source files by the names ``controlnets/NAME/FILE``.
 
     Raises:
         CheckpointError: one is missing, or there is only a pickle.
     """
     files = {}
-    for name, path in folders.items():
+    for name, path in paths.items():
+        if path.is_file():
+            files[f"controlnets/{name}/{path.name}"] = path
+            continue
         folder = DiffusersFolder(path)
         for file in (_CONFIG, folder.weights(ControlNet.part)):
             files[f"controlnets/{name}/{Path(file)}"] = folder.path(file)
     return files
+
+
+def _check_tensors(checkpoint: Checkpoint, controlnet: ControlNet) -> None:
+    """Compares names and shapes of a file with those of its network, before anything is built."""
+    state = controlnet.skeleton().model.state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items()}
+    found = {tensor.name: tensor.shape for tensor in checkpoint.tensors(controlnet.part)}
+    wrong = {
+        "missing": [name for name in expected if name not in found],
+        "of no ControlNet": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {list(found[name])} for {list(shape)}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    if reasons := [f"{what}: {first_names(names)}" for what, names in wrong.items() if names]:
+        raise CheckpointError(f"{checkpoint.root}: tensors {'; '.join(reasons)}")
 
 
 def _check_fit(checkpoint: Checkpoint, unet: Unet) -> None:
@@ -77,7 +107,7 @@ def _check_fit(checkpoint: Checkpoint, unet: Unet) -> None:
         if config.get(field) != unet.config.get(field):
             raise CheckpointError(
                 f"{checkpoint.root}: the ControlNet does not fit the UNet: its {field} is "
-                f"{config.get(field)!r}, the UNet's {unet.config.get(field)!r}"
+                f"{_shown(config.get(field))}, the UNet's {_shown(unet.config.get(field))}"
             )
     own, expected = ([each.channels for each in residuals(c)] for c in (config, unet.config))
     if own != expected:
@@ -91,3 +121,9 @@ def _check_fit(checkpoint: Checkpoint, unet: Unet) -> None:
             f"{checkpoint.root}: {_CONFIG} has conditioning_embedding_out_channels {scales}, "
             f"{_PICTURE_SCALES} widths are expected"
         )
+
+
+def _shown(value: object) -> str:
+    """A field's value; a text width with the family that has it."""
+    family = _FAMILIES.get(value) if isinstance(value, int) else None
+    return f"{value!r} ({family})" if family else repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,3 +43,8 @@ class QualityError(BuildError):
     """A quantised network differs from the original by more than allowed."""
 
     exit_code = 5
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first three names, and their number."""
+    return ", ".join(names[:3]) + (f" … ({len(names)})" if len(names) > 3 else "")

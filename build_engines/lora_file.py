@@ -1,143 +1,200 @@
-"""Reads a LoRA file: the modules that it changes, their parts and tensors.
-
-Two layouts are read. kohya's: ``lora_unet_down_blocks_0_….lora_down.weight``, ``.lora_up.weight``,
-``.alpha`` (modules' names flattened with underscores; ``lora_te``, ``lora_te1``, ``lora_te2`` for
-text encoders; UNets also by their published names, as for SDXL). And diffusers' and PEFT's:
-``unet.down_blocks.0.….lora_A.weight``, ``.lora_B.weight``, or ``.lora.down.weight``.
-"""
+"""Reads a LoRA file: the modules that it changes, and their tensors."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from build_engines.checkpoint import StoredTensor, read_metadata, read_tensors, refuse_pickle
-from build_engines.errors import CheckpointError
+import torch
 
-_PEFT_METADATA = "lora_adapter_metadata"
-_KOHYA_PARTS = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-_DOTTED_PARTS = ("unet", "text_encoder", "text_encoder_2")
-_ROLES = {
-    "lora_down": "down",
-    "lora_up": "up",
-    "lora_mid": "mid",
-    "lora_A": "down",
-    "lora_B": "up",
-    "lora.down": "down",
-    "lora.up": "up",
-    "lora_linear_layer.down": "down",
-    "lora_linear_layer.up": "up",
-}
-_WEIGHT = re.compile(rf"(.+)\.({'|'.join(map(re.escape, _ROLES))})(?:\.default)?\.weight")
-_OLD_PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.")
+from build_engines.checkpoint import StoredTensor, read_tensors, refuse_pickle
+from build_engines.errors import CheckpointError, first_names
+from build_engines.lora_keys import Key, other_kind, split_key
+from build_engines.lora_settings import ADAPTER_FILE, Settings, read_settings, settings_file
+
+_FOLDER_FILES = (ADAPTER_FILE, "pytorch_lora_weights.safetensors")
+"""In the folders that PEFT and diffusers save a LoRA to."""
 
 
 @dataclass
 class LoraModule:
-    """The change of one module: ``scale · up · down``, or ``scale · up · mid · down``."""
+    """The change of one module: ``alpha/rank · up · down`` or ``alpha/rank · up · mid · down``
+    and "diff" on its weight, "diff_b" on its bias."""
 
-    key: str
-    """Its name in the file, for messages."""
-    part: str
-    name: str
-    """Dotted in diffusers' layout, flattened in kohya's."""
-    flattened: bool
+    key: Key
+    """Of its first tensor."""
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    """By their roles."""
     alpha: float | None = None
     rank_stabilised: bool = False
 
     @property
+    def changes(self) -> list[str]:
+        """What it changes: "weight", "bias" or both."""
+        found = [("weight", {"up", "diff"}), ("bias", {"diff_b"})]
+        return [name for name, roles in found if roles & self.tensors.keys()]
+
+    @property
     def scale(self) -> float:
         """alpha over the rank (over its root if stabilised, arXiv 2312.03732); 1 without alpha."""
-        rank = self.tensors["down"].shape[0]
         if self.alpha is None:
             return 1.0
+        rank = self.tensors["down"].shape[0]
         return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
+    def fits(self, changed: str, shape: tuple[int, ...]) -> bool:
+        """Whether the change is of a shape: [O, I] or [O, I, k, k], or any with a difference."""
+        role = "diff" if changed == "weight" else "diff_b"
+        if role in self.tensors and self.tensors[role].shape != shape:
+            return False
+        return changed == "bias" or "up" not in self.tensors or self._product_fits(shape)
 
-def read_lora(path: Path) -> list[LoraModule]:
-    """The modules that the file changes; their tensors are not read yet.
+    def delta(self, changed: str, strength: float, shape: Sequence[int]) -> torch.Tensor:
+        """The change of the weight or the bias at this strength; float32 of the shape."""
+        read = {role: tensor.read().to(torch.float32) for role, tensor in self.tensors.items()}
+        if changed == "bias":
+            return strength * read["diff_b"]
+        total = torch.zeros(*shape)
+        if "up" in read:
+            total = strength * self.scale * low_rank_product(read).reshape(*shape)
+        return total + strength * read["diff"] if "diff" in read else total
+
+    def _product_fits(self, shape: tuple[int, ...]) -> bool:
+        up, down = self.tensors["up"].shape, self.tensors["down"].shape
+        if min(len(up), len(down), len(shape)) < 2 or math.prod(up[2:]) != 1 or not down[0]:
+            return False
+        if up[:2] != (shape[0], down[0]) or down[1] != shape[1]:
+            return False
+        if "mid" in self.tensors:
+            middle = (down[0], down[0], *shape[2:])
+            return self.tensors["mid"].shape == middle and math.prod(down[2:]) == 1
+        return math.prod(down[2:]) == math.prod(shape[2:])
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as it is read."""
+
+    path: Path
+    modules: Sequence[LoraModule]
+    """Their tensors are read again when they are used."""
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that it is read from, the weights' first."""
+        beside = settings_file(self.path)
+        return [self.path] if beside is None else [self.path, beside]
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Reads a LoRA's modules, and every value once, to refuse what is not finite.
+
+    Args:
+        path: a safetensors file, or the folder that PEFT or diffusers saved it to.
 
     Raises:
-        CheckpointError: it is a pickle, broken, or has unknown tensors.
+        CheckpointError: it is a pickle, broken, empty or of another kind of adapter, or a value is
+            NaN or infinite.
     """
-    refuse_pickle(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such LoRA file")
-    modules: dict[str, LoraModule] = {}
+    path = _file(path)
+    keys: list[tuple[Key, StoredTensor]] = []
     unknown = []
     for tensor in read_tensors(path):
-        stem, role = _split(tensor.name)
-        module = modules.get(stem) or _module(stem)
-        if module is None or role is None:
+        key = split_key(tensor.name)
+        if key is None:
             unknown.append(tensor.name)
-            continue
-        modules[stem] = module
-        if role == "alpha":
-            module.alpha = float(tensor.read())
         else:
-            module.tensors[role] = tensor
-    if unknown or not modules:
-        raise CheckpointError(
-            f"{path}: not a LoRA of kohya's or diffusers' layout: "
-            + (f"unknown tensors {first_names(unknown)}" if unknown else "it is empty")
-        )
-    for module in modules.values():
-        if not {"up", "down"} <= module.tensors.keys():
-            raise CheckpointError(f"{path}: {module.key} has not both, an up and a down matrix")
-    _apply_metadata(path, modules)
-    return list(modules.values())
+            keys.append((key, tensor))
+    _refuse_unknown(path, unknown)
+    if not keys:
+        raise CheckpointError(f"{path}: not a LoRA: it is empty")
+    modules = _modules(path, keys)
+    _apply_settings(read_settings(path), modules.values())
+    return LoraFile(path, list(modules.values()))
 
 
-def first_names(names: list[str]) -> str:
-    """The first three names, and their number."""
-    return ", ".join(names[:3]) + (f" … ({len(names)})" if len(names) > 3 else "")
+def low_rank_product(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """up · down, or up · mid · down.
+
+    Args:
+        tensors: float32; "down" [r, I] or [r, I, k, k]; "up" [O, r] or [O, r, 1, 1]; optionally
+            "mid" [r, r, k, k], and then down is [r, I, 1, 1].
+
+    Returns:
+        [O, I·k·k], or [O, I, k, k] with "mid".
+    """
+    up, down = (tensors[role].flatten(1) for role in ("up", "down"))
+    if "mid" not in tensors:
+        return up @ down
+    return torch.einsum("or,rskl,si->oikl", up, tensors["mid"], down)
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    """Splits a tensor's name into its module's name and its role."""
-    name = _OLD_PROCESSOR.sub(lambda m: f".to_{m[1]}{'.0' * (m[1] == 'out')}.lora.", name)
-    if name.endswith(".alpha"):
-        return name.removesuffix(".alpha"), "alpha"
-    match = _WEIGHT.fullmatch(name)
-    return (match[1], _ROLES[match[2]]) if match else (name, None)
+def _file(path: Path) -> Path:
+    """The file of a LoRA that is given as a file or as a folder."""
+    refuse_pickle(path)
+    if path.is_dir():
+        for name in _FOLDER_FILES:
+            if (path / name).is_file():
+                return path / name
+        for each in sorted(path.iterdir()):
+            refuse_pickle(each)
+        raise CheckpointError(f"{path}: the folder has no {' and no '.join(_FOLDER_FILES)}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such LoRA file")
+    return path
 
 
-def _module(stem: str) -> LoraModule | None:
-    for prefix, part in _KOHYA_PARTS.items():
-        if stem.startswith(prefix):
-            return LoraModule(stem, part, stem.removeprefix(prefix), flattened=True)
-    part, _, name = stem.partition(".")
-    if part in _DOTTED_PARTS and name:
-        return LoraModule(stem, part, name, flattened=False)
-    return None
-
-
-def _apply_metadata(path: Path, modules: dict[str, LoraModule]) -> None:
-    """Reads alpha from the metadata, where diffusers stores it if it is not the rank."""
-    text = read_metadata(path).get(_PEFT_METADATA)
-    if text is None:
+def _refuse_unknown(path: Path, names: Sequence[str]) -> None:
+    """
+    Raises:
+        CheckpointError: there are such names; it has their modules and kinds, if these are known.
+    """
+    if not names:
         return
-    try:
-        settings: dict[str, Any] = json.loads(text)
-        for module in modules.values():
-            if module.flattened:
-                continue
-            if settings.get(f"{module.part}.use_dora"):
-                raise CheckpointError(f"{path}: a DoRA; only LoRA can be folded in")
-            module.rank_stabilised = bool(settings.get(f"{module.part}.use_rslora"))
-            if module.alpha is None:
-                patterns = settings.get(f"{module.part}.alpha_pattern") or {}
-                alpha = patterns.get(module.name, settings.get(f"{module.part}.lora_alpha"))
-                module.alpha = None if alpha is None else float(alpha)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {_PEFT_METADATA} is not readable: {error}") from error
+    found = [f"{kind[1]} of {kind[0]}" for name in names if (kind := other_kind(name))]
+    if found:
+        raise CheckpointError(
+            f"{path}: only LoRA can be folded in, not {first_names(list(dict.fromkeys(found)))}"
+        )
+    raise CheckpointError(f"{path}: not a LoRA of a known layout: tensors {first_names(names)}")
+
+
+def _modules(path: Path, keys: Iterable[tuple[Key, StoredTensor]]) -> dict[str, LoraModule]:
+    modules: dict[str, LoraModule] = {}
+    for key, tensor in keys:
+        module = modules.setdefault(key.module, LoraModule(key))
+        if key.role in module.tensors or (key.role == "alpha" and module.alpha is not None):
+            raise CheckpointError(f"{path}: {key.module}: two tensors of one role ({tensor.name})")
+        value = tensor.read()
+        if not bool(value.to(torch.float32).isfinite().all()):
+            raise CheckpointError(f"{path}: {tensor.name} has values that are NaN or infinite")
+        if key.role != "alpha":
+            module.tensors[key.role] = tensor
+        elif value.numel() == 1:
+            module.alpha = float(value)
+        else:
+            raise CheckpointError(
+                f"{path}: {tensor.name} has shape {list(tensor.shape)}; one number is expected"
+            )
+    for module in modules.values():
+        matrices = {"up", "down", "mid"} & module.tensors.keys()
+        if (matrices or not module.tensors) and not matrices >= {"up", "down"}:
+            raise CheckpointError(
+                f"{path}: {module.key.module} has not both, an up and a down matrix"
+            )
+        if not matrices and module.alpha is not None:
+            raise CheckpointError(f"{path}: {module.key.module} has an alpha, but no matrices")
+    return modules
+
+
+def _apply_settings(settings: Settings, modules: Iterable[LoraModule]) -> None:
+    for module in modules:
+        if "up" not in module.tensors:
+            continue
+        part = module.key.part
+        settings.check(part)
+        if module.alpha is None:
+            module.alpha = settings.alpha(part, module.key.name)
+            module.rank_stabilised = settings.rank_stabilised(part)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from build_engines.errors import BuildError
 from pipelines.descriptor import Precision, Quantization, TargetName
@@ -18,6 +19,27 @@ TARGETS: tuple[str, ...] = get_args(TargetName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Lora(NamedTuple):
+    """A LoRA and its strengths: factors on what it adds to the weights; 0 leaves them as they
+    are."""
+
+    path: Path
+    """A safetensors file, or the folder that PEFT or diffusers saved it to."""
+    model: float
+    """For the UNet."""
+    clip: float
+    """For the text encoders."""
+
+    @property
+    def strengths(self) -> str:
+        """Both, as in ``0.8:0.5``."""
+        return ":".join(repr(float(each)).removesuffix(".0") for each in (self.model, self.clip))
+
+
+LoraArgument = tuple[Path, float] | tuple[Path, float, float]
+"""A LoRA with one strength for all networks, or as the fields of :class:`Lora`."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +172,18 @@ def check_options(
                 "the first a letter or digit"
             )
     return cast(PredictionType | None, prediction)
+
+
+def check_loras(loras: Sequence[LoraArgument]) -> list[Lora]:
+    """The LoRAs, each with both strengths.
+
+    Raises:
+        BuildError: a strength is not finite.
+    """
+    checked = [Lora(lora[0], lora[1], lora[-1]) for lora in loras]
+    for lora in checked:
+        if not (math.isfinite(lora.model) and math.isfinite(lora.clip)):
+            raise BuildError(
+                f"lora: {lora.path}: strengths {lora.strengths}; allowed: finite numbers"
+            )
+    return checked

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engines.checkpoint import Checkpoint, DiffusersFolder
+from build_engines.checkpoint import Checkpoint
 from build_engines.controlnets import controlnet_files, open_controlnets
 from build_engines.errors import CheckpointError
 from build_engines.families import Family, detect
@@ -32,8 +32,8 @@ class SourcePipeline:
     """The one among the networks."""
     text_encoders: Sequence[ClipTextEncoder]
     """Those among the networks, in the order in which their hidden states are joined."""
-    controlnets: Sequence[tuple[ControlNet, DiffusersFolder]]
-    """Each with the folder of its weights."""
+    controlnets: Sequence[tuple[ControlNet, Checkpoint]]
+    """Each with the folder or file of its weights."""
     sources: Mapping[str, Path]
     """The source files by names that do not depend on their location."""
 
@@ -62,7 +62,7 @@ def open_pipeline(
     """Reads the configurations; no weights yet.
 
     Args:
-        controlnets: the name of each ControlNet → its folder.
+        controlnets: the name of each ControlNet → its folder or file.
         prediction: of the UNet; None: the checkpoint's.
 
     Raises:

@@ -90,7 +90,8 @@ def published(
     unet, vae = configs["unet"], configs["vae"]
     layers, up = unet["layers_per_block"], unet["up_block_types"]
     yield from _renamed(
-        *("unet", shapes["unet"], "model.diffusion_model."), lambda name: _unet(name, layers, up)
+        *("unet", shapes["unet"], "model.diffusion_model."),
+        lambda name: unet_module(name, layers, up),
     )
     blocks = len(vae["block_out_channels"])
     for tensor in _renamed(
@@ -115,7 +116,13 @@ def _reshaped(tensor: Published, shape: Shape) -> Published:
     return Published(tensor.name, shape, tensor.part, tensor.sources)
 
 
-def _unet(module: str, layers: int, up_types: Sequence[str]) -> str:
+def unet_module(module: str, layers: int, up_types: Sequence[str]) -> str:
+    """The published name of a UNet's module that diffusers names ``down_blocks.0.…``.
+
+    Args:
+        layers: number of layers in a block.
+        up_types: diffusers' types of the blocks of the up-path.
+    """
     if module in _UNET_ENDS:
         return _UNET_ENDS[module]
     if module.startswith("mid_block."):

@@ -191,7 +191,8 @@ class PipelineDescriptor(_Model):
     controlnets: dict[str, ControlNetSpec] = {}
     source: dict[str, str]
     """SHA-256 of every source file by its path relative to the checkpoint. Additions are below
-    ``controlnets/``, ``loras/`` (a LoRA's path ends in its weight) and ``embeddings/``."""
+    ``controlnets/``, ``embeddings/`` and ``loras/``; a LoRA's path ends in its strengths for the
+    UNet and the text encoders, as in ``loras/0/FILE:0.8:0.5``."""
     built_with: dict[str, str]
     """Target, precision, and versions of the build's libraries."""
 

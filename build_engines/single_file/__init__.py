@@ -6,5 +6,6 @@ comes from a package.
 """
 
 from build_engines.single_file.checkpoint import SingleFile, open_single_file
+from build_engines.single_file.controlnet import SingleControlNet, open_single_controlnet
 
-__all__ = ["SingleFile", "open_single_file"]
+__all__ = ["SingleControlNet", "SingleFile", "open_single_controlnet", "open_single_file"]

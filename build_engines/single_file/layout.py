@@ -111,7 +111,7 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
             if missing:
                 raise CheckpointError(
                     f"{path}: {layout.title} text encoders, but no {' and no '.join(missing)}: "
-                    f"a whole checkpoint is needed; found: {_summary(shapes)}"
+                    f"a whole checkpoint is needed; found: {summary(shapes)}"
                 )
             return layout
     looked_for = "; ".join(
@@ -119,12 +119,12 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
     )
     raise CheckpointError(
         f"{path}: not a checkpoint of a known layout. Looked for {_UNET_KEY}, {_VAE_KEY} and one "
-        f"of ({looked_for}); found: {_summary(shapes)}"
+        f"of ({looked_for}); found: {summary(shapes)}"
     )
 
 
-def _summary(names: Iterable[str]) -> str:
-    """The most frequent prefixes of the names, e.g. ``lora_unet_down… (264 tensors)``."""
+def summary(names: Iterable[str]) -> str:
+    """The most frequent prefixes of a file's names, e.g. ``lora_unet_down… (264 tensors)``."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     shown = [f"{start} ({count})" for start, count in counts.most_common(5)]
     return ", ".join(shown) + (" …" if len(counts) > 5 else "") if shown else "no tensors"

@@ -79,6 +79,23 @@ def unet_module(name: str, layers_per_block: int) -> str:
     return f"{where}.attentions.{layer}.{rest}"
 
 
+def controlnet_module(name: str, layers_per_block: int, last_hint: int) -> str:
+    """``zero_convs.3.0`` → ``controlnet_down_blocks.3``; the copied half as :func:`unet_module`.
+
+    Args:
+        last_hint: index of the last of ``input_hint_block``, whose convolutions have even ones.
+    """
+    if match := re.fullmatch(r"zero_convs\.(\d+)\.0", name):
+        return f"controlnet_down_blocks.{match[1]}"
+    if name == "middle_block_out.0":
+        return "controlnet_mid_block"
+    if match := re.fullmatch(r"input_hint_block\.(\d+)", name):
+        index = int(match[1])
+        ends = {0: "conv_in", last_hint: "conv_out"}
+        return f"controlnet_cond_embedding.{ends.get(index, f'blocks.{index // 2 - 1}')}"
+    return unet_module(name, layers_per_block)
+
+
 def vae_module(name: str, blocks: int) -> str:
     """``decoder.up.3.block.0.conv1`` → ``decoder.up_blocks.0.resnets.0.conv1`` (4 blocks).
 

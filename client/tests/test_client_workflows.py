@@ -114,7 +114,7 @@ def test_the_example() -> None:
     }
     assert found.notes == (
         "pipeline portrait-v2: build it with python -m build_engines "
-        "'SD15/portrait v2.safetensors' --name portrait-v2 --lora ink.safetensors:0.8",
+        "'SD15/portrait v2.safetensors' --name portrait-v2 --lora ink.safetensors:0.8:0.8",
         "controlnet canny-sd15: build it in with --controlnet canny-sd15=canny-sd15.safetensors",
         "segs: node 7 (BboxDetectorSEGS) finds them; give boxes or masks with each picture",
     )
@@ -162,6 +162,71 @@ def test_controlnets_are_a_chain_first_to_last() -> None:
         in " ".join(found.notes)
     )
     assert found.request.crop_factor == 2.0
+
+
+def lora(kind: str = "LoraLoader", source: str = "1", **inputs: Any) -> dict[str, Any]:
+    links = (
+        {"model": [source, 0], "clip": [source, 1]}
+        if kind == "LoraLoader"
+        else {"model": [source, 0]}
+    )
+    return _node(kind, **{**inputs, **links})
+
+
+def loras(workflow: dict[str, Any]) -> str:
+    """The options that the conversion says after the pipeline's name."""
+    (note,) = (note for note in only(workflow).notes if note.startswith("pipeline "))
+    return note.partition(" --name real")[2].strip()
+
+
+INK = {"lora_name": "my ink.safetensors", "strength_model": 0.8, "strength_clip": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("model", "prompts", "told"),
+    [
+        ("7", "7", "--lora 'my ink.safetensors:0.8:-0.5'"),
+        ("7", "1", "--lora 'my ink.safetensors:0.8:0'"),
+        ("1", "7", "--lora 'my ink.safetensors:0:-0.5'"),
+        ("1", "1", ""),
+    ],
+)
+@pytest.mark.parametrize("form", ["api", "editor"])
+def test_a_lora_has_both_strengths_where_it_changes_both(
+    model: str, prompts: str, told: str, form: str
+) -> None:
+    """What counts for the text is the encoder of the prompts, before that of the pipe."""
+    workflow = api()
+    workflow["7"] = lora(**INK)
+    workflow["4"]["inputs"]["model"] = [model, 0]
+    for prompt in ("2", "3"):
+        workflow[prompt]["inputs"]["clip"] = [prompts, 1]
+    assert loras(editors(workflow) if form == "editor" else workflow) == told
+
+
+def test_loras_are_told_first_to_last() -> None:
+    workflow = api()
+    workflow["7"] = lora(**INK)
+    workflow["8"] = lora("LoraLoaderModelOnly", "7", lora_name="b", strength_model=1)
+    workflow["9"] = lora(source="7", lora_name="c", strength_model=2, strength_clip=0.25)
+    workflow["10"] = _node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["9", 1])
+    workflow["4"]["inputs"]["model"] = ["8", 0]
+    for prompt in ("2", "3"):
+        workflow[prompt]["inputs"]["clip"] = ["10", 0]
+    assert loras(workflow) == ("--lora 'my ink.safetensors:0.8:-0.5' --lora b:1:0 --lora c:0:0.25")
+
+
+def test_strengths_that_are_linked_and_loras_of_one_side() -> None:
+    workflow = api()
+    workflow["7"] = lora(lora_name="a", strength_model=["8", 0], strength_clip=["9", 0])
+    workflow["8"] = _node("PrimitiveFloat", value=0.25)
+    workflow["9"] = _node("RandomStrength", seed=["8", 0])
+    workflow["4"]["inputs"]["model"] = ["7", 0]
+    workflow["2"]["inputs"]["clip"] = ["7", 1]
+    assert loras(workflow) == "--lora a:0.25:1"
+    told = only(workflow).notes
+    assert "strength_clip: comes from node 9 (RandomStrength); set it yourself" in told
+    assert "negative: other LoRAs change its text encoder; those of positive are taken" in told
 
 
 def test_nodes_that_paste_by_themselves() -> None:
@@ -221,8 +286,9 @@ def test_values_that_the_contract_refuses_are_left_out() -> None:
 def test_reroutes_bypassed_and_muted_nodes_of_the_editor() -> None:
     workflow = api()
     workflow["7"] = _node(
-        "LoraLoader", lora_name="ink.safetensors", strength_model=1, model=["1", 0], clip=["1", 1]
-    )
+        "LoraLoader", lora_name="ink.safetensors", strength_model=1, strength_clip=0.5,
+        model=["1", 0], clip=["1", 1],
+    )  # fmt: skip
     workflow["8"] = _node("Reroute", **{"": ["7", 0]})
     workflow["4"]["inputs"]["model"] = ["8", 0]
     workflow["9"] = dict(workflow["6"])
@@ -233,7 +299,7 @@ def test_reroutes_bypassed_and_muted_nodes_of_the_editor() -> None:
     assert found.request.pipeline == "real"
     assert "--lora" not in " ".join(found.notes)
     content["nodes"][6]["mode"] = 0
-    assert "--lora ink.safetensors:1" in " ".join(only(content).notes)
+    assert "--lora ink.safetensors:1:0" in " ".join(only(content).notes)
 
 
 def test_older_files_of_the_editor_lack_the_newest_options() -> None:

@@ -174,14 +174,23 @@ def test_a_name_that_comes_twice_is_refused(
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("a.safetensors", (Path("a.safetensors"), 1.0)),
-        ("dir/a.safetensors:0.8", (Path("dir/a.safetensors"), 0.8)),
-        ("a.safetensors:-1", (Path("a.safetensors"), -1.0)),
-        ("c:/a.safetensors", (Path("c:/a.safetensors"), 1.0)),
+        ("a.safetensors", ("a.safetensors", 1.0, 1.0)),
+        ("dir/a.safetensors:0.8", ("dir/a.safetensors", 0.8, 0.8)),
+        ("a.safetensors:0.8:0.5", ("a.safetensors", 0.8, 0.5)),
+        ("a.safetensors:-1", ("a.safetensors", -1.0, -1.0)),
+        ("a.safetensors:0:-.5", ("a.safetensors", 0.0, -0.5)),
+        ("c:/a.safetensors", ("c:/a.safetensors", 1.0, 1.0)),
+        ("c:/a.safetensors:1:0", ("c:/a.safetensors", 1.0, 0.0)),
+        ("a:b.safetensors:2", ("a:b.safetensors", 2.0, 2.0)),
+        ("a:1:2:3", ("a:1", 2.0, 3.0)),
+        ("a:0.8:none", ("a:0.8:none", 1.0, 1.0)),
+        ("a:", ("a:", 1.0, 1.0)),
+        ("0.5", ("0.5", 1.0, 1.0)),
+        (":0.5", (":0.5", 1.0, 1.0)),
     ],
 )
 def test_options_reach_the_build(
-    monkeypatch: pytest.MonkeyPatch, argument: str, expected: tuple[Path, float]
+    monkeypatch: pytest.MonkeyPatch, argument: str, expected: tuple[str, float, float]
 ) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr(cli, "build", lambda *args, **options: given.update(options))
@@ -191,6 +200,30 @@ def test_options_reach_the_build(
     assert given == {
         "controlnets": {},
         "prediction": "v_prediction",
-        "loras": [expected, (Path("b"), 1.0)],
+        "loras": [(Path(expected[0]), *expected[1:]), (Path("b"), 1.0, 1.0)],
         "embeddings": {"cat": Path("c.safetensors")},
     }
+
+
+@pytest.mark.parametrize(
+    ("exists", "argument", "expected"),
+    [
+        ("a:0.5", "a:0.5", ("a:0.5", 1.0, 1.0)),
+        ("a:0.5", "a:0.5:0.8", ("a:0.5", 0.8, 0.8)),
+        ("a:0.5:1", "a:0.5:1", ("a:0.5:1", 1.0, 1.0)),
+        ("a", "a:0.5:1", ("a", 0.5, 1.0)),
+    ],
+)
+def test_the_longest_existing_file_of_a_lora_is_meant(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    exists: str,
+    argument: str,
+    expected: tuple[str, float, float],
+) -> None:
+    (tmp_path / exists).touch()
+    given: dict[str, object] = {}
+    monkeypatch.setattr(cli, "build", lambda *args, **options: given.update(options))
+    arguments = ["m", "--name", "x", "--repository", "r", "--lora", str(tmp_path / argument)]
+    assert cli.main(arguments) == 0
+    assert given["loras"] == [(tmp_path / expected[0], *expected[1:])]

@@ -200,11 +200,9 @@ def test_a_missing_file_is_named(controlnet: Path, tmp_path: Path, file: str) ->
         build(CHECKPOINTS / "sd15", "p", tmp_path / "repository", controlnets={"x": controlnet})
 
 
-@pytest.mark.parametrize("name", ["nowhere", "single.safetensors"])
-def test_only_a_folder_is_opened(tmp_path: Path, name: str) -> None:
-    (tmp_path / "single.safetensors").touch()
-    with pytest.raises(CheckpointError, match="as a diffusers folder"):
-        open_controlnets({"x": tmp_path / name}, unet())
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such ControlNet"):
+        open_controlnets({"x": tmp_path / "nowhere"}, unet())
 
 
 def test_another_pipelines_models_are_not_overwritten(built: Path) -> None:

@@ -2,86 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers.loaders
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from build_engines import build, builder
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.errors import BuildError, CheckpointError
-from build_engines.formats import open_checkpoint
 from build_engines.lora import WithLoras
 from build_engines.weights import load_network
 from networks import ClipTextEncoder, SdxlTextEncoder2, Unet
 from tests.build_engines.conftest import snapshot
+from tests.build_engines.lora_files import (
+    ALPHA,
+    CONV1,
+    CONV3,
+    KOHYA,
+    LINEAR,
+    RANK,
+    SD15,
+    SDXL,
+    TEXT,
+    UNET,
+    WEIGHT,
+    check,
+    folded_unet,
+    kohya,
+    linear,
+    peft,
+    values,
+    write,
+)
 from tests.build_engines.single_files import write_single_file
-from tests.conftest import CHECKPOINTS
 
 DIFFUSERS: Any = diffusers  # its classes are not typed
-SD15, SDXL = CHECKPOINTS / "sd15", CHECKPOINTS / "sdxl"
-UNET = SD15 / "unet/diffusion_pytorch_model.safetensors"
-LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # [32, 32]
-OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0"  # [32, 32]
-CONV1 = "down_blocks.0.attentions.0.proj_in"  # [32, 32, 1, 1]
-CONV3 = "down_blocks.1.resnets.0.conv1"  # [64, 32, 3, 3]
-TEXT = "encoder.layers.0.mlp.fc1"  # [64, 32]
-RANK, ALPHA, WEIGHT = 4, 2.0, 0.8
-
-
-def values(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def flat(name: str) -> str:
-    return name.replace(".", "_")
-
-
-Matrices = dict[str, torch.Tensor]
-
-
-def kohya(name: str, matrices: Matrices, prefix: str = "lora_unet_") -> Matrices:
-    return {f"{prefix}{flat(name)}.lora_{role}.weight": v for role, v in matrices.items()} | {
-        f"{prefix}{flat(name)}.alpha": torch.tensor(ALPHA)
-    }
-
-
-def peft(name: str, matrices: Matrices, prefix: str = "unet.") -> Matrices:
-    letters = {"down": "A", "up": "B"}
-    return {f"{prefix}{name}.lora_{letters[role]}.weight": v for role, v in matrices.items()}
-
-
-def linear(out: int = 32, inputs: int = 32) -> Matrices:
-    return {"down": values(RANK, inputs), "up": values(out, RANK)}
-
-
-def write(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> Path:
-    save_file(dict(tensors), path, metadata)
-    return path
-
-
-def folded_unet(lora: Path, weight: float = WEIGHT, base: Path = SD15) -> dict[str, torch.Tensor]:
-    checkpoint = WithLoras(open_checkpoint(base), [(lora, weight)])
-    state = load_network(Unet(checkpoint.json("unet/config.json")), checkpoint).state_dict()
-    return {name.removeprefix("model."): value for name, value in state.items()}
-
-
-def check(folded: Mapping[str, torch.Tensor], changes: Mapping[str, torch.Tensor]) -> None:
-    """Whether the changed weights are the old ones plus the change, and all others as before."""
-    for name, value in load_file(UNET).items():
-        expected = value.float()
-        if name in changes:
-            assert changes[name].abs().max() > 0.1
-            expected = expected + changes[name]
-        torch.testing.assert_close(folded[name], expected, rtol=1e-6, atol=1e-6)
-
-
-KOHYA = WEIGHT * ALPHA / RANK
 
 
 def test_linear(tmp_path: Path) -> None:
@@ -120,69 +78,6 @@ def test_convolution_with_a_matrix_in_the_middle(tmp_path: Path) -> None:
     inner = torch.conv2d(torch.conv2d(picture, lora["down"]), lora["mid"])
     expected = KOHYA * torch.conv2d(inner, lora["up"])
     torch.testing.assert_close(torch.conv2d(picture, change), expected, rtol=1e-4, atol=1e-3)
-
-
-def diffusers_layouts() -> dict[str, Callable[[str, str], str]]:
-    return {
-        "peft": lambda name, role: f"unet.{name}.lora_{'A' if role == 'down' else 'B'}.weight",
-        "adapter": lambda name, role: (
-            f"unet.{name}.lora_{'A' if role == 'down' else 'B'}.default.weight"
-        ),
-        "lora": lambda name, role: f"unet.{name}.lora.{role}.weight",
-        "processor": lambda name, role: (
-            f"unet.{name.removesuffix('.0').replace('.to_', '.processor.to_')}_lora.{role}.weight"
-        ),
-    }
-
-
-@pytest.mark.parametrize("layout", diffusers_layouts())
-@pytest.mark.parametrize("target", [LINEAR, OUT])
-def test_diffusers_layouts(tmp_path: Path, layout: str, target: str) -> None:
-    lora = linear()
-    key = diffusers_layouts()[layout]
-    tensors = {key(target, role): value for role, value in lora.items()}
-    folded = folded_unet(write(tmp_path / "l.safetensors", tensors))
-    check(folded, {f"{target}.weight": WEIGHT * lora["up"] @ lora["down"]})
-
-
-@pytest.mark.parametrize(
-    ("settings", "scale"),
-    [
-        ({"unet.lora_alpha": 2, "unet.r": RANK}, 2 / 4),
-        ({"unet.lora_alpha": 2, "unet.use_rslora": True}, 2 / 2),
-        ({"unet.lora_alpha": 2, "unet.alpha_pattern": {LINEAR: 6}}, 6 / 4),
-        ({"text_encoder.lora_alpha": 2}, 1.0),
-    ],
-)
-def test_alpha_of_the_metadata(tmp_path: Path, settings: dict[str, Any], scale: float) -> None:
-    lora = linear()
-    metadata = {"lora_adapter_metadata": json.dumps(settings)}
-    folded = folded_unet(write(tmp_path / "l.safetensors", peft(LINEAR, lora), **metadata))
-    check(folded, {f"{LINEAR}.weight": WEIGHT * scale * lora["up"] @ lora["down"]})
-
-
-@pytest.mark.parametrize(
-    ("published", "name"),
-    [
-        ("input_blocks_1_1_transformer_blocks_0_attn1_to_q", LINEAR),
-        ("input_blocks_1_1_proj_in", CONV1),
-        ("input_blocks_3_0_in_layers_2", CONV3),
-        ("middle_block_1_transformer_blocks_0_attn1_to_k", "mid_block.attentions.0."
-         "transformer_blocks.0.attn1.to_k"),
-        ("output_blocks_1_1_conv", "up_blocks.0.upsamplers.0.conv"),
-        ("time_embed_0", "time_embedding.linear_1"),
-        ("out_2", "conv_out"),
-    ],
-)  # fmt: skip
-def test_published_names_of_the_unet(tmp_path: Path, published: str, name: str) -> None:
-    weight = load_file(UNET)[f"{name}.weight"]
-    lora = {
-        "down": values(RANK, *weight.shape[1:]),
-        "up": values(weight.shape[0], RANK, *(1 for _ in weight.shape[2:])),
-    }
-    folded = folded_unet(write(tmp_path / "l.safetensors", kohya(published, lora)))
-    product = lora["up"].flatten(1) @ lora["down"].flatten(1)
-    check(folded, {f"{name}.weight": KOHYA * product.reshape(weight.shape)})
 
 
 def test_a_single_file_takes_the_same_lora(tmp_path: Path) -> None:
@@ -240,7 +135,7 @@ def test_parts_that_the_checkpoint_lacks_are_logged(
     tensors = kohya(LINEAR, linear()) | kohya(f"text_model.{TEXT}", linear(64), "lora_te2_")
     with caplog.at_level("INFO"):
         folded_unet(write(tmp_path / "l.safetensors", tensors))
-    assert "1 modules left out: the checkpoint has no text_encoder_2" in caplog.text
+    assert "1 modules left out: there is no text_encoder_2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -250,11 +145,11 @@ def test_parts_that_the_checkpoint_lacks_are_logged(
         (peft("nowhere", linear()), r"no modules unet\.nowhere"),
         (kohya(LINEAR, linear(64)), r"other shapes: lora_unet.*\[64, 4\].* for \[32, 32\]"),
         (kohya(LINEAR, {**linear(), "up": values(32, 5)}), "other shapes"),
+        (kohya(LINEAR, {"down": values(0, 32), "up": values(32, 0)}), "other shapes"),
+        (kohya(LINEAR, {"down": values(4), "up": values(4)}), "other shapes"),
         (kohya(LINEAR, {"down": values(RANK, 32)}), "has not both"),
         (kohya("text_projection", linear(), "lora_te2_"), "changes nothing.*text_encoder_2"),
-        ({"lora_unet_x.hada_w1_a": values(2, 2)}, r"unknown tensors lora_unet_x\.hada_w1_a"),
-        ({f"unet.{LINEAR}.dora_scale": values(2, 2)}, "unknown tensors"),
-        ({"emb_params": values(2, 32)}, "unknown tensors emb_params"),
+        ({"emb_params": values(2, 32)}, "not a LoRA of a known layout: tensors emb_params"),
         ({}, "it is empty"),
     ],
 )
@@ -263,18 +158,6 @@ def test_a_lora_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         folded_unet(write(tmp_path / "l.safetensors", tensors, format="pt"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"), [('{"unet.use_dora": true}', "a DoRA"), ("{", "not readable")]
-)
-def test_metadata_that_changes_the_formula_is_refused(
-    tmp_path: Path, settings: str, message: str
-) -> None:
-    path = tmp_path / "l.safetensors"
-    write(path, peft(LINEAR, linear()), lora_adapter_metadata=settings)
-    with pytest.raises(CheckpointError, match=message):
-        folded_unet(path)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
@@ -286,28 +169,82 @@ def test_a_missing_file_and_a_wrong_weight_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such LoRA"):
         folded_unet(tmp_path / "l.safetensors")
     lora = write(tmp_path / "l.safetensors", kohya(LINEAR, linear()))
-    with pytest.raises(BuildError, match="weight nan"):
-        folded_unet(lora, float("nan"))
+    nan, inf = float("nan"), float("inf")
+    for model, clip in ((nan, nan), (inf, 1.0), (1.0, nan)):
+        with pytest.raises(BuildError, match=r"strengths .*(nan|inf).*; allowed: finite numbers"):
+            WithLoras(DiffusersFolder(SD15), [(lora, model, clip)])
 
 
-def test_weight_0_builds_what_is_built_without_and_another_weight_builds_anew(
+def both_parts() -> dict[str, torch.Tensor]:
+    """A LoRA of the UNet and of the text encoder."""
+    return kohya(LINEAR, linear()) | kohya(f"text_model.{TEXT}", linear(64), "lora_te_")
+
+
+@pytest.mark.parametrize(
+    ("model", "clip"), [(0.8, 0.5), (-0.6, -0.6), (0.8, 0.0), (0.0, 0.8), (-0.0, 0.0), (1.5, -2.0)]
+)
+def test_strengths_for_the_unet_and_the_text_encoders(
+    tmp_path: Path, model: float, clip: float
+) -> None:
+    lora = write(tmp_path / "l.safetensors", both_parts())
+    base = DiffusersFolder(SD15)
+    checkpoint = WithLoras(base, [(lora, model, clip)])
+    unet, text = linear(), linear(64)
+    expected = {
+        "unet": (LINEAR, model * ALPHA / RANK * unet["up"] @ unet["down"]),
+        "text_encoder": (TEXT, clip * ALPHA / RANK * text["up"] @ text["down"]),
+    }
+    for part, (module, change) in expected.items():
+        for before, after in zip(base.tensors(part), checkpoint.tensors(part), strict=True):
+            added = change if before.name.endswith(f"{module}.weight") else torch.zeros(1)
+            torch.testing.assert_close(after.read().float(), before.read().float() + added)
+    (source,) = (name for name in checkpoint.source_files([], []) if name.startswith("loras/"))
+    assert source == f"loras/0/l.safetensors:{model!r}:{clip!r}".replace(".0", "")
+
+
+def test_one_strength_is_for_both(tmp_path: Path) -> None:
+    lora = write(tmp_path / "l.safetensors", both_parts())
+    base = DiffusersFolder(SD15)
+    one, two = (WithLoras(base, [given]) for given in ((lora, 0.3), (lora, 0.3, 0.3)))
+    assert one.source_files([], []) == two.source_files([], [])
+    for part in ("unet", "text_encoder"):
+        for first, second in zip(one.tensors(part), two.tensors(part), strict=True):
+            assert torch.equal(first.read(), second.read())
+
+
+@pytest.mark.parametrize(
+    ("model", "clip", "changed"), [(0.0, 0.8, "sd15_text_encoder"), (0.8, 0.0, "sd15_unet")]
+)
+def test_a_strength_of_0_leaves_that_sides_network_as_it_was(
+    tmp_path: Path, built: Path, model: float, clip: float, changed: str
+) -> None:
+    lora = write(tmp_path / "l.safetensors", both_parts())
+    before = snapshot(built)
+    build(SD15, "sd15", built, loras=[(lora, model, clip)])
+    after = snapshot(built)
+    models = {name.split("/")[0] for name in after if after[name] != before[name]}
+    assert models == {"sd15.pipeline.json", changed}
+
+
+def test_strength_0_builds_what_is_built_without_and_another_builds_anew(
     tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora = write(tmp_path / "l.safetensors", kohya(LINEAR, linear()))
+    lora = write(tmp_path / "l.safetensors", both_parts())
     before = snapshot(built)
     descriptor = build(SD15, "sd15", built, loras=[(lora, 0.0)])
     after = snapshot(built)
     assert {name for name in after if after[name] != before[name]} == {"sd15.pipeline.json"}
-    assert "loras/0/l.safetensors:0" in descriptor.source
+    assert "loras/0/l.safetensors:0:0" in descriptor.source
 
     def stop(*args: object) -> None:
         raise BuildError("started")
 
     monkeypatch.setattr(builder, "_build_models", stop)
-    build(SD15, "sd15", built, loras=[(lora, 0.0)])
-    with pytest.raises(BuildError, match="started"):
-        build(SD15, "sd15", built, loras=[(lora, 0.25)])
-    write(lora, kohya(LINEAR, linear()), changed="yes")
+    build(SD15, "sd15", built, loras=[(lora, 0.0, 0.0)])
+    for model, clip in ((0.25, 0.0), (0.0, 0.25), (0.0, 1e-9)):
+        with pytest.raises(BuildError, match="started"):
+            build(SD15, "sd15", built, loras=[(lora, model, clip)])
+    write(lora, both_parts(), changed="yes")
     with pytest.raises(BuildError, match="started"):
         build(SD15, "sd15", built, loras=[(lora, 0.0)])
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from build_engines.options import Lora
 from segs_client.segs import Seg, Segs
 
 _FOLDERS = {"base": "", "inpaint": "-inpaint", "v": "-v"}
@@ -25,7 +26,8 @@ class Case:
     """One golden case.
 
     ``expected`` holds per output SEG its pixels ``[h, w, 3]`` (float64, 0…255), or None where it
-    has no image; ``pasted`` the picture with all of them, if the case has it.
+    has no image; ``pasted`` the picture with all of them, if the case has it. ``loras`` are folded
+    into the checkpoint, not into the refiner's.
     """
 
     name: str
@@ -37,6 +39,13 @@ class Case:
     expected: tuple[NDArray[np.float64] | None, ...]
     crop_regions: tuple[tuple[int, ...], ...]
     pasted: NDArray[np.float64] | None
+    loras: tuple[Lora, ...] = ()
+
+    @property
+    def pipeline(self) -> str:
+        """Name of the pipeline that runs it: the checkpoint's, with the LoRAs and strengths."""
+        loras = (f"{each.path.stem}_{each.model:g}_{each.clip:g}" for each in self.loras)
+        return "-".join((self.checkpoint, *loras))
 
 
 def find(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -70,6 +79,10 @@ def read(path: Path) -> Case:
         ),
         crop_regions=tuple(tuple(region) for region in meta["out_crop_regions"]),
         pasted=arrays["pasted"].astype(np.float64) if "pasted" in arrays else None,
+        loras=tuple(
+            Lora(path.parent / "loras" / file, model, clip)
+            for file, model, clip in meta.get("loras") or ()
+        ),
     )
 
 

@@ -10,24 +10,27 @@ from pathlib import Path
 
 from build_engines import TargetOptions, build
 from build_engines.checkpoint import SCHEDULER_CONFIG
+from build_engines.options import Lora
 from tests.golden.cases import CONTROLNET, ZERO_SNR, Case
 
 
 def build_pipelines(
     cases: Iterable[Case], checkpoints: Path, repository: Path, target: TargetOptions | None = None
 ) -> None:
-    """One pipeline per checkpoint, named as its folder; with the ControlNet where cases use it."""
-    needed: dict[str, bool] = {}
+    """One pipeline per checkpoint and LoRAs, named as :attr:`Case.pipeline`; with the ControlNet
+    where cases use it."""
+    needed: dict[str, tuple[str, tuple[Lora, ...]]] = {}
+    controlled = set()
     for case in cases:
-        needed[case.checkpoint] = needed.get(case.checkpoint, False) or bool(
-            case.options["controlnets"]
-        )
+        needed[case.pipeline] = (case.checkpoint, case.loras)
+        if case.options["controlnets"]:
+            controlled.add(case.pipeline)
         if case.refiner is not None:
-            needed.setdefault(case.refiner, False)
-    for name, controlled in sorted(needed.items()):
-        controlnets = {CONTROLNET: checkpoints / CONTROLNET} if controlled else {}
-        with checkpoint_folder(checkpoints, name) as folder:
-            build(folder, name, repository, target, controlnets=controlnets)
+            needed.setdefault(case.refiner, (case.refiner, ()))
+    for name, (checkpoint, loras) in sorted(needed.items()):
+        controlnets = {CONTROLNET: checkpoints / CONTROLNET} if name in controlled else {}
+        with checkpoint_folder(checkpoints, checkpoint) as folder:
+            build(folder, name, repository, target, controlnets=controlnets, loras=loras)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from tests.golden.cases import Case
 
 
 class Runner(Protocol):
-    """Runs cases on pipelines that are named as the cases' checkpoints."""
+    """Runs cases on the pipelines that they name."""
 
     def run(self, case: Case) -> DetailResult: ...
 
@@ -27,7 +27,7 @@ class EngineRunner:
         self._detailer = LocalDetailer([repository])
 
     def run(self, case: Case) -> DetailResult:
-        built = build(case.image, case.segs, pipeline=case.checkpoint, **case.options)
+        built = build(case.image, case.segs, pipeline=case.pipeline, **case.options)
         inputs = RequestTensors(
             built.request.model_dump_json().encode(),
             built.image,
@@ -50,7 +50,7 @@ class ServerRunner:
         self._client = Client(url)
 
     def run(self, case: Case) -> DetailResult:
-        return self._client.detail(case.image, case.segs, pipeline=case.checkpoint, **case.options)
+        return self._client.detail(case.image, case.segs, pipeline=case.pipeline, **case.options)
 
     def close(self) -> None:
         self._client.close()

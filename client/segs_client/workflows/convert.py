@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
@@ -19,6 +19,7 @@ RELATED = ("DetailerForEach", "DetailerForEachPipe", "FaceDetailer", "FaceDetail
 """Nodes with the same options that also paste; some also detect the SEGS."""
 _OPTIONS = WIDGETS[DETAILER]
 _CONTROLNETS = ("ImpactControlNetApplySEGS", "ImpactControlNetApplyAdvancedSEGS")
+_LORAS = ("LoraLoader", "LoraLoaderModelOnly")
 _MOST_HOPS = 100
 
 
@@ -130,27 +131,58 @@ class _Converter:
 
     def _pipeline(self, pipe: Node) -> str:
         """The pipeline's name by the checkpoint at the end of the chain of models."""
-        source, loras = self.graph.source(pipe, "model"), []
-        for _ in range(_MOST_HOPS):
-            if source is None or "ckpt_name" in source.values:
-                break
-            if source.kind in ("LoraLoader", "LoraLoaderModelOnly"):
-                loras.append(
-                    f"--lora {source.values.get('lora_name')}:{source.values.get('strength_model')}"
-                )
-            else:
-                self._note(f"{source} changes the model; that is not carried over")
-            source = self.graph.source(source, "model")
-        if source is None or "ckpt_name" not in source.values:
+        chain = list(self._chain(pipe, "model"))
+        for node in chain:
+            if node.kind not in _LORAS and "ckpt_name" not in node.values:
+                self._note(f"{node} changes the model; that is not carried over")
+        if not chain or "ckpt_name" not in chain[-1].values:
             self._note("pipeline: no checkpoint leads to the node; name the pipeline yourself")
             return "base"
-        self._parts(pipe, source)
-        checkpoint = str(source.values["ckpt_name"])
+        self._parts(pipe, chain[-1])
+        checkpoint = str(chain[-1].values["ckpt_name"])
         name = self.pipelines.get(checkpoint) or _name(checkpoint)
-        # The chain is followed upwards, so the first LoRA is found last.
-        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *reversed(loras)])
+        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *self._loras(pipe, chain)])
         self._note(f"pipeline {name}: build it with python -m build_engines {build}")
         return name
+
+    def _chain(self, node: Node, name: str) -> Iterator[Node]:
+        """The nodes that an input comes from, one behind the other, up to the checkpoint's."""
+        source = self.graph.source(node, name)
+        for _ in range(_MOST_HOPS):
+            if source is None:
+                return
+            yield source
+            if "ckpt_name" in source.values:
+                return
+            source = self.graph.source(source, name)
+
+    def _loras(self, pipe: Node, models: Sequence[Node]) -> list[str]:
+        """The options of the LoRAs on the way of the model or of the prompts' text encoder."""
+        sides = [self._encoders(pipe, side) for side in ("positive", "negative")]
+        encoders, negative = ([node for node in side if node.kind in _LORAS] for side in sides)
+        if "negative" in pipe.links and negative != encoders:
+            self._note("negative: other LoRAs change its text encoder; those of positive are taken")
+        # A chain is followed upwards, so its first LoRA is found last.
+        found = {node.id: node for node in (*reversed(models), *reversed(encoders))}
+        options = []
+        for node in (node for node in found.values() if node.kind in _LORAS):
+            strengths = [
+                self._strength(node, name) if node in chain else "0"
+                for name, chain in (("strength_model", models), ("strength_clip", encoders))
+            ]
+            file = self._value(node, "lora_name") or "FILE"
+            options.append(f"--lora {shlex.quote(':'.join((str(file), *strengths)))}")
+        return options
+
+    def _encoders(self, pipe: Node, side: str) -> list[Node]:
+        """The chain of the text encoder that a prompt is encoded with."""
+        prompt = self.graph.source(pipe, side)
+        encoded = prompt is not None and "clip" in prompt.links
+        return list(self._chain(prompt if prompt and encoded else pipe, "clip"))
+
+    def _strength(self, node: Node, name: str) -> str:
+        value = self._value(node, name)
+        return f"{value:g}" if isinstance(value, int | float) else "1"
 
     def _parts(self, pipe: Node, checkpoint: Node) -> None:
         """Adds a note if the text encoder or the VAE is not the checkpoint's."""
@@ -210,7 +242,7 @@ class _Converter:
         loader = self.graph.source(node, "control_net")
         file = None if loader is None else loader.values.get("control_net_name")
         name = _name(str(file)) if file else "controlnet"
-        self._note(f"controlnet {name}: build it in with --controlnet {name}={file or 'FOLDER'}")
+        self._note(f"controlnet {name}: build it in with --controlnet {name}={file or 'FILE'}")
         if "segs_preprocessor" in node.links:
             source = self.graph.source(node, "segs_preprocessor")
             self._note(f"controlnet {name}: {source} prepares its picture; set preprocessor")
