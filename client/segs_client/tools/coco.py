@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.boxes import Box, Size, checked_size
+from segs_client.boxes import Box, Size, checked_size, outer_box
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
 from segs_client.tools.polygons import polygon_mask
-from segs_client.tools.regions import mask_box, outer_box, overlap, seg_around, whole
+from segs_client.tools.regions import mask_box, overlap, seg_around, whole
 
 
 @contract_checked()

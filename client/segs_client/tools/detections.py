@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segs_client.arrays import FloatArray, resize_bilinear
-from segs_client.boxes import Size, checked_size
+from segs_client.boxes import Size, checked_size, outer_box
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
-from segs_client.tools.regions import one_each, outer_box, overlap, seg_around, whole
+from segs_client.tools.regions import one_each, overlap, seg_around, whole
 
 
 @contract_checked()
