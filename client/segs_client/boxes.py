@@ -132,8 +132,8 @@ def checked_box(box: Sequence[float] | npt.NDArray[Any], name: str) -> FloatBox:
     """A segment's box as Python's numbers, ints and floats as given, or a ContractError with
     ``name``. Its sides have a pixel at least; it may reach out of the picture."""
     allowed = (
-        f"x1, y1, x2, y2: pixels -{MAX_SIDE_PX} … {MAX_SIDE_PX} with x2 > x1 and y2 > y1, sides of 1 "
-        "or more"
+        f"x1, y1, x2, y2: pixels -{MAX_SIDE_PX} … {MAX_SIDE_PX} with x2 > x1 and y2 > y1, sides of "
+        "1 or more"
     )
     numbers = _numbers(box, name, allowed)
     if not all(abs(number) <= MAX_SIDE_PX for number in numbers):  # not NaN either
