@@ -153,9 +153,17 @@ def test_the_real_ultralytics() -> None:
         np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"},
         boxes=torch.tensor([[6.0, 3.0, 18.0, 15.0, 0.5, 0.0]]), masks=masks,
     )  # fmt: skip
-    (seg,) = tools.from_ultralytics(result, crop_factor=1)
-    assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
-    assert seg.mask.min() == 1
+    for given in (result, [result]):
+        (seg,) = tools.from_ultralytics(given, crop_factor=1)
+        assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
+        assert seg.mask.min() == 1
+    oriented = torch.tensor([[12.0, 12.0, 10.0, 6.0, 0.5, 0.9, 0.0]])  # x, y, w, h, angle
+    result = results.Results(
+        np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"}, obb=oriented
+    )
+    (seg,) = tools.from_ultralytics(result)
+    assert seg.mask.sum() == 60
+    assert len(tools.from_ultralytics(result[:0])) == 0
 
 
 def a_result(**changes: Any) -> SimpleNamespace:

@@ -40,7 +40,7 @@ def test_boxes_come_back_unrounded(server: EmbeddedServer) -> None:
 
 
 def test_the_fraction_decides_the_scale(server: EmbeddedServer) -> None:
-    region, mask = (30, 20, 70, 60), np.ones((40, 40))
+    region, mask = (30, 20, 70, 60), np.ones((40, 40), np.float32)
     sizes = {}
     for side in (20, 20.25, 20.5):
         segs = Segs(SIZE, (Seg(mask, (40, 30, 40 + side, 60), region),))
