@@ -17,6 +17,7 @@ from PIL import Image
 
 from examples.spoilt_scene import SpoiltScene, spoilt_scene
 from segs_client import Client, DetailResult, InvalidRequest, Segs, compare_image, paste, tools
+from segs_client.boxes import Boxes
 
 SEED = 3
 
@@ -38,7 +39,7 @@ class Tour:
         assert self.result is not None, "a step before this one has to ask the server"
         return self.result
 
-    def detail(self, segs: Segs | Sequence[Sequence[int]], **options: Any) -> DetailResult:
+    def detail(self, segs: Segs | Boxes, **options: Any) -> DetailResult:
         """Asks the server, with settings that are quick and suit small faces."""
         quick: dict[str, Any] = {
             "guide_size": 96,

@@ -10,10 +10,10 @@ from pipelines.descriptor import EMBEDDING
 from request_plan.limits import DEFAULT, Limits
 from request_plan.prompt_weights import parse_weights
 from segs_client.boxes import area
-from segs_client.contract import Box, DetailRequest, SegItem, invalid
+from segs_client.contract import DetailRequest, FloatBox, SegItem, invalid
 from segs_client.wildcards import resolve
 
-_ORDERS: dict[str, Callable[[Box], float]] = {
+_ORDERS: dict[str, Callable[[FloatBox], float]] = {
     "left_to_right": lambda box: box[0],
     "right_to_left": lambda box: -box[0],
     "top_to_bottom": lambda box: box[1],

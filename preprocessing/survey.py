@@ -1,8 +1,8 @@
 """Checks a request by its JSON and file headers, and computes what it needs, before any work.
 
-Nothing is decoded, resized or copied here. After the checks, all boxes are inside the picture,
-buffers inside their tensors, file headers as declared, names known and limits kept. Broken pixels
-are found only when they are decoded.
+Nothing is decoded, resized or copied here. After the checks, all crop regions are inside the
+picture, buffers inside their tensors, file headers as declared, names known and limits kept. Broken
+pixels are found only when they are decoded.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from segs_client.contract import (
     Buffer,
     ControlNet,
     DetailRequest,
+    FloatBox,
     Prompt,
     SegItem,
     SegStatus,
@@ -47,7 +48,7 @@ class SurveyedSeg:
 
     region: Box
     """The crop region of its mask and its own crop, in pixels of ``segs.size``."""
-    bbox: Box
+    bbox: FloatBox
     """In pixels of the picture."""
     exact_region: Box
     crop_region: Box
@@ -119,7 +120,8 @@ class Survey:
         field = f"segs.items.{index}"
         region = self._region(item, field)
         self._check_arrays(item, region, field)
-        bbox, exact = item.bbox, region
+        bbox: FloatBox = item.bbox
+        exact = region
         if self._segs_size != self._size:
             bbox, exact = scaled_boxes(item.bbox, region, self._segs_size, self._size, field)
         chain, chain_field = self._request.controlnets, "controlnets"
@@ -144,7 +146,7 @@ class Survey:
 
     def _region(self, item: SegItem, field: str) -> Box:
         if item.crop_region is None:
-            _check_inside(item.bbox, self._segs_size, f"{field}.bbox")
+            boxes.check_overlap(item.bbox, self._segs_size, f"{field}.bbox")
             factor, least = self._request.crop_factor, self._request.crop_min_size
             return boxes.crop_region(item.bbox, self._segs_size, factor, least)
         _check_inside(item.crop_region, self._segs_size, f"{field}.crop_region")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from segs_client.contract import Box, DetailRequest, SegError, SegStatus
+from segs_client.contract import Box, DetailRequest, FloatBox, SegError, SegStatus
 
 
 class _Model(BaseModel):
@@ -42,7 +42,7 @@ class PlannedControl(_Model):
 class PlannedSeg(_Model):
     """One SEG, in pixels of the picture, with all options resolved."""
 
-    bbox: Box
+    bbox: FloatBox
     crop_region: Box
     label: str
     confidence: float

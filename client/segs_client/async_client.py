@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
+from segs_client.boxes import Boxes
 from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailable, from_transport
 from segs_client.exchange import (
     FOLLOW,
@@ -72,7 +73,7 @@ class AsyncClient(BaseClient):
     async def detail(
         self,
         image: Picture,
-        segs: Segs | Sequence[Sequence[int]],
+        segs: Segs | Boxes,
         *,
         pipeline: str | None = None,
         prompt: str = "",
@@ -91,7 +92,7 @@ class AsyncClient(BaseClient):
     async def stream(
         self,
         image: Picture,
-        segs: Segs | Sequence[Sequence[int]],
+        segs: Segs | Boxes,
         *,
         pipeline: str | None = None,
         prompt: str = "",

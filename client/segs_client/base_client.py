@@ -8,6 +8,7 @@ from typing import Any
 
 from segs_client import access, exchange, streaming, transport
 from segs_client.access import Tls
+from segs_client.boxes import Boxes
 from segs_client.errors import InvalidRequest
 from segs_client.messages import BuiltRequest, DetailResult, build
 from segs_client.pictures import Picture
@@ -77,7 +78,7 @@ class BaseClient:
     def _build(
         self,
         image: Picture,
-        segs: Segs | Sequence[Sequence[int]],
+        segs: Segs | Boxes,
         pipeline: str | None,
         options: dict[str, Any],
     ) -> BuiltRequest:

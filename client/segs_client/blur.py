@@ -7,7 +7,7 @@ import numpy as np
 from segs_client.arrays import FloatArray
 
 BLUR_SIGMA = 10.0
-"""σ of every mask blur in pixels, independent of its radius."""
+"""σ of the detailer's and of pasting's blur in pixels, independent of its radius."""
 
 _BAND_VALUES = 1 << 15  # of a band of rows that fits into the CPU's cache
 
@@ -29,12 +29,13 @@ def blur_kernel_size(radius: int, shape: tuple[int, int]) -> int:
     return size if size >= 3 else 0
 
 
-def blur(mask: FloatArray, radius: int) -> FloatArray:
-    """Gaussian blur of a mask ``[h, w]`` with σ = 10 px and reflect padding.
+def blur(mask: FloatArray, radius: int, sigma: float = BLUR_SIGMA) -> FloatArray:
+    """Gaussian blur of a mask ``[h, w]`` with reflect padding.
 
     Args:
         mask: float32, 0..1; by rounding, its blur may exceed 1 in the last digit.
         radius: of the kernel in pixels, see :func:`blur_kernel_size`; 0 for none.
+        sigma: σ in pixels, above 0; the detailer's and pasting's is 10.
 
     Example:
         >>> step = np.repeat(np.float32([[0, 1]]), 20, axis=1).repeat(40, axis=0)
@@ -45,7 +46,7 @@ def blur(mask: FloatArray, radius: int) -> FloatArray:
     if size == 0:
         return mask
     at = np.arange(size, dtype=np.float32) - np.float32(size // 2)
-    line = np.exp(np.float32(-0.5) * (at / np.float32(BLUR_SIGMA)) ** 2)
+    line = np.exp(np.float32(-0.5) * (at / np.float32(sigma)) ** 2)
     line /= line.sum()
     line = line[line >= np.finfo(np.float32).tiny]  # subnormal numbers are slow
     return _convolve_rows(_convolve_rows(mask, line).T, line).T

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2",
-        help="a segment in pixels, half-open; may be given again",
+        help="a segment in pixels, half-open, fractions allowed; may be given again",
     )
     add(
         "--mask",
@@ -189,7 +189,8 @@ def _check_folder(path: Path | None) -> None:
 def _row(seg: SegReport) -> tuple[str, ...]:
     sampled = "-" if seg.sampled_size is None else f"{seg.sampled_size[1]}×{seg.sampled_size[0]}"
     return (
-        str(seg.index), str(seg.batch_pass), seg.status, ",".join(map(str, seg.bbox)),
+        str(seg.index), str(seg.batch_pass), seg.status,
+        ",".join(str(round(edge, 2)) for edge in seg.bbox),
         ",".join(map(str, seg.crop_region)), sampled, str(seg.steps_run), f"{seg.sample_s:.2f}",
         seg.label,
     )  # fmt: skip

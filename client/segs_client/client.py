@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from segs_client import access, streaming
 from segs_client.base_client import BaseClient
+from segs_client.boxes import Boxes
 from segs_client.errors import NotFound, SegsError, ServerError, ServerUnavailable, from_transport
 from segs_client.exchange import (
     FOLLOW,
@@ -71,7 +72,7 @@ class Client(BaseClient):
     def detail(
         self,
         image: Picture,
-        segs: Segs | Sequence[Sequence[int]],
+        segs: Segs | Boxes,
         *,
         pipeline: str | None = None,
         prompt: str = "",
@@ -110,7 +111,7 @@ class Client(BaseClient):
     def stream(
         self,
         image: Picture,
-        segs: Segs | Sequence[Sequence[int]],
+        segs: Segs | Boxes,
         *,
         pipeline: str | None = None,
         prompt: str = "",

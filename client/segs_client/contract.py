@@ -1,7 +1,8 @@
 """The wire contract, version 1: the JSON of requests and reports.
 
 Client and server both validate with these models; the published JSON Schema is generated from
-them. Boxes are half-open integer pixels (x1, y1, x2, y2); sizes are (height, width).
+them. Boxes are half-open pixels (x1, y1, x2, y2), crop regions whole ones; sizes are (height,
+width).
 
 Tensors of the ensemble ``segs_detailer``:
 
@@ -50,7 +51,7 @@ from segs_client.features import (
 from segs_client.json_text import JsonLimits, check_names, check_size
 from segs_client.refusals import ContractError, ErrorCode, ErrorDetail, invalid, refuse
 from segs_client.seeds import largest_seed
-from segs_client.wire import Box, Buffer, Model, PipelineName, Side
+from segs_client.wire import Box, Buffer, FloatBox, Model, PipelineName, Side
 
 __all__ = [
     "API_KEY_HEADER",
@@ -64,6 +65,7 @@ __all__ = [
     "DetailRequest",
     "ErrorCode",
     "ErrorDetail",
+    "FloatBox",
     "ImageInput",
     "ImageReport",
     "Model",
@@ -134,7 +136,13 @@ class SegItem(SegOptions):
     Without ``crop_region``, it is made around the box by the request's crop_factor. Without
     ``mask``, the mask is the filled box."""
 
-    bbox: Annotated[Box, Field(description="x1, y1, x2, y2 in pixels, half-open")]
+    bbox: Annotated[
+        FloatBox,
+        Field(
+            description="x1, y1, x2, y2 in pixels, half-open, fractions allowed; may reach out of "
+            "the picture"
+        ),
+    ]
     crop_region: Annotated[
         Box | None, Field(description="the region to be redrawn, in pixels of segs.size")
     ] = None
@@ -149,11 +157,16 @@ class SegItem(SegOptions):
 
     @model_validator(mode="after")
     def _boxes_have_area(self) -> SegItem:
-        for name in ("bbox", "crop_region"):
-            box = getattr(self, name)
-            if box is not None and (box[2] <= box[0] or box[3] <= box[1]):
+        for name, box in (("bbox", self.bbox), ("crop_region", self.crop_region)):
+            if box is None:
+                continue
+            sides = box[2] - box[0], box[3] - box[1]
+            if min(sides) <= 0:
                 allowed = "x1, y1, x2, y2 with x2 > x1 and y2 > y1"
                 raise refuse(name, "has no area", value=list(box), allowed=allowed)
+            if min(sides) < 1:
+                allowed = "x1, y1, x2, y2 in pixels, with sides of 1 or more"
+                raise refuse(name, "smaller than a pixel", value=list(box), allowed=allowed)
         if self.crop_region is None and (self.mask is not None or self.image is not None):
             raise refuse(
                 "crop_region",
@@ -350,7 +363,7 @@ class SegReport(Model):
     ] = None
     label: str = ""
     confidence: float = 1.0
-    bbox: Box
+    bbox: Annotated[FloatBox, Field(description="in pixels of the picture")]
     crop_region: Annotated[
         Box, Field(description="in pixels of the picture; grown if shapes is throughput")
     ]

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from segs_client.boxes import Box
+from segs_client.boxes import Box, FloatBox, outer_box
 from segs_client.segs import Seg
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -74,8 +74,11 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, unit: int) -> N
             draw.rectangle((x, y, x + unit - 1, min(y + dash, y2)), fill=colour)
 
 
-def _inside(box: Box, picture: Image.Image) -> Box:
+def _inside(box: FloatBox, picture: Image.Image) -> Box:
     """The box's outermost pixels inside the picture, both ends included."""
-    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = outer_box(box)
     right, bottom = picture.width - 1, picture.height - 1
-    return min(x1, right), min(y1, bottom), min(x2 - 1, right), min(y2 - 1, bottom)
+    return (
+        min(max(x1, 0), right), min(max(y1, 0), bottom),
+        min(max(x2 - 1, 0), right), min(max(y2 - 1, 0), bottom),
+    )  # fmt: skip

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from segs_client.boxes import Box
+from segs_client.boxes import FloatBox
 from segs_client.contract import request_schema
 from segs_client.ranges import allowed_values, node_at
 
@@ -76,15 +77,25 @@ def given_options(namespace: argparse.Namespace, extra: Sequence[str]) -> dict[s
     return found
 
 
-def box_flag(text: str) -> Box:
-    """Reads ``X1,Y1,X2,Y2``; a type for argparse."""
+def box_flag(text: str) -> FloatBox:
+    """Reads ``X1,Y1,X2,Y2``, whole numbers as ints and others as floats; a type for argparse."""
     try:
-        x1, y1, x2, y2 = (int(part) for part in text.split(","))
+        x1, y1, x2, y2 = (_edge(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a box; four whole numbers X1,Y1,X2,Y2 expected"
+            f"{text!r} is not a box; four numbers X1,Y1,X2,Y2 in pixels expected"
         ) from None
     return x1, y1, x2, y2
+
+
+def _edge(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    try:
+        return int(text)
+    except ValueError:
+        return number
 
 
 def _options() -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from segs_client.boxes import Box
+from segs_client.boxes import FloatBox
 from segs_client.contract import DetailRequest
 from segs_client.errors import InvalidRequest
 from segs_client.messages import refuse_unknown
@@ -23,8 +23,8 @@ _WITH_QUALITY = (".jpg", ".jpeg", ".webp")
 
 
 def segments(
-    image: Path, boxes: Sequence[Box], masks: Sequence[Path], options: Mapping[str, Any]
-) -> Segs | list[Box]:
+    image: Path, boxes: Sequence[FloatBox], masks: Sequence[Path], options: Mapping[str, Any]
+) -> Segs | list[FloatBox]:
     """The segments of a picture: boxes if there are no masks, else SEGS.
 
     Args:

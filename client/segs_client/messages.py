@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from segs_client import arrays, contract
 from segs_client.arrays import ByteArray, FloatArray
-from segs_client.boxes import Size, checked_box
+from segs_client.boxes import Boxes, Size, checked_box
 from segs_client.contract import (
     DetailRequest,
     Report,
@@ -88,7 +88,7 @@ class DetailResult:
 @contract_checked()
 def build(
     image: Picture,
-    segs: Segs | Sequence[Sequence[int]],
+    segs: Segs | Boxes,
     *,
     pipeline: str,
     **options: Any,
@@ -97,8 +97,9 @@ def build(
 
     Args:
         image: see :func:`segs_client.pictures.encode_picture`.
-        segs: SEGS, or boxes (x1, y1, x2, y2; half-open pixels) around which the server makes crop
-            regions with ``crop_factor`` and ``crop_min_size``.
+        segs: SEGS, or boxes (x1, y1, x2, y2; half-open pixels, whole or with fractions; a list, or
+            an array [N, 4]) around which the server makes crop regions with ``crop_factor`` and
+            ``crop_min_size``.
         pipeline: name of a compiled checkpoint.
         options: the other fields of :class:`~segs_client.contract.DetailRequest`, with pictures and
             arrays for its buffers, e.g. ``controlnets=[{"name": "edges", "image": picture}]``,

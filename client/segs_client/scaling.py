@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segs_client.arrays import from_bytes, resize_bilinear, resize_lanczos, to_pixels
-from segs_client.boxes import Box, Size, checked_size
+from segs_client.boxes import Box, FloatBox, Size, arithmetic, checked_size
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
@@ -50,24 +50,25 @@ def scaled_seg(seg: Seg, from_size: Size, to_size: Size, name: str) -> Seg:
 
 
 def scaled_boxes(
-    bbox: Box, crop_region: Box, from_size: Size, to_size: Size, name: str
+    bbox: FloatBox, crop_region: Box, from_size: Size, to_size: Size, name: str
 ) -> tuple[Box, Box]:
-    """A SEG's box and crop region at another size.
+    """A SEG's box and crop region at another size, both truncated to pixels.
 
     Raises:
         ContractError: a scaled box is empty.
     """
-    bbox, region = (scale_box(box, from_size, to_size) for box in (bbox, crop_region))
-    for field, box in (("bbox", bbox), ("crop_region", region)):
+    scaled, region = (scale_box(box, from_size, to_size) for box in (bbox, crop_region))
+    for field, box in (("bbox", scaled), ("crop_region", region)):
         if box[2] <= box[0] or box[3] <= box[1]:
             message = "nothing is left of it at the picture's size"
             allowed = f"sides of a pixel or more at {to_size[1]}×{to_size[0]}"
             raise invalid(f"{name}.{field}", message, value=list(box), allowed=allowed)
-    return bbox, region
+    return scaled, region
 
 
-def scale_box(box: Box, from_size: Size, to_size: Size) -> Box:
+def scale_box(box: FloatBox, from_size: Size, to_size: Size) -> Box:
     """A box from one (height, width) to another, truncated to pixels."""
-    y_ratio, x_ratio = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    x1, y1, x2, y2 = box
+    number = arithmetic(box)
+    y_ratio, x_ratio = number(to_size[0] / from_size[0]), number(to_size[1] / from_size[1])
+    x1, y1, x2, y2 = (number(edge) for edge in box)
     return int(x1 * x_ratio), int(y1 * y_ratio), int(x2 * x_ratio), int(y2 * y_ratio)

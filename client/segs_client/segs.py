@@ -11,12 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from segs_client.arrays import FloatArray, as_unit_floats
-from segs_client.boxes import Box, Size, checked_box, checked_size, crop_region, window
+from segs_client.boxes import (
+    Box,
+    Boxes,
+    FloatBox,
+    Size,
+    check_overlap,
+    checked_box,
+    checked_region,
+    checked_size,
+    crop_region,
+    outer_box,
+    window,
+)
 from segs_client.contours import filled_regions
 from segs_client.contract import SegOptions, invalid
 from segs_client.errors import contract_checked
 
-__all__ = ["Box", "Seg", "Segs", "Size", "crop_region"]
+__all__ = ["Box", "Boxes", "FloatBox", "Seg", "Segs", "Size", "crop_region"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +37,9 @@ class Seg:
 
     Attributes:
         mask: float32 [h, w], 0..1, of the crop region's size: the pixels to be redrawn.
-        bbox: x1, y1, x2, y2 in pixels, half-open; its size decides the scale.
-        crop_region: x1, y1, x2, y2 in pixels, half-open: the input of the network.
+        bbox: x1, y1, x2, y2 in pixels, half-open; its size decides the scale. Ints or floats,
+            as given; it may reach out of the picture. Its sides have a pixel at least.
+        crop_region: x1, y1, x2, y2 in whole pixels, half-open: the input of the network.
         confidence: of the detector.
         label: free text.
         image: float32 [h, w, 3], 0..1: a crop used instead of cutting the picture; or None.
@@ -45,7 +58,7 @@ class Seg:
     """
 
     mask: FloatArray
-    bbox: Box
+    bbox: FloatBox
     crop_region: Box
     confidence: float = 1.0
     label: str = ""
@@ -55,7 +68,7 @@ class Seg:
     @contract_checked()
     def __post_init__(self) -> None:
         bbox = checked_box(self.bbox, "bbox")
-        region = checked_box(self.crop_region, "crop_region")
+        region = checked_region(self.crop_region, "crop_region")
         mask = as_unit_floats(self.mask, "mask", 2)
         expected = (region[3] - region[1], region[2] - region[0])
         if mask.shape != expected:
@@ -112,17 +125,18 @@ class Segs:
     @contract_checked()
     def from_boxes(
         cls,
-        boxes: Sequence[Sequence[int]],
+        boxes: Boxes,
         size: Size,
         crop_factor: float = 3.0,
         crop_min_size: int | None = None,
         labels: Sequence[str] | None = None,
         confidences: Sequence[float] | None = None,
     ) -> Segs:
-        """One SEG per box; its mask is the filled box.
+        """One SEG per box; its mask is the filled box: the pixels that the box touches.
 
         Args:
-            boxes: x1, y1, x2, y2 in pixels, half-open.
+            boxes: x1, y1, x2, y2 in pixels, half-open, whole or with fractions; a list, or an array
+                [N, 4]. A box may reach out of the picture.
             size: height and width of the picture.
             crop_factor: crop region over box, see :func:`crop_region`.
             crop_min_size: least side of the crop region, px.
@@ -145,11 +159,7 @@ class Segs:
         items = []
         for index, (box, label, confidence) in enumerate(zip(boxes, texts, numbers, strict=True)):
             bbox = checked_box(box, f"boxes.{index}")
-            if bbox[0] >= width or bbox[1] >= height:
-                allowed = f"boxes that overlap the picture, {width} wide and {height} high"
-                raise invalid(
-                    f"boxes.{index}", "outside the picture", value=list(bbox), allowed=allowed
-                )
+            check_overlap(bbox, (height, width), f"boxes.{index}")
             region = crop_region(bbox, size, crop_factor, crop_min_size)
             items.append(
                 Seg(box_mask(bbox, region), bbox, region, confidence=confidence, label=label)
@@ -295,12 +305,12 @@ def _combined_box(foreground: npt.NDArray[np.bool_]) -> Box | None:
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
-def box_mask(box: Box, region: Box) -> FloatArray:
-    """A mask of ``region``'s size [h, w] that is 1 inside ``box`` and 0 elsewhere."""
+def box_mask(box: FloatBox, region: Box) -> FloatArray:
+    """A mask of ``region``'s size [h, w] that is 1 where ``box`` touches a pixel, 0 elsewhere."""
     x1, y1, x2, y2 = region
     mask = np.zeros((y2 - y1, x2 - x1), np.float32)
     left, top, right, bottom = (
-        max(edge - corner, 0) for edge, corner in zip(box, (x1, y1, x1, y1), strict=True)
+        max(edge - corner, 0) for edge, corner in zip(outer_box(box), (x1, y1, x1, y1), strict=True)
     )
     mask[top:bottom, left:right] = 1
     return mask

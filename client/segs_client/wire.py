@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from segs_client.refusals import refuse
 
+
+def _as_given(value: Any, handler: ValidatorFunctionWrapHandler) -> float:
+    """Whole numbers stay ints: by that, a box decides in which arithmetic it counts."""
+    number: float = handler(value)
+    return int(number) if isinstance(value, Integral) else number
+
+
 Pixel = Annotated[int, Field(ge=0, le=1 << 20)]
+Edge = Annotated[
+    float,
+    Field(ge=-(1 << 20), le=1 << 20),
+    WrapValidator(_as_given),
+    PlainSerializer(lambda number: number, return_type=int | float),
+]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Box = tuple[Pixel, Pixel, Pixel, Pixel]
+FloatBox = tuple[Edge, Edge, Edge, Edge]
 PipelineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 

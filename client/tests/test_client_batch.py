@@ -168,7 +168,7 @@ def test_lines(folder: Path, fake: FakeTriton, url: str) -> None:
     lines = folder.parent / "lines.jsonl"
     first = {
         "image": "in/a.png",
-        "boxes": [[4, 4, 20, 20]],
+        "boxes": [[4.5, 4, 20.25, 20]],
         "options": {"prompt": "his", "seed": 3},
     }
     second = {"image": "in/deep/c.png", "masks": ["mask.png"], "output": "other/place.jpg"}
@@ -179,6 +179,7 @@ def test_lines(folder: Path, fake: FakeTriton, url: str) -> None:
         ("his", 3, 5),
         ("hers", 0, 5),
     ]
+    assert [item.bbox for item in asked[0].segs.items] == [(4.5, 4, 20.25, 20)]
     assert [item.bbox for item in asked[1].segs.items] == [(10, 10, 30, 30)]
     assert (folder.parent / "out" / "a.png").exists()
     assert Image.open(folder.parent / "out" / "other" / "place.jpg").format == "JPEG"

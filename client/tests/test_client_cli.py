@@ -16,7 +16,7 @@ import pytest
 from fake_server import FakeTriton, inputs_of, serving
 from PIL import Image
 
-from segs_client import InvalidRequest, Segs, cli, compare_image
+from segs_client import InvalidRequest, Segs, cli, compare_image, crop_region
 from segs_client.contract import DetailRequest, ErrorDetail, parse_request
 from segs_client.flags import given_options
 from segs_client.messages import OPTIONS
@@ -30,8 +30,8 @@ def invert(request: Any, context: grpc.ServicerContext) -> dict[str, bytes]:
     asked = parse_request(tensors["request"])
     segs = [
         {"index": index, "status": "enhanced", "bbox": seg.bbox, "label": seg.label,
-         "crop_region": seg.crop_region or seg.bbox, "sampled_size": [512, 384], "steps_run": 20,
-         "sample_s": 1.25}
+         "crop_region": seg.crop_region or crop_region(seg.bbox, PIXELS.shape[:2], 1.0),
+         "sampled_size": [512, 384], "steps_run": 20, "sample_s": 1.25}
         for index, seg in enumerate(asked.segs.items)
     ]  # fmt: skip
     report = {"pipeline": asked.pipeline, "segs": segs, "times_s": {},
@@ -79,6 +79,19 @@ def test_all_the_way(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
                                 "steps", "seconds", "label"]  # fmt: skip
     assert lines[1].split() == ["0", "0", "enhanced", "4,4,20,24", "4,4,20,24", "384×512", "20",
                                 "1.25"]  # fmt: skip
+
+
+def test_boxes_with_fractions(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeTriton(invert)
+    with serving(fake) as url:
+        status = cli.main(
+            [str(photo), "--box", "4.125,4,20.5,24.0", "--box=-2.5,3,9,9", "--url", url,
+             "--pipeline", "base", "-o", str(photo.parent / "out.png")]
+        )  # fmt: skip
+    assert status == cli.DONE
+    assert [item.bbox for item in sent(fake).segs.items] == [(4.125, 4, 20.5, 24), (-2.5, 3, 9, 9)]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[3] for line in lines[1:]] == ["4.12,4,20.5,24.0", "-2.5,3,9,9"]
 
 
 def test_masks_and_boxes_together(photo: Path) -> None:

@@ -67,9 +67,19 @@ REFUSALS = [
         "output.quality: too small (got 0); allowed: whole numbers 1 … 100",
     ),
     ({"crop_min_size": 0}, "crop_min_size: too small (got 0); allowed: whole numbers 1 … 1048576"),
-    ({"segs": {"items": [{}]}}, "segs.items.0.bbox: required; allowed: a list of 4, each whole"),
-    (item(bbox=[0, 0, 8]), "segs.items.0.bbox.3: required; allowed: whole numbers 0 … 1048576"),
-    (item(bbox=[0, 0, 8, -1]), "segs.items.0.bbox.3: too small (got -1); allowed: whole numbers"),
+    ({"segs": {"items": [{}]}}, "segs.items.0.bbox: required; allowed: a list of 4, each -1048"),
+    (item(bbox=[0, 0, 8]), "segs.items.0.bbox.3: required; allowed: -1048576 … 1048576"),
+    (item(bbox=[-2e6, 0, 8, 8]), "segs.items.0.bbox.0: too small (got -2000000.0); allowed: -1048"),
+    (item(bbox=[0, 0, 8, "8"]), "segs.items.0.bbox.3: wrong type (got '8'); allowed: -1048576 …"),
+    (
+        item(bbox=[0.25, 0, 0.75, 8]),
+        "segs.items.0.bbox: smaller than a pixel (got [0.25, 0, 0.75, 8]); allowed: x1, y1, x2, y2 "
+        "in pixels",
+    ),
+    (
+        item(crop_region=[0, 0, 8.5, 8]),
+        "segs.items.0.crop_region.2: not a whole number (got 8.5); allowed: whole numbers 0 … 1048",
+    ),
     (
         item(bbox=[8, 0, 8, 8]),
         "segs.items.0.bbox: has no area (got [8, 0, 8, 8]); allowed: x1, y1, x2, y2 with x2 > x1",

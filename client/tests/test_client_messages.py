@@ -179,7 +179,7 @@ def test_bad_options(options: dict[str, Any], field: str, words: str) -> None:
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("boxes", [[(0, 0, 0, 5)], [(0, 0, 5)], [(0.5, 0, 5, 5)], [5]])
+@pytest.mark.parametrize("boxes", [[(0, 0, 0, 5)], [(0, 0, 5)], [(0.5, 0, 1, 5)], [5]])
 def test_bad_boxes(boxes: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"segs\.items\.0\.bbox"):
         build(PIXELS, boxes, pipeline="base")

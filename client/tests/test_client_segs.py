@@ -140,8 +140,8 @@ def test_from_boxes() -> None:
     ("boxes", "options", "words"),
     [
         ([(5, 5, 5, 9)], {}, r"boxes\.0: has no area .*x2 > x1"),
-        ([(1, 1, 2, 2), (-1, 0, 5, 5)], {}, r"boxes\.1: not a box .*0 … "),
-        ([(0.5, 0, 5, 5)], {}, "whole numbers"),
+        ([(1, 1, 2, 2), (-6, 0, -1, 5)], {}, r"boxes\.1: outside the picture"),
+        ([(0.5, 0, 1.25, 5)], {}, "smaller than a pixel"),
         ([(0, 0, 5)], {}, "not a box"),
         ([(100, 0, 110, 5)], {}, "outside the picture.*30 wide and 20 high"),
         ([(0, 0, 5, 5)], {"labels": []}, "labels: 0 given; allowed: 1, one per box"),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from segs_client import InvalidRequest, tools
+from segs_client import InvalidRequest, Segs, tools
 
 SIZE = (24, 32)
 XYXY = [[1.5, 2, 9, 9.2], [-4, -4, 3, 3], [40, 40, 50, 50]]
@@ -45,10 +45,13 @@ def test_detections_without_masks(form: Any) -> None:
     )
     segs = tools.from_supervision(detections, SIZE, names={0: "cat", 1: "dog"}, crop_factor=1)
     assert [(seg.label, seg.confidence, seg.bbox) for seg in segs] == [
-        ("dog", 0.5, (1, 2, 9, 10)),
-        ("cat", 0.25, (0, 0, 3, 3)),
+        ("dog", 0.5, (1.5, 2, 9, float(np.float32(9.2)))),
+        ("cat", 0.25, (-4, -4, 3, 3)),
     ]
-    assert all(seg.mask.min() == 1 for seg in segs)
+    assert [seg.crop_region for seg in segs] == [(1, 2, 8, 9), (0, 0, 7, 7)]
+    filled = np.zeros(SIZE)
+    filled[2:9, 1:8] = filled[:4, :4] = 1  # both ends included, inside the crop region
+    np.testing.assert_array_equal(tools.combined_mask(segs), filled)
     assert tools.from_supervision(detections, SIZE)[0].label == ""
     with pytest.raises(InvalidRequest, match="size: required"):
         tools.from_supervision(detections)
@@ -88,6 +91,7 @@ def test_no_detections() -> None:
     ("changes", "words"),
     [
         ({"xyxy": None}, "xyxy: not boxes"),
+        ({"xyxy": [["a"] * 4] * 2}, "xyxy: not boxes"),
         ({"xyxy": np.zeros((2, 5))}, r"\[2, 5\].*\[N, 4\]"),
         ({"xyxy": np.full((2, 4), np.nan)}, "not finite"),
         ({"confidence": np.ones(3)}, "confidence: 3 given; allowed: 2"),
@@ -122,7 +126,10 @@ def test_ultralytics_masks_of_the_networks_resolution(shape: tuple[int, int]) ->
     segs = tools.from_ultralytics(result)
     expected = np.zeros(SIZE, bool)
     expected[3:15, 6:18] = True
-    np.testing.assert_array_equal(tools.combined_mask(segs), expected)
+    mask = tools.combined_mask(segs)
+    np.testing.assert_array_equal(mask >= 0.5, expected)
+    is_soft = bool(((mask > 0) & (mask < 1)).any())
+    assert is_soft is (scale != round(scale))  # no threshold: where pixels divide, edges are soft
     assert (segs[0].label, segs[0].confidence) == ("dog", 0.5)
 
 
@@ -146,6 +153,132 @@ def test_the_real_ultralytics() -> None:
         np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"},
         boxes=torch.tensor([[6.0, 3.0, 18.0, 15.0, 0.5, 0.0]]), masks=masks,
     )  # fmt: skip
-    (seg,) = tools.from_ultralytics(result, crop_factor=1)
-    assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
-    assert seg.mask.min() == 1
+    for given in (result, [result]):
+        (seg,) = tools.from_ultralytics(given, crop_factor=1)
+        assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
+        assert seg.mask.min() == 1
+    oriented = torch.tensor([[12.0, 12.0, 10.0, 6.0, 0.5, 0.9, 0.0]])  # x, y, w, h, angle
+    result = results.Results(
+        np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"}, obb=oriented
+    )
+    (seg,) = tools.from_ultralytics(result)
+    assert seg.mask.sum() == 60
+    assert len(tools.from_ultralytics(result[:0])) == 0
+
+
+def a_result(**changes: Any) -> SimpleNamespace:
+    boxes = SimpleNamespace(
+        xyxy=Tensor([[6.25, 3, 18.5, 15]]), conf=Tensor([0.5]), cls=Tensor([0.0])
+    )
+    fields = {"orig_shape": SIZE, "names": {0: "cat"}, "boxes": boxes, "masks": None}
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("form", [lambda one: one, lambda one: [one], lambda one: (one,)])
+def test_a_list_of_one_picture_is_taken(form: Any) -> None:
+    (seg,) = tools.from_ultralytics(form(a_result()))
+    assert (seg.label, seg.bbox) == ("cat", (6.25, 3, 18.5, 15))
+    detections = SimpleNamespace(xyxy=Tensor([[6.25, 3, 18.5, 15]]))
+    (seg,) = tools.from_supervision(form(detections), SIZE)
+    assert seg.bbox == (6.25, 3, 18.5, 15)
+
+
+CORNERS = [[[6, 2], [14, 10], [10, 14], [2, 6]], [[40, 40], [50, 40], [50, 50], [40, 50]]]
+
+
+@pytest.mark.parametrize("form", [np.array, Tensor])
+def test_oriented_boxes_become_polygons(form: Any) -> None:
+    obb = SimpleNamespace(xyxyxyxy=form(CORNERS), conf=form([0.5, 0.9]), cls=form([0.0, 0.0]))
+    (seg,) = tools.from_ultralytics(a_result(boxes=None, obb=obb), crop_factor=1)
+    assert (seg.bbox, seg.crop_region, seg.label) == ((2, 2, 14, 14), (2, 2, 14, 14), "cat")
+    polygon = tools.from_polygons([[CORNERS[0]]], SIZE)
+    np.testing.assert_array_equal(
+        tools.combined_mask(Segs(SIZE, (seg,))), tools.combined_mask(polygon)
+    )
+    assert 0 < seg.mask.mean() < 0.6
+    detections = SimpleNamespace(
+        xyxy=form([[2, 2, 14, 14], [40, 40, 50, 50]]), data={"xyxyxyxy": form(CORNERS)}
+    )
+    (same,) = tools.from_supervision(detections, SIZE, crop_factor=1)
+    np.testing.assert_array_equal(same.mask, seg.mask)
+    empty = SimpleNamespace(xyxyxyxy=form(np.empty((0, 4, 2))), conf=form([]), cls=form([]))
+    assert len(tools.from_ultralytics(a_result(boxes=None, obb=empty))) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "result: 0 of them; allowed: an Ultralytics Results"),
+        ([a_result(), a_result()], "result: 2 of them; .*of several pictures, one in each call"),
+        ((each for each in [a_result()]), r"result: has no orig_shape \(got 'generator'\)"),
+        ({"boxes": []}, r"result: has no orig_shape \(got 'dict'\); .*tools\.from_detections"),
+        (SimpleNamespace(xyxy=[]), r"has no orig_shape \(got 'SimpleNamespace'\)"),
+        ([[a_result()]], r"has no orig_shape \(got 'list'\)"),
+        (None, r"has no orig_shape \(got 'NoneType'\)"),
+        (a_result(boxes=None, probs=SimpleNamespace(top1=0)), "a classification has no boxes"),
+        (
+            a_result(masks=SimpleNamespace(data=Tensor(np.zeros((2, 24, 32))))),
+            "masks: 2 given; allowed: 1, one per box",
+        ),
+        (
+            a_result(masks=SimpleNamespace(data=Tensor(np.zeros((24, 32))))),
+            r"masks\.data: wrong shape \(got \[24, 32\]\); allowed: \[N, h, w\]",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_ultralytics_result(given: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        tools.from_ultralytics(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "detections: 0 of them; allowed: supervision"),
+        (a_result(), r"detections: has no xyxy \(got 'SimpleNamespace'\)"),
+        ({"bboxes": [], "labels": []}, r"has no xyxy \(got 'dict'\); .*tools\.from_detections"),
+    ],
+    ids=str,
+)
+def test_what_is_no_supervision_result(given: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        tools.from_supervision(given, SIZE)
+
+
+def test_arrays_of_other_detectors() -> None:
+    mmdet = {"bboxes": [[1.5, 2, 9, 9]], "scores": [0.5], "labels": [1]}
+    segs = tools.from_detections(
+        mmdet["bboxes"], SIZE, confidence=mmdet["scores"], class_id=mmdet["labels"],
+        names=["cat", "dog"],
+    )  # fmt: skip
+    assert [(seg.label, seg.confidence, seg.bbox) for seg in segs] == [("dog", 0.5, (1.5, 2, 9, 9))]
+    soft = np.full((1, 1, *SIZE), 0.25, np.float32)
+    torchvision = {"boxes": Tensor([[1.5, 2, 9, 9]]), "masks": Tensor(soft)}
+    (seg,) = tools.from_detections(torchvision["boxes"], SIZE, mask=torchvision["masks"])
+    assert set(np.unique(seg.mask)) == {0.25}
+    for nothing in ([], np.empty((0, 4)), np.empty(0), Tensor([])):
+        assert len(tools.from_detections(nothing, SIZE)) == 0
+        assert len(tools.from_detections(nothing, SIZE, mask=np.empty((0, 5, 5)))) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, "abcd"),
+        ({"threshold": 0.25}, "bcd"),  # itself excluded
+        ({"drop_size": 9}, "bd"),
+        ({"drop_size": 10}, "b"),
+        ({"labels": ["a", "d"]}, "ad"),
+        ({"labels": "b, c"}, "bc"),
+        ({"labels": ""}, "abcd"),
+        ({"labels": "x"}, ""),
+        ({"threshold": 0.5, "labels": "all", "drop_size": 5}, "cd"),
+    ],
+)
+def test_detections_are_chosen(options: dict[str, Any], kept: str) -> None:
+    boxes = [[1, 1, 9.5, 9.5], [1, 1, 11.25, 12], [1, 1, 7, 20], [1, 1, 11, 20], [3, 3, 4, 9]]
+    segs = tools.from_detections(
+        boxes, SIZE, confidence=[0.25, 0.5, 0.75, 1, 1], class_name=list("abcde"), **options
+    )
+    assert "".join(seg.label for seg in segs) == kept

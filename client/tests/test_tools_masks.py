@@ -94,12 +94,19 @@ def test_blurred_masks_stay_in_range() -> None:
 
 def test_masks_cut_by_a_mask() -> None:
     for seed in range(5):
-        segs = random_segs(seed)
+        segs = random_segs(seed, 1)
         cut = np.random.default_rng(seed).random(SIZE, np.float32)
-        full = tools.combined_mask(segs)
+        full, other = (
+            np.trunc(np.float32(255) * mask) for mask in (tools.combined_mask(segs), cut)
+        )
         inside, outside = tools.intersected(segs, cut), tools.subtracted(segs, cut)
-        np.testing.assert_array_equal(tools.combined_mask(inside), np.minimum(full, cut))
-        np.testing.assert_array_equal(tools.combined_mask(outside), np.minimum(full, 1 - cut))
+        anded = full.astype(np.uint8) & other.astype(np.uint8)
+        np.testing.assert_array_equal(tools.combined_mask(inside) * 255, anded)
+        np.testing.assert_array_equal(
+            np.rint(tools.combined_mask(outside) * 255), np.maximum(full - other, 0)
+        )
+        hard = tools.intersected(tools.thresholded(segs), cut > 0.5)
+        assert set(np.unique(tools.combined_mask(hard))) <= {0, 1}
     nothing = tools.intersected(segs, np.zeros(SIZE))
     assert len(nothing) == len(segs)
     assert len(tools.without_empty(nothing)) == 0
@@ -109,6 +116,7 @@ def test_hard_masks() -> None:
     segs = random_segs(1)
     hard = tools.thresholded(segs, 0.8)
     assert {0.0, 1.0} == set(np.unique(np.concatenate([seg.mask.ravel() for seg in hard])))
-    np.testing.assert_array_equal(tools.combined_mask(hard) > 0, tools.combined_mask(segs) >= 0.8)
+    for one, other in zip(hard, segs, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask >= 0.8)
     filled = tools.box_filled(Segs.from_boxes(BOXES, SIZE, crop_factor=2))
     assert [seg.mask.sum() for seg in filled] == [100, 144, 320]

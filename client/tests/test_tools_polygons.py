@@ -154,7 +154,7 @@ def test_coco_of_every_kind() -> None:
     assert [(seg.label, seg.confidence, seg.bbox) for seg in segs] == [
         ("cat", 1.0, (2, 3, 22, 22)),
         ("dog", 0.25, (20, 4, 30, 9)),
-        ("dog", 1.0, (1, 2, 5, 7)),
+        ("dog", 1.0, (1.5, 2, 4.5, 6.25)),
     ]
     assert [seg.mask.sum() for seg in segs] == [104, 50, 20]
     assert tools.from_coco(annotations, SIZE)[0].label == ""

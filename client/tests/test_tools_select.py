@@ -24,6 +24,10 @@ def which(segs: Segs) -> list[int]:
         (["dog", "cow"], False, [1]),
         ({"dog", "cat"}, True, []),
         ("all", False, [0, 1, 2]),
+        (" dog ,cow", False, [1]),
+        ("dog, all", False, [0, 1, 2]),
+        ("", False, []),
+        (["dog,cat"], False, []),
         (["all"], True, []),
         ([], False, []),
     ],
@@ -44,13 +48,31 @@ def test_with_labels(labels: Any, negate: bool, expected: list[int]) -> None:
         ("width", 6, 10, [0, 1]),
         ("height", 8, 10, [0, 2]),
         ("area", 100, 144, [0, 1]),
+        ("area(=w*h)", 100, 144, [0, 1]),
+        ("length_percent", 400, 450, [1]),
+        ("length_percent", 100, 100, [0]),
         ("confidence", 0.5, 1, [0, 2]),
+        ("confidence(0-100)", 50, 100, [0, 2]),
     ],
 )
-def test_in_range(measure: Any, low: float, high: float, expected: list[int]) -> None:
-    assert which(tools.in_range(SEGS, measure, low, high)) == expected
-    others = tools.in_range(SEGS, measure, low, high, negate=True)
+def test_in_range_of_the_box(measure: Any, low: float, high: float, expected: list[int]) -> None:
+    assert which(tools.in_range(SEGS, measure, low, high, of="bbox")) == expected
+    others = tools.in_range(SEGS, measure, low, high, of="bbox", negate=True)
     assert which(others) == [at for at in range(3) if at not in expected]
+
+
+def test_the_crop_region_is_measured_unless_the_box_is_asked_for() -> None:
+    segs = Segs(
+        SIZE,
+        (
+            box_seg((0, 0, 20, 20), (0, 0, 21, 21)),
+            box_seg((5, 5, 10, 10), (0, 0, 40, 40)),
+        ),
+    )
+    assert [seg.bbox[2] for seg in tools.ordered(segs, "area", descending=True)] == [10, 20]
+    assert [seg.bbox[2] for seg in tools.ordered(segs, "area", of="bbox")] == [10, 20]
+    assert len(tools.in_range(segs, "width", low=22)) == 1
+    assert len(tools.in_range(segs, "width", low=22, of="bbox")) == 0
 
 
 @pytest.mark.parametrize(
@@ -80,12 +102,19 @@ def test_labels_are_replaced() -> None:
     assert {seg.label for seg in tools.relabelled(SEGS, "x")} == {"x"}
     renamed = tools.relabelled(SEGS, {"cat": "lion", "cow": "ox"})
     assert [seg.label for seg in renamed] == ["lion", "dog", "lion"]
+    for texts, expected in (
+        ([" a ", "b"], ["a", "b", "cat"]),
+        (["w", "x", "y", "z"], ["w", "x", "y"]),
+        ([], ["cat", "dog", "cat"]),
+    ):
+        assert [seg.label for seg in tools.relabelled(SEGS, texts)] == expected
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: tools.in_range(SEGS, "size"), "measure: unknown .*x1, y1, "),  # type: ignore[arg-type]
+        (lambda: tools.in_range(SEGS, "size"), "measure: unknown .*x1, y1, .*0-100"),  # type: ignore[arg-type]
+        (lambda: tools.in_range(SEGS, "x1", of="crop"), "of: unknown .*'crop_region', 'bbox'"),  # type: ignore[arg-type]
         (lambda: tools.ordered(SEGS, "x1", start=-1), "start: negative"),
         (lambda: tools.ordered(SEGS, "x1", count=-1), "count: negative"),
         (lambda: tools.merged(SEGS, "same"), "alike: unknown .*'equal_region'"),  # type: ignore[arg-type]
@@ -93,6 +122,8 @@ def test_labels_are_replaced() -> None:
         (lambda: tools.eroded(SEGS, -1), "px: negative"),
         (lambda: tools.blurred(SEGS, -1), "px: negative"),
         (lambda: tools.dilated(SEGS, 1, element="star"), "element: unknown"),  # type: ignore[arg-type]
+        (lambda: tools.blurred(SEGS, 1, sigma=0), "sigma: not a width"),
+        (lambda: tools.intersected(SEGS, np.zeros((2, *SIZE))), "mask: 2 masks given; allowed: 3"),
         (lambda: tools.subtracted(SEGS, np.zeros((3, 3))), r"wrong shape .*\[48, 64\]"),
         (lambda: tools.intersected(SEGS, np.full(SIZE, 2.0)), "0 … 1"),
     ],
@@ -111,7 +142,10 @@ def test_every_tool_takes_empty_segs() -> None:
         tools.remaining(EMPTY, EMPTY),
         tools.without_empty(EMPTY),
         tools.relabelled(EMPTY, "x"),
+        tools.relabelled(EMPTY, ["x"]),
         tools.merged(EMPTY),
+        tools.merged_into_one(EMPTY),
+        tools.dilated_in_crop(EMPTY, 4),
         tools.dilated(EMPTY, 3),
         tools.eroded(EMPTY, 3),
         tools.blurred(EMPTY, 3),
@@ -165,7 +199,7 @@ def test_boxes_may_overlap_where_masks_do_not() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_merging_keeps_the_combined_mask(seed: int) -> None:
-    segs = random_segs(seed)
+    segs = tools.thresholded(random_segs(seed))
     merged = tools.merged(segs)
     np.testing.assert_array_equal(tools.combined_mask(merged), tools.combined_mask(segs))
     assert same(tools.merged(merged), merged)

@@ -108,6 +108,8 @@ def _item(rng: random.Random) -> Json:
     x1, y1 = rng.randrange(width - 16), rng.randrange(height - 16)
     item: Json = {"bbox": [x1, y1, x1 + rng.randint(8, 16), y1 + rng.randint(8, 16)]}
     if rng.random() < 0.3:
+        item["bbox"] = [edge + rng.choice((0, rng.uniform(-3, 3))) for edge in item["bbox"]]
+    if rng.random() < 0.3:
         item["label"] = "face"
     if rng.random() < 0.2:
         item["crop_region"] = [0, 0, width, height]

@@ -57,6 +57,49 @@ def test_a_box_that_is_large_enough_is_skipped_unless_forced() -> None:
     assert sampled_size(box, region, lazy.model_copy(update={"force_inpaint": True})) == (100, 100)
 
 
+@pytest.mark.parametrize(
+    ("box", "region", "options", "expected"),
+    [
+        # 512/31.6 · 79 is 1279.99… in float64 and 1280 in float32
+        ((0.0, 0.0, 31.6, 31.6), (0, 0, 79, 79), {"max_size": 4096}, (1280, 1280)),
+        # 64/19.6, then 96/137 of it: the scale is decided by fractions, not by 20 px
+        ((18.3, 14.7, 37.9, 36.2), (8, 6, 50, 46), {"guide_size": 64, "max_size": 96}, (91, 96)),
+        ((18.3, 14.7, 37.9, 36.2), (8, 6, 50, 46), {"guide_size": 64}, (130, 137)),
+        ((-2.5, 10.2, 15, 30.9), (0, 0, 52, 61), {"guide_size": 64}, (223, 190)),
+        (
+            (0.0, 0.0, 31.6, 31.6), (0, 0, 79, 79), {"guide_size_for": False, "max_size": 4096},
+            (512, 512),
+        ),
+    ],
+)  # fmt: skip
+def test_fractions_of_a_box_decide_the_scale(
+    box: Any, region: Any, options: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    assert sampled_size(box, region, DetailRequest(pipeline="base", **options)) == expected
+
+
+@pytest.mark.parametrize(("side", "skipped"), [(63.5, False), (64, True), (64.25, True)])
+def test_a_fraction_decides_whether_a_box_is_large_enough(side: float, skipped: bool) -> None:
+    lazy = DetailRequest(pipeline="base", guide_size=64, force_inpaint=False)
+    size = sampled_size((0.5, 0.5, 0.5 + side, 90), (0, 0, 100, 100), lazy)
+    assert (size == "skipped_large_enough") is skipped
+
+
+@pytest.mark.parametrize(
+    ("box", "region"),
+    [
+        ([40.25, 30.5, 60.5, 50], [30, 20, 70, 59]),
+        ([-2.5, -4, 15, 30.9], [0, 0, 35, 69]),
+        ([-9, 0, 200, 8], [0, 0, 128, 16]),
+    ],
+)
+def test_boxes_with_fractions_and_out_of_the_picture(box: list[float], region: list[int]) -> None:
+    (seg,) = prepared(segs={"items": [{"bbox": box}]}, crop_factor=2.0).plan.segs
+    assert list(seg.bbox) == box
+    assert list(seg.crop_region) == region
+    assert [type(edge) for edge in seg.bbox] == [type(edge) for edge in box]
+
+
 def test_a_sliver_cannot_be_sampled() -> None:
     asked = DetailRequest(pipeline="base", guide_size=64, max_size=768)
     assert sampled_size((0, 0, 1000, 5), (0, 0, 1000, 5), asked) == "skipped_too_small"
@@ -100,7 +143,7 @@ SEG = {"bbox": [0, 0, 8, 8], "crop_region": [0, 0, 8, 8]}
         ({"scheduler": "nobody"}, "scheduler"),
         ({"guide_size": 1}, "guide_size"),
         ({"nobody": 1}, "nobody"),
-        ({"segs": {"items": [{"bbox": [0, 0, 200, 8]}]}}, "segs.items.0.bbox"),
+        ({"segs": {"items": [{"bbox": [200, 0, 208, 8]}]}}, "segs.items.0.bbox"),
         (
             {"segs": {"items": [SEG, {**SEG, "crop_region": [0, 90, 8, 97]}]}},
             "segs.items.1.crop_region",

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field, ValidationError
 
-from segs_client.boxes import Box
-from segs_client.contract import Model
+from segs_client.contract import FloatBox, Model
 from segs_client.local_files import check_options, check_suffix, segments
 from segs_client.segs import Segs
 
@@ -34,7 +33,7 @@ class Item:
 
     name: str
     image: Path
-    boxes: tuple[Box, ...]
+    boxes: tuple[FloatBox, ...]
     masks: tuple[Path, ...]
     options: Mapping[str, Any]
     output: Path
@@ -53,7 +52,7 @@ class Item:
             found.update(hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
-    def segments(self) -> Segs | list[Box]:
+    def segments(self) -> Segs | list[FloatBox]:
         """See :func:`segs_client.local_files.segments`."""
         return segments(self.image, self.boxes, self.masks, self.options)
 
@@ -62,7 +61,7 @@ class Line(Model):
     """One line of a JSONL file. All paths but ``output`` are relative to the file's folder."""
 
     image: Annotated[str, Field(min_length=1, description="the picture")]
-    boxes: Annotated[tuple[Box, ...], Field(description="segments, x1, y1, x2, y2")] = ()
+    boxes: Annotated[tuple[FloatBox, ...], Field(description="segments, x1, y1, x2, y2")] = ()
     masks: Annotated[tuple[str, ...], Field(description="pictures with white segments")] = ()
     options: Annotated[
         dict[str, Any], Field(description="of this request, over the command line's")
@@ -77,7 +76,7 @@ def from_folder(
     output: Path,
     *,
     masks: Path | None,
-    boxes: Sequence[Box],
+    boxes: Sequence[FloatBox],
     suffix: str | None,
     options: Mapping[str, Any],
 ) -> list[Item]:

@@ -10,18 +10,20 @@ Each is a pure function that returns new SEGS::
 """
 
 from segs_client.tools.coco import decode_rle, from_coco
-from segs_client.tools.detections import from_supervision, from_ultralytics
+from segs_client.tools.detections import from_detections
+from segs_client.tools.detector_results import from_supervision, from_ultralytics
 from segs_client.tools.masks import (
     blurred,
     box_filled,
     combined_mask,
     dilated,
+    dilated_in_crop,
     eroded,
     intersected,
     subtracted,
     thresholded,
 )
-from segs_client.tools.merging import merged
+from segs_client.tools.merging import merged, merged_into_one
 from segs_client.tools.polygons import from_polygons
 from segs_client.tools.preview import preview_image
 from segs_client.tools.select import (
@@ -41,8 +43,10 @@ __all__ = [
     "combined_mask",
     "decode_rle",
     "dilated",
+    "dilated_in_crop",
     "eroded",
     "from_coco",
+    "from_detections",
     "from_polygons",
     "from_supervision",
     "from_ultralytics",
@@ -50,6 +54,7 @@ __all__ = [
     "intersected",
     "load",
     "merged",
+    "merged_into_one",
     "ordered",
     "preview_image",
     "relabelled",

@@ -7,26 +7,28 @@ run lengths and their string form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.boxes import Box, Size, checked_size
+from segs_client.boxes import FloatBox, Size, checked_size, outer_box
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
+from segs_client.tools.coco_documents import Categories, Source, picture_part
 from segs_client.tools.polygons import polygon_mask
-from segs_client.tools.regions import mask_box, outer_box, overlap, seg_around, whole
+from segs_client.tools.regions import mask_box, overlap, seg_around, whole
 
 
 @contract_checked()
 def from_coco(
-    annotations: Iterable[Mapping[str, Any]],
-    size: Size,
+    annotations: Source,
+    size: Size | None = None,
     *,
-    categories: Mapping[int, str] | None = None,
+    image_id: int | str | None = None,
+    categories: Categories | None = None,
     crop_factor: float = 3.0,
     crop_min_size: int | None = None,
 ) -> Segs:
@@ -34,33 +36,50 @@ def from_coco(
 
     The mask is the ``segmentation``: polygons (their union; a pixel belongs to it if its centre is
     inside, while the COCO API also includes some pixels of the edge), or run lengths, plain or
-    compressed. The box is that of the mask. Without a segmentation, mask and box are the ``bbox``
-    with its edges rounded outwards. Annotations without a pixel in the picture are skipped.
+    compressed. The box is that of the mask. Without a segmentation, the box is the ``bbox`` with
+    its fractions, and the mask the pixels that it touches. Annotations without a pixel in the
+    picture are skipped.
 
     Args:
         annotations: dictionaries with ``segmentation`` or ``bbox`` (x, y, width, height),
-            ``category_id``, and optionally ``score`` (the confidence; default 1).
-        size: height and width of the picture.
-        categories: the label of each ``category_id``; without it, labels are empty.
+            ``category_id``, and optionally ``score`` (the confidence; default 1); or a whole COCO
+            document, a dictionary with ``images``, ``annotations`` and ``categories``; or the path
+            of a JSON file of either.
+        size: height and width of the picture; a document has it.
+        image_id: which picture's annotations are taken, by its id, or in a document also by its
+            file name; required where there are several.
+        categories: the label of each ``category_id``, or COCO's list of dictionaries with ``id``
+            and ``name``; without it the document's, or else labels are empty.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
         crop_min_size: least side of the crop region, px.
 
     Raises:
-        InvalidRequest: a malformed annotation, run lengths of another size, an unknown category.
+        InvalidRequest: a malformed annotation or document, run lengths of another size, an unknown
+            category or picture, or several pictures and no ``image_id``.
+        OSError: the path cannot be read.
 
     Example:
         >>> cat = {"category_id": 17, "score": 0.5, "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]]}
         >>> segs = from_coco([cat], (10, 10), categories={17: "cat"})
         >>> segs[0].label, segs[0].bbox, segs[0].confidence
         ('cat', (2, 2, 8, 8), 0.5)
+        >>> document = {
+        ...     "images": [{"id": 7, "file_name": "cat.png", "height": 10, "width": 10}],
+        ...     "annotations": [{**cat, "image_id": 7}],
+        ...     "categories": [{"id": 17, "name": "cat"}],
+        ... }
+        >>> from_coco(document)[0].label
+        'cat'
     """
-    size = checked_size(size)
+    part = picture_part(annotations, size, image_id, categories)
+    size = part.size
     found: list[Seg] = []
-    for index, annotation in enumerate(annotations):
-        name = f"annotations.{index}"
+    for name, annotation in part.annotations:
         mask, corner = _mask(annotation, size, name)
-        label, score = _label(annotation, categories, name), _score(annotation, name)
-        box = mask_box(mask, corner)
+        label, score = _label(annotation, part.categories, name), _score(annotation, name)
+        box: FloatBox | None = mask_box(mask, corner)
+        if box is not None and not annotation.get("segmentation"):
+            box = _bbox(annotation, name)
         if box is not None:
             seg = seg_around(
                 box, mask, corner, size, crop_factor=crop_factor, crop_min_size=crop_min_size,
@@ -146,7 +165,7 @@ def _mask(
     if segmentation:
         rings = _rings(segmentation, f"{name}.segmentation")
         return polygon_mask(rings, size, "union", f"{name}.segmentation"), (0, 0)
-    box = overlap(_bbox(annotation.get("bbox"), f"{name}.bbox"), whole(size))
+    box = overlap(outer_box(_bbox(annotation, name)), whole(size))
     x1, y1, x2, y2 = box or (0, 0, 0, 0)
     return np.ones((y2 - y1, x2 - x1), bool), (x1, y1)
 
@@ -165,13 +184,17 @@ def _rings(polygons: Any, name: str) -> list[npt.NDArray[np.float64]]:
     return rings
 
 
-def _bbox(bbox: Any, name: str) -> Box:
-    allowed = "x, y, width, height, or a segmentation"
+def _bbox(annotation: Mapping[str, Any], name: str) -> FloatBox:
+    """The annotation's x, y, width, height as a box; below a pixel, the pixels that it touches."""
+    bbox: Any = annotation.get("bbox")
     try:
-        x, y, width, height = (float(value) for value in bbox)
-        return outer_box((x, y, x + width, y + height))
+        x, y, width, height = (each if isinstance(each, int) else float(each) for each in bbox)
+        box = (x, y, x + width, y + height)
+        touched = outer_box(box)  # raises if a number is not finite
     except (TypeError, ValueError, OverflowError):
-        raise invalid(name, "not a box", value=bbox, allowed=allowed) from None
+        allowed = "x, y, width, height in pixels, or a segmentation"
+        raise invalid(f"{name}.bbox", "not a box", value=bbox, allowed=allowed) from None
+    return box if min(width, height) >= 1 else touched
 
 
 def _label(annotation: Mapping[str, Any], categories: Mapping[int, str] | None, name: str) -> str:

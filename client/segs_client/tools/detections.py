@@ -1,189 +1,201 @@
-"""SEGS from detectors' results, read by their attributes without importing their packages."""
+"""SEGS from what a detector found: arrays of boxes, masks, scores and classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.arrays import FloatArray, resize_bilinear
-from segs_client.boxes import Size, checked_size
+from segs_client.arrays import FloatArray
+from segs_client.boxes import Box, FloatBox, Size, checked_size, crop_region
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
-from segs_client.tools.regions import one_each, outer_box, overlap, seg_around, whole
+from segs_client.tools.morphology import kernel_dilated_mask
+from segs_client.tools.polygons import polygon_mask
+from segs_client.tools.regions import grown, moved, one_each, overlap, whole
+from segs_client.tools.select import label_test
+
+Names: TypeAlias = Mapping[int, str] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which detections become SEGS, and how; the options of :func:`from_detections`."""
+
+    threshold: float | None
+    dilation: int
+    drop_size: int
+    labels: str | Collection[str]
+    crop_factor: float
+    crop_min_size: int | None
+
+    def keeps(self, box: FloatBox, label: str, confidence: float) -> bool:
+        """Whether a box in float32 is sure and large enough, and has one of the labels."""
+        if self.threshold is not None and not np.float32(confidence) > np.float32(self.threshold):
+            return False
+        x1, y1, x2, y2 = (np.float32(edge) for edge in box)
+        if not min(x2 - x1, y2 - y1) > max(self.drop_size, 1):
+            return False
+        return self.labels == "" or label_test(self.labels)(label)
 
 
 @contract_checked()
-def from_supervision(
-    detections: Any,
-    size: Size | None = None,
+def from_detections(
+    xyxy: Any,
+    size: Size,
     *,
-    names: Mapping[int, str] | None = None,
+    mask: Any = None,
+    confidence: Any = None,
+    class_id: Any = None,
+    class_name: Sequence[str] | None = None,
+    names: Names | None = None,
+    threshold: float | None = None,
+    dilation: int = 0,
+    drop_size: int = 1,
+    labels: str | Collection[str] = "all",
     crop_factor: float = 3.0,
     crop_min_size: int | None = None,
 ) -> Segs:
-    """One SEG per detection of a ``supervision.Detections`` or an object with its attributes.
+    """One SEG per detected box, by the rules of ComfyUI's detectors.
 
-    Boxes are rounded outwards and cut to the picture; detections outside it are skipped. The mask
-    is the detection's, or without masks the filled box.
+    Arrays, lists or torch tensors on any device, e.g. of the dictionaries of torchvision, mmdet or
+    transformers. The box is kept as found, in float32: its fractions decide the crop region and the
+    scale, and it may reach out of the picture; a box outside it is left out. Without masks the mask
+    is the pixels from trunc(x1) to trunc(x2) and from trunc(y1) to trunc(y2), **ends included**.
+    (Boxes of your own, half-open: ``Segs.from_boxes``.) Soft masks stay soft.
 
     Args:
-        detections: with ``xyxy`` [N, 4], and optionally ``mask`` [N, H, W], ``confidence`` [N],
-            ``class_id`` [N] and ``data["class_name"]`` [N]; arrays or torch tensors.
-        size: height and width of the picture; required without masks.
-        names: the label of each class_id, if the detections have no ``class_name``.
+        xyxy: [N, 4], x1, y1, x2, y2 in pixels.
+        size: height and width of the picture.
+        mask: [N, H, W] or [N, 1, H, W] of the picture's size, 0..1.
+        confidence: [N]; without it, 1.
+        class_id: [N]; named by ``names``.
+        class_name: [N], the labels, if the classes have no numbers.
+        names: the label of each class_id: a mapping, or a list from 0 on.
+        threshold: least confidence, itself excluded; None: all.
+        dilation: side of the square by which the mask is dilated in the picture, before it is cut
+            to the crop region, see :func:`~segs_client.tools.dilated_in_crop`; negative ones have
+            no effect here, as in the reference.
+        drop_size: both sides of a box must be greater, and greater than 1 px.
+        labels: which to keep, see :func:`~segs_client.tools.with_labels`; "": all.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
         crop_min_size: least side of the crop region, px.
 
     Raises:
-        InvalidRequest: no boxes, lists of unequal length, or no size.
+        InvalidRequest: no boxes, arrays of unequal length, masks of another size, or a class
+            without a name.
 
     Example:
-        >>> class Detections:
-        ...     xyxy = np.array([[1.5, 2, 9, 9]])
-        ...     data = {"class_name": ["cat"]}
-        >>> seg = from_supervision(Detections(), (20, 20))[0]
-        >>> seg.bbox, seg.label
-        ((1, 2, 9, 9), 'cat')
+        >>> found = {"boxes": np.array([[10.25, 8, 30.5, 40]]), "scores": np.array([0.75])}
+        >>> seg = from_detections(found["boxes"], (96, 128), confidence=found["scores"])[0]
+        >>> seg.bbox, seg.crop_region, int(seg.mask.sum())
+        ((10.25, 8.0, 30.5, 40.0), (0, 0, 60, 96), 693)
     """
-    boxes = _boxes(getattr(detections, "xyxy", None), "xyxy")
-    masks = _array(getattr(detections, "mask", None))
-    if masks is not None and size is None:
-        size = (masks.shape[1], masks.shape[2])
-    if size is None:
-        raise invalid("size", "required where the detections have no masks")
-    data = getattr(detections, "data", None) or {}
-    texts = data.get("class_name")
-    if texts is None:
-        texts = _named(_array(getattr(detections, "class_id", None)), names)
-    return _segs(
-        boxes,
-        checked_size(size),
-        masks=None if masks is None else masks.astype(np.float32),
-        labels=texts,
-        confidences=_array(getattr(detections, "confidence", None)),
-        crop_factor=crop_factor,
-        crop_min_size=crop_min_size,
+    size = checked_size(size)
+    boxes = box_array(xyxy, "xyxy")
+    if class_name is None:
+        class_name = named(as_array(class_id), names)
+    choice = Choice(threshold, dilation, drop_size, labels, crop_factor, crop_min_size)
+    masks = _whole_masks(as_array(mask), len(boxes), size)
+    return detected(
+        boxes, size, choice, masks=masks, labels=class_name, confidences=as_array(confidence)
     )
 
 
-@contract_checked()
-def from_ultralytics(
-    result: Any, *, crop_factor: float = 3.0, crop_min_size: int | None = None
-) -> Segs:
-    """One SEG per detection of an Ultralytics ``Results`` or an object with its attributes.
-
-    Boxes are read as by :func:`from_supervision`. Masks may have the network's resolution, with the
-    picture scaled to fit and centred in them: the margin is cut off, the rest is resized
-    bilinearly, and values of at least 0.5 belong to the mask.
-
-    Args:
-        result: with ``orig_shape`` (height, width), ``names`` (the label of each class) and
-            ``boxes`` of ``xyxy`` [N, 4], ``conf`` [N] and ``cls`` [N]; and ``masks`` of ``data``
-            [N, h, w], or None. Torch tensors or arrays.
-        crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
-        crop_min_size: least side of the crop region, px.
-
-    Raises:
-        InvalidRequest: no boxes, or arrays of unequal length.
-
-    Example:
-        >>> from types import SimpleNamespace as Result
-        >>> boxes = Result(xyxy=np.array([[1, 2, 9, 9]]), conf=np.array([0.5]), cls=np.array([0.0]))
-        >>> result = Result(orig_shape=(20, 20), names={0: "cat"}, boxes=boxes, masks=None)
-        >>> seg = from_ultralytics(result)[0]
-        >>> seg.label, seg.confidence
-        ('cat', 0.5)
-    """
-    size = checked_size(result.orig_shape[:2])
-    if result.boxes is None:
-        return Segs(size)
-    boxes = _boxes(result.boxes.xyxy, "boxes.xyxy")
-    masks = None if result.masks is None else _array(result.masks.data)
-    if masks is not None:
-        unboxed = [_unboxed(mask, size) for mask in masks.astype(np.float32)]
-        masks = np.array(unboxed).reshape(-1, *size)  # also without masks
-    return _segs(
-        boxes,
-        size,
-        masks=masks,
-        labels=_named(_array(result.boxes.cls), result.names),
-        confidences=_array(result.boxes.conf),
-        crop_factor=crop_factor,
-        crop_min_size=crop_min_size,
-    )
-
-
-def _segs(
-    boxes: npt.NDArray[np.float64],
+def detected(
+    boxes: npt.NDArray[np.float32],
     size: Size,
+    choice: Choice,
     *,
-    masks: npt.NDArray[Any] | None,
+    masks: Sequence[FloatArray] | None,
     labels: Sequence[Any] | None,
     confidences: npt.NDArray[Any] | None,
-    crop_factor: float,
-    crop_min_size: int | None,
 ) -> Segs:
+    """The SEGS of :func:`from_detections`, of arrays that are checked but for their lengths."""
     texts = one_each("labels", labels, len(boxes), "")
     scores = None if confidences is None else confidences.tolist()
     numbers = one_each("confidence", scores, len(boxes), 1.0)
-    if masks is not None and masks.shape != (len(boxes), *size):
-        allowed = f"{[len(boxes), *size]}, one per box, of the picture's size"
-        raise invalid("mask", "wrong shape", value=list(masks.shape), allowed=allowed)
     found: list[Seg] = []
-    for index, edges in enumerate(boxes):
-        box = overlap(outer_box(edges), whole(size))
-        if box is None:
+    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        box, label, score = (x1, y1, x2, y2), str(texts[index]), numbers[index]
+        if overlap(box, whole(size)) is None or not choice.keeps(box, label, score):
             continue
-        x1, y1, x2, y2 = box
-        mask, corner = np.ones((y2 - y1, x2 - x1), np.float32), (x1, y1)
-        if masks is not None:
-            mask, corner = masks[index], (0, 0)
-        seg = seg_around(
-            box, mask, corner, size, crop_factor=crop_factor, crop_min_size=crop_min_size,
-            label=str(texts[index]), confidence=numbers[index],
-        )  # fmt: skip
-        found.append(seg)
+        region = crop_region(box, size, choice.crop_factor, choice.crop_min_size)
+        if masks is None:
+            lies_in = _ends_included(box)
+            mask = np.ones((lies_in[3] - lies_in[1], lies_in[2] - lies_in[0]), np.float32)
+        else:
+            lies_in, mask = whole(size), masks[index]
+        cut = _dilated(mask, lies_in, region, size, choice.dilation)
+        found.append(Seg(cut, box, region, confidence=score, label=label))
     return Segs(size, tuple(found))
 
 
-def _array(value: Any) -> npt.NDArray[Any] | None:
+def as_array(value: Any) -> npt.NDArray[Any] | None:
     """An array, or a torch tensor on any device, as an array."""
     if value is None:
         return None
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "cpu") else value)
 
 
-def _boxes(xyxy: Any, name: str) -> npt.NDArray[np.float64]:
-    boxes = _array(xyxy)
-    if boxes is None or boxes.ndim != 2 or boxes.shape[1] != 4:
+def box_array(xyxy: Any, name: str) -> npt.NDArray[np.float32]:
+    """Boxes as float32 [N, 4], or a ContractError with ``name``."""
+    boxes = as_array(xyxy)
+    if boxes is not None and boxes.size == 0:
+        return np.empty((0, 4), np.float32)
+    if boxes is None or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
         found = None if boxes is None else list(boxes.shape)
         raise invalid(name, "not boxes", value=found, allowed="[N, 4]: x1, y1, x2, y2")
     if not np.isfinite(boxes).all():
         raise invalid(name, "not finite", allowed="numbers")
-    return boxes.astype(np.float64)
+    return boxes.astype(np.float32)
 
 
-def _named(classes: npt.NDArray[Any] | None, names: Mapping[int, str] | None) -> list[str] | None:
+def named(classes: npt.NDArray[Any] | None, names: Names | None) -> list[str] | None:
+    """The names of classes [N]; None where there are no names, or a ContractError."""
     if classes is None or names is None:
         return None
+    known = names if isinstance(names, Mapping) else dict(enumerate(names))
     numbers = [int(number) for number in classes]
     for number in numbers:
-        if number not in names:
-            allowed = ", ".join(str(known) for known in names)
+        if number not in known:
+            allowed = ", ".join(str(each) for each in known)
             raise invalid("names", "lacks a class", value=number, allowed=allowed)
-    return [names[number] for number in numbers]
+    return [known[number] for number in numbers]
 
 
-def _unboxed(mask: FloatArray, size: Size) -> FloatArray:
-    """A mask of the picture's size, 0 or 1, from a mask [h, w] with the picture scaled to fit and
-    centred in it."""
-    height, width = mask.shape
-    scale = min(height / size[0], width / size[1])
-    rows, columns = (max(1, round(side * scale)) for side in size)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    fitted = mask[top : top + rows, left : left + columns]
-    return (resize_bilinear(fitted, *size) >= 0.5).astype(np.float32)
+def polygon_masks(corners: npt.NDArray[Any], size: Size, name: str) -> list[FloatArray]:
+    """The masks [H, W] of polygons [N, K, 2] of x, y: the pixels whose centres are inside."""
+    return [
+        polygon_mask([ring], size, "union", f"{name}.{index}").astype(np.float32)
+        for index, ring in enumerate(corners)
+    ]
+
+
+def _whole_masks(masks: npt.NDArray[Any] | None, count: int, size: Size) -> list[FloatArray] | None:
+    if masks is None:
+        return None
+    if masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.shape != (count, *size) and (count or masks.size):
+        allowed = f"{[count, *size]}, one per box, of the picture's size"
+        raise invalid("mask", "wrong shape", value=list(masks.shape), allowed=allowed)
+    return list(masks.astype(np.float32))
+
+
+def _ends_included(box: FloatBox) -> Box:
+    """The pixels of a detected box, by the reference's rule: those of both its ends too."""
+    x1, y1, x2, y2 = (int(edge) for edge in box)
+    return x1, y1, x2 + 1, y2 + 1
+
+
+def _dilated(mask: FloatArray, lies_in: Box, region: Box, size: Size, dilation: int) -> FloatArray:
+    """A mask's part in ``region`` after a dilation in the picture."""
+    reach = max(dilation, 0)
+    around = overlap(grown(region, reach), whole(size)) or region
+    inside = kernel_dilated_mask(moved(mask, lies_in, around), reach)
+    return moved(inside, around, region)

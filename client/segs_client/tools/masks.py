@@ -11,13 +11,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.arrays import FloatArray
-from segs_client.blur import blur
-from segs_client.boxes import Box, window
+from segs_client.arrays import ByteArray, FloatArray, from_bytes, to_pixels
+from segs_client.blur import BLUR_SIGMA, blur
+from segs_client.boxes import window
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs, box_mask
-from segs_client.tools.morphology import Element, dilated_mask, eroded_mask
+from segs_client.tools.morphology import (
+    Element,
+    dilated_mask,
+    eroded_mask,
+    kernel_dilated_mask,
+)
 from segs_client.tools.regions import around, grown, mask_box, moved, overlap, picture_mask, whole
 
 
@@ -82,18 +87,41 @@ def eroded(segs: Segs, px: int, *, element: Element = "disc") -> Segs:
     return _changed(segs, change)
 
 
-@contract_checked()
-def blurred(segs: Segs, px: int) -> Segs:
-    """The SEGS with soft masks: the blur of the detailer's noise mask and of pasting.
+def dilated_in_crop(segs: Segs, dilation: int) -> Segs:
+    """The SEGS with masks dilated as the ``dilation`` of ComfyUI's nodes does it.
 
-    A Gaussian with σ = 10 px inside the crop region; see :func:`segs_client.blur.blur`.
+    The neighbourhood is a square of ``dilation`` pixels a side; with an even side the mask becomes
+    one pixel longer to the right and below. Crop regions stay, so that a mask ends at its region's
+    edge, and so do the SEGS' own crops. :func:`dilated` goes by a radius and enlarges the region.
+
+    Args:
+        segs: to change.
+        dilation: side of the square in pixels; negative: each pixel gets the least value of such a
+            square, in which nothing counts beyond the region; 0: no change.
+
+    Example:
+        >>> segs = Segs.from_boxes([(4, 4, 6, 6)], (10, 10), crop_factor=2)
+        >>> dilated_in_crop(segs, 2)[0].mask[1]
+        array([0., 1., 1., 1.], dtype=float32)
+        >>> int(dilated_in_crop(segs, -2)[0].mask.sum())
+        1
+    """
+    return _changed(segs, lambda seg: kernel_dilated_mask(seg.mask, dilation))
+
+
+@contract_checked()
+def blurred(segs: Segs, px: int, sigma: float = BLUR_SIGMA) -> Segs:
+    """The SEGS with soft masks: by default the blur of the detailer's noise mask and of pasting.
+
+    A Gaussian inside the crop region; see :func:`segs_client.blur.blur`.
 
     Args:
         segs: to change.
         px: radius of the kernel.
+        sigma: σ in pixels.
 
     Raises:
-        InvalidRequest: a negative radius.
+        InvalidRequest: a negative radius, or no positive ``sigma``.
 
     Example:
         >>> segs = Segs.from_boxes([(8, 8, 16, 16)], (24, 24))
@@ -101,7 +129,9 @@ def blurred(segs: Segs, px: int) -> Segs:
         array([0.2, 0.4, 0.6, 0.8], dtype=float32)
     """
     _check_radius(px)
-    return _changed(segs, lambda seg: np.clip(blur(seg.mask, px), 0, 1))
+    if not 0 < sigma < np.inf:
+        raise invalid("sigma", "not a width", value=sigma, allowed="above 0 px")
+    return _changed(segs, lambda seg: np.clip(blur(seg.mask, px, sigma), 0, 1))
 
 
 def box_filled(segs: Segs) -> Segs:
@@ -128,13 +158,16 @@ def thresholded(segs: Segs, level: float = 0.5) -> Segs:
 
 @contract_checked()
 def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
-    """The SEGS with masks no greater than a whole picture's mask.
+    """The SEGS with their masks AND a whole picture's mask.
 
-    A resulting mask may be 0 everywhere; see :func:`~segs_client.tools.without_empty`.
+    As in the reference, both become bytes, trunc(255·m), of which each bit is in the result if it
+    is in both: where one of them is 0 or 1 that is the lesser value, between soft values it may be
+    less. A resulting mask may be 0 everywhere; see :func:`~segs_client.tools.without_empty`.
 
     Args:
         segs: to change.
-        mask: [H, W] of the SEGS' size; float or bool in 0..1, or uint8 in 0..255.
+        mask: [H, W] of the SEGS' size, or [N, H, W], one for each SEG; float or bool in 0..1, or
+            uint8 in 0..255. The mask of other SEGS is :func:`combined_mask`.
 
     Raises:
         InvalidRequest: not such a mask.
@@ -146,13 +179,14 @@ def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
         >>> int(intersected(segs, left)[0].mask.sum())
         8
     """
-    values = picture_mask(mask, segs.size)
-    return _changed(segs, lambda seg: np.minimum(seg.mask, _under(values, seg.crop_region)))
+    return _combined(segs, mask, np.bitwise_and)
 
 
 @contract_checked()
 def subtracted(segs: Segs, mask: npt.ArrayLike) -> Segs:
-    """The SEGS with masks no greater than 1 − a whole picture's mask; as :func:`intersected`.
+    """The SEGS with a whole picture's mask subtracted from their masks, 0 at least.
+
+    As in the reference the masks are bytes, trunc(255·m). Args and errors: of :func:`intersected`.
 
     Example:
         >>> segs = Segs.from_boxes([(0, 0, 4, 4)], (9, 9))
@@ -161,31 +195,51 @@ def subtracted(segs: Segs, mask: npt.ArrayLike) -> Segs:
         >>> int(subtracted(segs, left)[0].mask.sum())
         12
     """
-    return intersected(segs, 1 - picture_mask(mask, segs.size))
+    return _combined(segs, mask, lambda own, other: own - np.minimum(own, other))
 
 
 def combined_mask(segs: Segs) -> FloatArray:
-    """One mask [H, W] of all SEGS: the greatest value at each pixel, 0 where there is no SEG.
+    """One mask [H, W] of all SEGS: their masks ORed, 0 where there is no SEG.
+
+    As in the reference the masks are bytes, trunc(255·m), ORed bit by bit: between soft values the
+    result may be greater than both.
 
     Example:
         >>> int(combined_mask(Segs.from_boxes([(0, 0, 2, 2), (1, 1, 3, 3)], (9, 9))).sum())
         7
     """
-    out = np.zeros(segs.size, np.float32)
+    out = np.zeros(segs.size, np.uint8)
     for seg in segs:
         common = overlap(seg.crop_region, whole(segs.size))
         if common is not None:
-            under = out[window(common)]
-            np.maximum(under, moved(seg.mask, seg.crop_region, common), out=under)
-    return out
+            out[window(common)] |= to_pixels(moved(seg.mask, seg.crop_region, common))
+    return from_bytes(out)
 
 
 def _changed(segs: Segs, change: Callable[[Seg], FloatArray]) -> Segs:
     return Segs(segs.size, tuple(replace(seg, mask=change(seg)) for seg in segs))
 
 
-def _under(mask: FloatArray, region: Box) -> FloatArray:
-    return moved(mask, whole((mask.shape[0], mask.shape[1])), region)
+def _combined(
+    segs: Segs, mask: npt.ArrayLike, combine: Callable[[ByteArray, ByteArray], ByteArray]
+) -> Segs:
+    """The SEGS with ``combine`` of the bytes of their masks and of ``mask`` under them."""
+    items = []
+    for seg, other in zip(segs, _one_for_each(segs, mask), strict=True):
+        under = to_pixels(moved(other, whole(segs.size), seg.crop_region))
+        items.append(replace(seg, mask=from_bytes(combine(to_pixels(seg.mask), under))))
+    return Segs(segs.size, tuple(items))
+
+
+def _one_for_each(segs: Segs, mask: npt.ArrayLike) -> list[FloatArray]:
+    """A whole picture's mask for each SEG: the given one for all, or one each."""
+    given = np.asarray(mask)
+    if given.ndim != 3:
+        return [picture_mask(given, segs.size)] * len(segs)
+    if len(given) != len(segs):
+        allowed = f"{len(segs)}, one for each SEG, or one mask [H, W] for all"
+        raise invalid("mask", f"{len(given)} masks given", allowed=allowed)
+    return [picture_mask(each, segs.size) for each in given]
 
 
 def _check_radius(px: int) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
-from segs_client.tools.regions import around, moved, overlap
+from segs_client.tools.masks import combined_mask
+from segs_client.tools.regions import around, moved, overlap, whole
 
 Alike: TypeAlias = Literal["equal_region", "overlapping_boxes", "overlapping_masks"]
 
@@ -48,6 +49,32 @@ def merged(segs: Segs, alike: Alike = "overlapping_masks") -> Segs:
         groups = [group for group in groups if group not in joined]
         groups.append(sorted([index, *chain.from_iterable(joined)]))
     return Segs(segs.size, tuple(_one([segs[at] for at in group]) for group in sorted(groups)))
+
+
+def merged_into_one(segs: Segs) -> Segs:
+    """All SEGS as one: what ComfyUI's SEGSMerge makes of them.
+
+    Its label is "merged", its confidence the least, its box and its crop region are the smallest
+    around all, its mask is their :func:`~segs_client.tools.combined_mask`. It has no crop and no
+    options of its own. No SEGS stay none.
+
+    Example:
+        >>> segs = Segs.from_boxes([(0, 0, 5, 5), (8, 8, 9, 9)], (9, 9), confidences=[0.5, 0.25])
+        >>> (seg,) = merged_into_one(segs)
+        >>> seg.label, seg.confidence, seg.bbox
+        ('merged', 0.25, (0, 0, 9, 9))
+    """
+    if not len(segs):
+        return segs
+    region = around(*(seg.crop_region for seg in segs))
+    seg = Seg(
+        moved(combined_mask(segs), whole(segs.size), region),
+        around(*(seg.bbox for seg in segs)),
+        region,
+        confidence=min(seg.confidence for seg in segs),
+        label="merged",
+    )
+    return Segs(segs.size, (seg,))
 
 
 def _one(members: Sequence[Seg]) -> Seg:

@@ -44,10 +44,26 @@ def eroded_mask(mask: FloatArray, px: int, element: Element, at_edge: Edges) -> 
     return 0 - _greatest(negative, px, element)
 
 
+def kernel_dilated_mask(mask: FloatArray, dilation: int) -> FloatArray:
+    """A mask [h, w] dilated, or eroded if ``dilation`` is negative, by a square kernel.
+
+    A pixel gets the greatest (least) value at the offsets −⌊d/2⌋ … d − 1 − ⌊d/2⌋ of both axes, d
+    being ``abs(dilation)``: with an even d the mask becomes one pixel longer to the right and below
+    than to the left and above. Beyond the array nothing counts.
+    """
+    side = abs(dilation)
+    if side == 0:
+        return mask
+    reach = (side // 2, side - 1 - side // 2)
+    if dilation > 0:
+        return _in_square(np.pad(mask, (reach, reach)), side)
+    return 0 - _in_square(np.pad(0 - mask, (reach, reach), constant_values=-1), side)
+
+
 def _greatest(padded: FloatArray, px: int, element: Element) -> FloatArray:
     """The greatest value around each pixel except the outer ``px`` rows and columns."""
     if element == "square":
-        return _sliding(_sliding(padded, 2 * px + 1).T, 2 * px + 1).T
+        return _in_square(padded, 2 * px + 1)
     if element != "disc":
         raise invalid("element", "unknown", value=element, allowed="'disc', 'square'")
     height, width = (side - 2 * px for side in padded.shape)
@@ -62,6 +78,11 @@ def _greatest(padded: FloatArray, px: int, element: Element) -> FloatArray:
                 np.maximum(out, rows[top : top + height], out=out)
             dy -= 1
     return out
+
+
+def _in_square(values: FloatArray, side: int) -> FloatArray:
+    """The greatest of each square of ``side`` pixels."""
+    return _sliding(_sliding(values, side).T, side).T
 
 
 def _sliding(values: FloatArray, length: int) -> FloatArray:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from segs_client.arrays import FloatArray, as_unit_floats
-from segs_client.boxes import Box, Size, crop_region, window
+from segs_client.boxes import Box, FloatBox, Size, crop_region, window
 from segs_client.contract import invalid
 from segs_client.segs import Seg
 
+_Number = TypeVar("_Number", int, float)
+_AnyBox = tuple[_Number, _Number, _Number, _Number]
 
-def around(*boxes: Box) -> Box:
+
+def around(*boxes: _AnyBox[_Number]) -> _AnyBox[_Number]:
     """The smallest box around all boxes."""
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
-
-
-def outer_box(edges: Iterable[float]) -> Box:
-    """The smallest box of whole pixels around a box x1, y1, x2, y2 of floats."""
-    x1, y1, x2, y2 = edges
-    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
 
 
 def whole(size: Size) -> Box:
@@ -32,8 +28,8 @@ def whole(size: Size) -> Box:
     return 0, 0, size[1], size[0]
 
 
-def overlap(one: Box, other: Box) -> Box | None:
-    """The pixels in both boxes; None if there are none."""
+def overlap(one: _AnyBox[_Number], other: _AnyBox[_Number]) -> _AnyBox[_Number] | None:
+    """What is in both boxes; None if that has no area."""
     x1, y1 = max(one[0], other[0]), max(one[1], other[1])
     x2, y2 = min(one[2], other[2]), min(one[3], other[3])
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
@@ -81,7 +77,7 @@ def picture_mask(mask: npt.ArrayLike, size: Size, name: str = "mask") -> FloatAr
 
 
 def seg_around(
-    bbox: Box,
+    bbox: FloatBox,
     mask: npt.NDArray[Any],
     corner: tuple[int, int],
     size: Size,

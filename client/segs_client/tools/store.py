@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segs_client.boxes import Box, Size
-from segs_client.contract import invalid
+from segs_client.contract import FloatBox, invalid
 from segs_client.errors import InvalidRequest, contract_checked
 from segs_client.pictures import read_pixels
 from segs_client.refusals import from_validation_error
@@ -35,7 +35,7 @@ class _Model(BaseModel):
 class StoredSeg(_Model):
     """One SEG in the header."""
 
-    bbox: Box
+    bbox: FloatBox
     crop_region: Box
     confidence: float
     label: str
