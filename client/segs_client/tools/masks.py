@@ -134,7 +134,7 @@ def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
 
     Args:
         segs: to change.
-        mask: [H, W] of the SEGS' size; float or bool in 0..1, or uint8 in 0..255.
+        mask: [H, W] of the SEGS' size, see :func:`segs_client.conversions.as_unit_floats`.
 
     Raises:
         InvalidRequest: not such a mask.
