@@ -99,6 +99,14 @@ def test_a_profile_of_no_use_is_dropped(name: str, mode: str, color: Any) -> Non
     assert kept is None
 
 
+def test_a_profile_that_is_kept_is_judged_by_its_header_alone() -> None:
+    profile = icc.profile(b"RGB ", {})  # without primaries
+    assert to_rgb(PICTURE, profile, "keep")[1] == profile
+    made, kept = to_rgb(PICTURE, profile, "srgb")
+    np.testing.assert_array_equal(np.asarray(made), PIXELS)
+    assert kept is None
+
+
 @pytest.mark.parametrize(
     ("mode", "profile"),
     [("L", icc.rgb()), ("CMYK", icc.rgb()), ("RGB", icc.grey()), ("RGB", icc.cmyk())],
