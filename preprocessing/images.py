@@ -38,7 +38,7 @@ class Picture:
         has_profile = self._file is not None and self._file.profile_spans
         return MAX_PROFILE_BYTES if has_profile else 0
 
-    def pixels(self, color: ColorOption = "keep") -> tuple[ByteArray, bytes | None]:
+    def read(self, color: ColorOption = "keep") -> tuple[ByteArray, bytes | None]:
         """uint8 ``[H, W, 3]``, and the ICC profile of these values, if the file has one of RGB that
         is kept. The picture is upright. Transparency is dropped, grey becomes RGB, 16 bits become
         8; see :func:`segs_client.colors.to_rgb` for colours.

@@ -73,7 +73,7 @@ class Checked:
         """
         start_s = time.perf_counter()
         request = self.request
-        pixels, profile = self.picture.pixels(request.output.color)
+        pixels, profile = self.picture.read(request.output.color)
         reader = SegReader(request, pixels, self.book, **_arrays(self.inputs))
         pairs = enumerate(zip(request.segs.items, self.segs, strict=True))
         plan = Plan(

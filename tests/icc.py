@@ -23,6 +23,12 @@ def _gamma(value: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
 
 
+_P3_TAGS = {
+    **{f"{name}XYZ".encode(): _xyz(values) for name, values in _P3.items()},
+    **{f"{name}TRC".encode(): _gamma(2.2) for name in "rgb"},
+}
+
+
 def _text(text: bytes) -> bytes:
     return b"text\0\0\0\0" + text + b"\0"
 
@@ -51,9 +57,7 @@ def profile(
 
 def rgb(size: int = 0) -> bytes:
     """Display P3's primaries with a gamma of 2.2; ``size``: bytes of a tag that means nothing."""
-    tags = {f"{name}XYZ".encode(): _xyz(values) for name, values in _P3.items()}
-    tags |= {f"{name}TRC".encode(): _gamma(2.2) for name in "rgb"}
-    return profile(b"RGB ", {**tags, b"none": _text(bytes(size))} if size else tags)
+    return profile(b"RGB ", {**_P3_TAGS, b"none": _text(bytes(size))} if size else _P3_TAGS)
 
 
 def grey(gamma: float = 1.0) -> bytes:
@@ -73,6 +77,18 @@ def cmyk() -> bytes:
     table = struct.pack(">4s4xBBBx", b"mft1", 4, 3, 2) + matrix
     table += identity * 4 + corners + identity * 3
     return profile(b"CMYK", {b"A2B0": table}, pcs=b"Lab ", kind=b"prtr")
+
+
+def elements(count: int) -> bytes:
+    """:func:`rgb` with a chain of elements, as version 4 may have it, which makes all black.
+
+    All are the same bytes: LittleCMS runs through each of them, for each entry of a table."""
+    element = b"matf\0\0\0\0" + struct.pack(">HH12f", 3, 3, *[0] * 12)
+    start = 16 + 8 * count
+    chain = b"mpet\0\0\0\0" + struct.pack(">HHI", 3, 3, count)
+    chain += struct.pack(">II", start, len(element)) * count + element
+    made = profile(b"RGB ", {**_P3_TAGS, b"D2B0": chain, b"D2B1": chain})
+    return made[:8] + b"\x04\x30\0\0" + made[12:]
 
 
 BROKEN: Mapping[str, bytes] = {

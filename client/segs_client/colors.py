@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from PIL import Image, ImageCms
 
 from segs_client.conversions import to_mode
-from segs_client.picture_metadata import ProfileSpace, profile_space
+from segs_client.picture_metadata import ProfileSpace, plain_profile, profile_space
 
 ColorOption: TypeAlias = Literal["keep", "srgb"]
 
@@ -78,7 +78,7 @@ def _to_srgb(picture: Image.Image, profile: bytes, field: str) -> Image.Image | 
     try:
         return ImageCms.profileToProfile(
             picture,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.ImageCmsProfile(io.BytesIO(plain_profile(profile))),
             ImageCms.createProfile("sRGB"),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",

@@ -250,7 +250,7 @@ class _Tensors:
     def _control(self, control: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(control, Mapping) or control.get("image") is None:
             return control
-        pixels, _ = read_pixels(control["image"])
+        pixels = read_pixels(control["image"])
         return {**control, "image": self.controls.add(arrays.from_bytes(pixels))}
 
 

@@ -14,7 +14,7 @@ from segs_client.blur import blur
 from segs_client.boxes import Box, window
 from segs_client.contract import PasteOptions, invalid
 from segs_client.errors import contract_checked
-from segs_client.pictures import Picture, read_pixels, with_profile
+from segs_client.pictures import Picture, read_picture, read_pixels, with_profile
 from segs_client.refusals import from_validation_error
 from segs_client.scaling import scaled_to
 from segs_client.segs import Segs
@@ -59,9 +59,9 @@ def paste(
         ((255, 255, 255), (0, 0, 0))
     """
     options = _checked(feather, alpha)
-    pixels, profile = read_pixels(image)
+    pixels, profile = read_picture(image)
     canvas = from_bytes(pixels)
-    reference = None if ref_image is None else from_bytes(read_pixels(ref_image)[0])
+    reference = None if ref_image is None else from_bytes(read_pixels(ref_image))
     if reference is not None and reference.shape != canvas.shape:
         height, width, _ = canvas.shape
         shown = list(reference.shape[:2])

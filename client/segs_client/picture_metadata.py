@@ -41,6 +41,13 @@ _HEADER_BYTES = 132
 _SPACES: dict[bytes, ProfileSpace] = {b"RGB ": "RGB", b"GRAY": "GRAY", b"CMYK": "CMYK"}
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 """Profiles of pictures; the others convert between devices, or name colours."""
+_TAGS = frozenset(
+    (
+        b"wtpt", b"bkpt", b"chad", b"A2B0", b"A2B1", b"A2B2", b"kTRC",
+        b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC",
+    )
+)  # fmt: skip
+"""What a profile says of its colours: white, and a table, or primaries and curves."""
 
 
 def read_orientation(block: bytes | memoryview) -> int:
@@ -97,6 +104,21 @@ def profile_space(profile: bytes) -> ProfileSpace | None:
     if not _HEADER_BYTES <= declared <= len(profile) or profile[12:16] not in _CLASSES:
         return None
     return _SPACES.get(profile[16:20])
+
+
+def plain_profile(profile: bytes) -> bytes:
+    """A profile with a good header as LittleCMS gets it: all tags but the usual ones have other
+    names, so that they are not read.
+
+    Above all D2B0 … D2B3: their chains of elements have no bound, and 160 kB of them take
+    LittleCMS 14 s. A profile has to work without them.
+    """
+    plain = bytearray(profile)
+    count = int.from_bytes(profile[128:132], "big")
+    for index, at in enumerate(range(132, min(132 + 12 * count, len(profile) - 11), 12)):
+        if profile[at : at + 4] not in _TAGS:
+            plain[at : at + 4] = index.to_bytes(4, "big")  # names must differ
+    return bytes(plain)
 
 
 def unpacked_profile(content: bytes | memoryview) -> bytes | None:

@@ -73,15 +73,20 @@ def encode_picture(picture: Picture, color: ColorOption = "keep") -> EncodedPict
     return EncodedPicture(declared, data, (height, width), profile)
 
 
-def read_pixels(picture: Picture, color: ColorOption = "keep") -> tuple[ByteArray, bytes | None]:
-    """A picture's pixels uint8 [H, W, 3] as the server decodes them, and their ICC profile.
+def read_pixels(picture: Picture) -> ByteArray:
+    """A picture's pixels uint8 [H, W, 3] as the server decodes them.
 
     Args, errors: as of :func:`encode_picture`.
 
     Example:
-        >>> int(read_pixels(np.full((2, 4, 3), 0.5))[0].max())
+        >>> int(read_pixels(np.full((2, 4, 3), 0.5)).max())
         127
     """
+    return read_picture(picture)[0]
+
+
+def read_picture(picture: Picture, color: ColorOption = "keep") -> tuple[ByteArray, bytes | None]:
+    """The pixels of :func:`read_pixels`, and their ICC profile, if it is of RGB and kept."""
     return _pixels(_opened(picture), color)
 
 

@@ -15,7 +15,7 @@ from segs_client.colors import kept_profile, srgb, to_rgb
 from segs_client.contract import ImageReport
 from segs_client.messages import build
 from segs_client.picture_files import inspect
-from segs_client.pictures import decode_picture, open_upright, read_pixels
+from segs_client.pictures import decode_picture, open_upright, read_picture
 from segs_client.segs import Segs
 from segs_client.tools import preview_image
 from tests import icc
@@ -41,7 +41,7 @@ def converted(profile: bytes, image: Image.Image = PICTURE) -> np.ndarray[Any, A
 def test_a_profile_of_rgb_is_kept_with_its_values(form: str, how: str) -> None:
     data = saved(form, icc_profile=icc.rgb(), **FORMS[form])
     source = data if how == "file" else Image.open(io.BytesIO(data))
-    pixels, profile = read_pixels(source)
+    pixels, profile = read_picture(source)
     np.testing.assert_array_equal(pixels, PIXELS)
     assert profile == icc.rgb()
     assert build(source, [(0, 0, 9, 9)], pipeline="base").profile == icc.rgb()
@@ -52,7 +52,7 @@ def test_a_profile_of_rgb_is_kept_with_its_values(form: str, how: str) -> None:
 def test_srgb_converts_by_the_profile(form: str, how: str) -> None:
     data = saved(form, icc_profile=icc.rgb(), **FORMS[form])
     source = data if how == "file" else Image.open(io.BytesIO(data))
-    pixels, profile = read_pixels(source, "srgb")
+    pixels, profile = read_picture(source, "srgb")
     difference = np.abs(pixels.astype(int) - converted(icc.rgb()))
     assert difference.max() <= 1
     assert np.abs(pixels.astype(int) - PIXELS).max() > 20
@@ -82,11 +82,11 @@ def test_grey_and_cmyk_become_srgb_by_their_profiles(color: Any) -> None:
 def test_a_cmyk_file_is_read_by_its_profile() -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     data = saved("jpeg", cyan, quality=95, icc_profile=icc.cmyk())
-    red, green, blue = read_pixels(data)[0][8, 8]
+    red, green, blue = read_picture(data)[0][8, 8]
     assert red < 60  # by Pillow alone it is 0, 255, 255
     assert 100 < green < 200
     assert 170 < blue < 240
-    assert read_pixels(saved("jpeg", cyan, quality=95))[0][8, 8].tolist() == [0, 255, 255]
+    assert read_picture(saved("jpeg", cyan, quality=95))[0][8, 8].tolist() == [0, 255, 255]
 
 
 @pytest.mark.parametrize("color", ["keep", "srgb"])
@@ -105,6 +105,14 @@ def test_a_profile_that_is_kept_is_judged_by_its_header_alone() -> None:
     made, kept = to_rgb(PICTURE, profile, "srgb")
     np.testing.assert_array_equal(np.asarray(made), PIXELS)
     assert kept is None
+
+
+def test_chains_of_elements_are_not_run() -> None:
+    """50,000 of them would take LittleCMS a minute, and make the picture black."""
+    made, _ = to_rgb(PICTURE, icc.elements(50_000), "srgb")
+    plain, _ = to_rgb(PICTURE, icc.rgb(), "srgb")
+    np.testing.assert_array_equal(np.asarray(made), np.asarray(plain))
+    assert to_rgb(PICTURE, icc.elements(50_000), "keep")[1] == icc.elements(50_000)
 
 
 @pytest.mark.parametrize(

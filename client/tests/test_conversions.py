@@ -12,7 +12,7 @@ from segs_client import InvalidRequest, Seg, Segs
 from segs_client.contract import ContractError
 from segs_client.conversions import as_unit_floats, mask_levels, to_mode
 from segs_client.messages import build
-from segs_client.pictures import picture_size, read_pixels
+from segs_client.pictures import picture_size, read_picture
 from segs_client.tools import intersected, subtracted
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (4, 6, 3), np.uint8)
@@ -65,7 +65,7 @@ class Tensor:
     ],
 )
 def test_arrays_of_a_picture(picture: Any, pixels: Any) -> None:
-    read, profile = read_pixels(picture)
+    read, profile = read_picture(picture)
     np.testing.assert_allclose(read, pixels, atol=1 if picture is not PIXELS else 0)
     assert profile is None
     assert picture_size(picture) == read.shape[:2]

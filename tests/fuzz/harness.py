@@ -47,7 +47,7 @@ def read_picture(data: bytes) -> bool:
     def read() -> None:
         opened = open_picture(flat, ImageInput(), DEFAULT)
         for color in ("keep", "srgb"):
-            pixels, profile = opened.pixels(color)
+            pixels, profile = opened.read(color)
             if pixels.shape != (*opened.size, 3) or (profile and color == "srgb"):
                 raise AssertionError(f"{pixels.shape}, not {opened.size}, or a profile")
 

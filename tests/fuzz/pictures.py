@@ -25,7 +25,7 @@ _MODES = {
     "ICO": ("RGBA",),
     "PPM": ("RGB",),
 }
-_PROFILES = (icc.rgb(), icc.grey(), icc.cmyk())
+_PROFILES = (icc.rgb(), icc.grey(), icc.cmyk(), icc.elements(500))
 _HUGE = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 65_535, 16_384, 16_385, 30_000)
 
 

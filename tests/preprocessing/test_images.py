@@ -26,7 +26,7 @@ def flat(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 def decode_file(data: bytes) -> ByteArray:
-    return open_picture(flat(data), ImageInput()).pixels()[0]
+    return open_picture(flat(data), ImageInput()).read()[0]
 
 
 def file_of(form: str, **options: Any) -> bytes:
@@ -50,7 +50,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_lossless_encodings(encoding: str) -> None:
     form = ImageInput(encoding="raw", shape=(7, 5, 3)) if encoding == "raw" else ImageInput()
-    assert np.array_equal(open_picture(encode(PIXELS, encoding, 95), form).pixels()[0], PIXELS)  # type: ignore[arg-type]
+    assert np.array_equal(open_picture(encode(PIXELS, encoding, 95), form).read()[0], PIXELS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
@@ -76,7 +76,7 @@ def test_a_file_is_upright(form: str, orientation: int) -> None:
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     opened = open_picture(flat(data), ImageInput())
     assert opened.size == (upright.height, upright.width)
-    assert np.array_equal(opened.pixels()[0], np.asarray(upright))
+    assert np.array_equal(opened.read()[0], np.asarray(upright))
 
 
 def test_limits_hold_for_the_upright_size() -> None:
@@ -90,7 +90,7 @@ def test_limits_hold_for_the_upright_size() -> None:
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("profile", [icc.rgb(), icc.rgb(200_000), None])
 def test_a_profile_goes_in_and_out(form: str, profile: bytes | None) -> None:
-    pixels, read = open_picture(flat(file_of(form, icc_profile=profile)), ImageInput()).pixels()
+    pixels, read = open_picture(flat(file_of(form, icc_profile=profile)), ImageInput()).read()
     assert read == profile
     written = encode(pixels, form, 95, read).tobytes()  # type: ignore[arg-type]
     assert Image.open(io.BytesIO(written)).info.get("icc_profile") == profile
@@ -101,14 +101,14 @@ def test_a_profile_goes_in_and_out(form: str, profile: bytes | None) -> None:
 def test_a_broken_profile_fails_no_request(name: str, color: ColorOption) -> None:
     profile = {**icc.BROKEN, **icc.UNUSABLE}[name]
     opened = open_picture(flat(file_of("png", icc_profile=profile)), ImageInput())
-    pixels, read = opened.pixels(color)
+    pixels, read = opened.read(color)
     assert np.array_equal(pixels, PIXELS)
     assert read is None
 
 
 def test_raw_pixels_have_no_profile() -> None:
     opened = open_picture(PIXELS.reshape(-1), ImageInput(encoding="raw", shape=(7, 5, 3)))
-    assert opened.pixels("srgb")[1] is None
+    assert opened.read("srgb")[1] is None
     assert opened.profile_bytes == 0
 
 

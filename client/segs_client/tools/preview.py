@@ -11,7 +11,7 @@ from segs_client.arrays import from_bytes
 from segs_client.drawing import colour_of, outline
 from segs_client.errors import contract_checked
 from segs_client.pasting import paste
-from segs_client.pictures import Picture, read_pixels, with_profile
+from segs_client.pictures import Picture, read_picture, with_profile
 from segs_client.scaling import scaled_to
 from segs_client.segs import Seg, Segs
 
@@ -44,7 +44,7 @@ def preview_image(
         >>> picture.getpixel((8, 8)), picture.getpixel((0, 0))
         ((110, 43, 31), (0, 0, 0))
     """
-    pixels, profile = read_pixels(image)
+    pixels, profile = read_picture(image)
     picture = with_profile(Image.fromarray(pixels), profile)
     scaled = scaled_to(segs, (picture.height, picture.width))
     if masks:

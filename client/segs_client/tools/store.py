@@ -152,7 +152,7 @@ def _without_pictures(
         if control.get("image") is None:
             return dict(control)
         name = f"control_{index}_{number}"
-        arrays[name], _ = read_pixels(control["image"])
+        arrays[name] = read_pixels(control["image"])
         return {**control, "image": name}
 
     plain = {
