@@ -127,7 +127,7 @@ def open_upright(picture: Image.Image | bytes | str | Path, field: str = "image"
     """
     source = _opened(picture, field)
     if isinstance(source, Image.Image):
-        return turned(source, _orientation(source))
+        return _upright(source)
     assert isinstance(source, PictureFile)  # of arrays there is none here
     return with_profile(source.decode(field), source.profile())
 
@@ -212,14 +212,23 @@ def _pixels(
     if isinstance(source, PictureFile):
         return decode_file(source, color, "image")
     if isinstance(source, Image.Image):
-        upright = turned(source, _orientation(source))
-        image, profile = to_rgb(upright, source.info.get("icc_profile"), color)
+        image, profile = to_rgb(_upright(source), source.info.get("icc_profile"), color)
         return np.asarray(image), profile
     return source, None
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture by its EXIF, without that if it was turned; itself if it is upright."""
+    upright = turned(picture, _orientation(picture))
+    if upright is not picture:
+        kept = ("icc_profile", "transparency")
+        upright.info = {name: picture.info[name] for name in kept if name in picture.info}
+    return upright
+
+
 def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation of a PIL image; 1 if it is broken."""
+    picture.load()  # a TIFF is turned by that
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises many classes for broken blocks

@@ -145,9 +145,9 @@ SIDEWAYS = Image.Exif()
 SIDEWAYS[274] = 8
 
 
-def file_of(picture: Image.Image, **options: Any) -> bytes:
+def file_of(picture: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "JPEG", **options)
+    picture.save(data, form, **options)
     return data.getvalue()
 
 
@@ -159,6 +159,7 @@ def file_of(picture: Image.Image, **options: Any) -> bytes:
         np.array([20, 30]),
         PICTURE,
         Image.open(io.BytesIO(file_of(PICTURE.resize((20, 30)), exif=SIDEWAYS))),
+        Image.open(io.BytesIO(file_of(PICTURE.resize((20, 30)), "TIFF", exif=SIDEWAYS))),
         np.zeros((20, 30, 3), np.uint8),
         np.zeros((20, 30)),
         np.zeros((1, 20, 30, 3)),

@@ -174,7 +174,9 @@ def test_a_file_is_opened_upright_with_its_profile(form: str) -> None:
     exif = Image.Exif()
     exif[274] = 6
     data = saved(form, icc_profile=icc.rgb(), exif=exif)
-    image = open_upright(data)
-    assert image.size == (PICTURE.height, PICTURE.width)
-    assert image.info["icc_profile"] == icc.rgb()
-    assert open_upright(image).size == image.size
+    for source in (data, Image.open(io.BytesIO(data))):
+        image = open_upright(source)
+        assert image.size == (PICTURE.height, PICTURE.width)
+        assert image.info["icc_profile"] == icc.rgb()
+        assert open_upright(image).size == image.size
+        assert read_picture(image)[0].shape == (image.height, image.width, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from segs_client import InvalidRequest, Seg, Segs
 from segs_client.contract import ContractError
 from segs_client.conversions import as_unit_floats, mask_levels, to_mode
 from segs_client.messages import build
-from segs_client.pictures import picture_size, read_picture
+from segs_client.pictures import open_upright, picture_size, read_picture
 from segs_client.tools import intersected, subtracted
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (4, 6, 3), np.uint8)
@@ -250,6 +251,17 @@ def test_a_palette_may_be_transparent() -> None:
     picture.putpalette([0, 0, 0, 255, 255, 255])
     picture.info["transparency"] = 0
     np.testing.assert_array_equal(mask_levels(picture, "mask"), BINARY * 255)
+
+
+def test_a_sideways_mask_keeps_its_transparency() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.new("L", (3, 2), 7).save(data, "PNG", exif=exif, transparency=7)
+    for source in (data.getvalue(), Image.open(data)):
+        upright = open_upright(source)
+        assert upright.size == (2, 3)
+        assert upright.info["transparency"] == 7
 
 
 @pytest.mark.parametrize("alpha", [0, 100, 255])
