@@ -10,6 +10,7 @@ from docgen.tables import DOCS, filled, table
 from request_plan.limits import LATER, REFUSED, WAITS, Limits
 from segs_client.json_text import MAX_DEPTH
 from segs_client.picture_files import MAX_PARTS, MAX_SCANS
+from segs_client.picture_metadata import MAX_PROFILE_BYTES
 from segs_client.wildcards import MAX_LEVELS
 
 PAGE = DOCS / "limits.md"
@@ -32,7 +33,8 @@ def parsers_table() -> str:
         ("levels of lists and objects in the JSON", f"{MAX_DEPTH}"),
         ("scans of a JPEG", f"{MAX_SCANS}"),
         ("chunks or segments of a picture file", f"{MAX_PARTS:,}"),
-        ("pictures in a file", "1"),
+        ("pictures of an animation", "1"),
+        ("bytes of an ICC profile; a longer one is ignored", f"{MAX_PROFILE_BYTES:,}"),
         ("wildcards in each other", f"{MAX_LEVELS}"),
     ]
     return table(("what", "most"), rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.images import encode
-from request_plan.packing import Packer, mask_at, pixels_at, values_at
+from request_plan.packing import Packer, bytes_at, mask_at, pixels_at, values_at
 from request_plan.plan import FailedSeg, Plan, PlannedSeg, SampledSeg, SampleOutcome
 from segs_client.arrays import ByteArray, FloatArray, from_bytes, resize_lanczos, to_pixels_rounded
 from segs_client.contract import Buffer, ImageReport, OutputOptions, Report, SegReport
@@ -74,7 +74,9 @@ def composite(
             reports.append(seg_report.model_copy(update={"control_images": shown[index]}))
     image = np.empty(0, dtype=np.uint8)
     if request.output.image != "none":
-        image = encode(to_pixels_rounded(values), request.output.image, request.output.quality)
+        pasted = to_pixels_rounded(values)
+        profile = bytes_at(given, plan.profile)
+        image = encode(pasted, request.output.image, request.output.quality, profile)
     report = Report(
         request_id=plan.request_id,
         pipeline=request.pipeline,

@@ -16,30 +16,39 @@ from PIL import Image
 from request_plan.limits import DEFAULT, Limits
 from segs_client.arrays import ByteArray, FloatArray, decode
 from segs_client.boxes import Size
+from segs_client.colors import ColorOption
 from segs_client.contract import Buffer, ImageInput, invalid
 from segs_client.picture_files import PictureFile, inspect
-from segs_client.pictures import to_mode
+from segs_client.picture_metadata import MAX_PROFILE_BYTES
+from segs_client.pictures import decode_file
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with a checked header and undecoded pixels."""
+    """A picture with a checked header and undecoded pixels; ``size`` is that of the upright one."""
 
     size: Size
     _file: PictureFile | None
     _data: ByteArray
     _field: str
 
-    def pixels(self) -> ByteArray:
-        """uint8 ``[H, W, 3]``. Transparency is dropped, grey becomes RGB, 16 bits become 8. EXIF
-        rotation is ignored: boxes refer to the stored pixels, since ComfyUI's inputs are arrays.
+    @property
+    def profile_bytes(self) -> int:
+        """The most that its ICC profile may take."""
+        has_profile = self._file is not None and self._file.profile_spans
+        return MAX_PROFILE_BYTES if has_profile else 0
+
+    def read(self, color: ColorOption = "keep") -> tuple[ByteArray, bytes | None]:
+        """uint8 ``[H, W, 3]``, and the ICC profile of these values, if the file has one of RGB that
+        is kept. The picture is upright. Transparency is dropped, grey becomes RGB, 16 bits become
+        8; see :func:`segs_client.colors.to_rgb` for colours.
 
         Raises:
             ContractError: truncated or broken.
         """
         if self._file is None:
-            return self._data.reshape(*self.size, 3)
-        return np.asarray(to_mode(self._file.decode(self._field), "RGB"))
+            return self._data.reshape(*self.size, 3), None
+        return decode_file(self._file, color, self._field)
 
 
 def open_picture(
@@ -48,12 +57,12 @@ def open_picture(
     """Checks the request's ``image`` tensor, a file or raw pixels, without decoding it.
 
     Raises:
-        ContractError: no picture, several pictures, too large, or not as long as its shape.
+        ContractError: no picture, an animation, too large, or not as long as its shape.
     """
     if form.shape is None:
         file = inspect(data.data, field)
-        check_size(file.height, file.width, field, limits)
-        return Picture((file.height, file.width), file, data, field)
+        check_size(*file.size, field, limits)
+        return Picture(file.size, file, data, field)
     height, width, _ = form.shape
     check_size(height, width, f"{field}.shape", limits)
     expected = math.prod(form.shape)
@@ -71,14 +80,17 @@ def check_size(height: int, width: int, field: str, limits: Limits) -> None:
 
 
 def encode(
-    pixels: ByteArray, encoding: Literal["png", "jpeg", "webp", "raw"], quality: int
+    pixels: ByteArray,
+    encoding: Literal["png", "jpeg", "webp", "raw"],
+    quality: int,
+    profile: bytes | None = None,
 ) -> ByteArray:
-    """Pixels as the bytes of a file, or raw; flat uint8."""
+    """Pixels as the bytes of a file with an ICC profile, or raw; flat uint8."""
     if encoding == "raw":
         return np.ascontiguousarray(pixels).reshape(-1)
     out = io.BytesIO()
     options: dict[str, int] = {"compress_level": 1} if encoding == "png" else {"quality": quality}
-    Image.fromarray(pixels).save(out, format=encoding, **options)
+    Image.fromarray(pixels).save(out, format=encoding, icc_profile=profile, **options)
     return np.frombuffer(out.getvalue(), dtype=np.uint8)
 
 

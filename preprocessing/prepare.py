@@ -6,13 +6,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipelines import PipelineDescriptor
 from preprocessing.images import Picture, open_picture
 from preprocessing.prompts import PromptBook
 from preprocessing.seg_reader import SegReader
 from preprocessing.survey import Survey, SurveyedSeg
 from request_plan.limits import DEFAULT, Limits
-from request_plan.plan import Plan
+from request_plan.packing import Packer
+from request_plan.plan import Bytes, Plan
 from segs_client.arrays import ByteArray
 from segs_client.contract import DetailRequest, invalid, parse_request
 
@@ -40,7 +43,7 @@ class Prepared:
     masks: ByteArray
     """Masks of the crop regions and of prompts, float32."""
     given: ByteArray
-    """The SEGS' own crops, float32."""
+    """The SEGS' own crops, float32, and the picture's ICC profile."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Checked:
         """
         start_s = time.perf_counter()
         request = self.request
-        pixels = self.picture.pixels()
+        pixels, profile = self.picture.read(request.output.color)
         reader = SegReader(request, pixels, self.book, **_arrays(self.inputs))
         pairs = enumerate(zip(request.segs.items, self.segs, strict=True))
         plan = Plan(
@@ -79,6 +82,7 @@ class Checked:
             deadline_s=self.deadline_s,
             image_size=self.picture.size,
             segs=tuple(reader.read(index, *pair) for index, pair in pairs),
+            profile=None if profile is None else _added(reader.given, profile),
             prepare_s=self.check_s + time.perf_counter() - start_s,
             memory_bytes=self.survey.memory_bytes,
         )
@@ -117,7 +121,10 @@ def check(
         refiner = _named(request.refiner.pipeline, pipelines, "refiner.pipeline")
         _check_refiner(pipeline, refiner)
     picture = open_picture(inputs.image, request.image, limits)
-    survey = Survey(request, picture.size, tuple(pipeline.controlnets), limits, **_arrays(inputs))
+    survey = Survey(
+        request, picture.size, tuple(pipeline.controlnets), limits,
+        profile_bytes=picture.profile_bytes, **_arrays(inputs),
+    )  # fmt: skip
     surveyed = survey.segs()
     book = PromptBook(request, limits)
     book.check(pipeline, refiner)
@@ -139,6 +146,10 @@ def prepare(
 ) -> Prepared:
     """:func:`check`, then :meth:`Checked.decode`."""
     return check(inputs, pipelines=pipelines, limits=limits).decode()
+
+
+def _added(packer: Packer, data: bytes) -> Bytes:
+    return Bytes(offset=packer.add_bytes(np.frombuffer(data, np.uint8)), length=len(data))
 
 
 def _arrays(inputs: RequestTensors) -> dict[str, ByteArray | None]:

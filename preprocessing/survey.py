@@ -68,6 +68,7 @@ class Survey:
 
     Args:
         size: (height, width) of the picture.
+        profile_bytes: the most that its ICC profile may take.
         controlnets: names of the pipeline's.
         masks, images, controls: the request's flat tensors.
     """
@@ -79,6 +80,7 @@ class Survey:
         controlnets: Collection[str],
         limits: Limits,
         *,
+        profile_bytes: int,
         masks: ByteArray | None,
         images: ByteArray | None,
         controls: ByteArray | None,
@@ -94,8 +96,8 @@ class Survey:
         self._control_pictures: set[Buffer] = set()
         self.sampled_pixels = 0
         self.work = 0.0
-        self._answer_bytes = 0
-        self.memory_bytes = math.prod(size) * _PICTURE_BYTES
+        self._answer_bytes = profile_bytes
+        self.memory_bytes = math.prod(size) * _PICTURE_BYTES + 2 * profile_bytes
         self.picture_bytes = math.prod(size) * _PIXEL_BYTES
 
     def segs(self) -> tuple[SurveyedSeg, ...]:

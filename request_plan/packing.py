@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from request_plan.plan import Piece
+from request_plan.plan import Bytes, Piece
 from segs_client.arrays import ByteArray, FloatArray
 from segs_client.boxes import Box
 
@@ -59,6 +59,11 @@ def mask_window_at(tensor: ByteArray, piece: Piece, box: Box) -> FloatArray:
 def values_at(tensor: ByteArray, piece: Piece) -> FloatArray:
     """The float32 ``[h, w, 3]`` at a place."""
     return _floats(tensor, piece, _CHANNELS).reshape(piece.height, piece.width, _CHANNELS)
+
+
+def bytes_at(tensor: ByteArray, place: Bytes | None) -> bytes | None:
+    """The bytes at a place, a copy; None if there is none."""
+    return None if place is None else tensor[place.offset : place.offset + place.length].tobytes()
 
 
 def _floats(tensor: ByteArray, piece: Piece, channels: int) -> NDArray[np.float32]:

@@ -21,6 +21,13 @@ class Piece(_Model):
     width: int
 
 
+class Bytes(_Model):
+    """Bytes inside a flat tensor."""
+
+    offset: int
+    length: int
+
+
 class PlannedPrompt(_Model):
     """One conditioning of a side; ``mask`` covers the whole picture, in tensor masks, float32."""
 
@@ -69,6 +76,9 @@ class Plan(_Model):
     deadline_s: Annotated[float | None, Field(description="time.time() at which it is late")]
     image_size: Annotated[tuple[int, int], Field(description="height, width")]
     segs: tuple[PlannedSeg, ...]
+    profile: Annotated[
+        Bytes | None, Field(description="ICC profile of the picture's values, in tensor given")
+    ] = None
     prepare_s: float
     memory_bytes: Annotated[int, Field(description="of all its arrays, by declared shapes")]
 

@@ -16,39 +16,6 @@ ByteArray: TypeAlias = npt.NDArray[np.uint8]
 AnyArray: TypeAlias = npt.NDArray[Any]
 
 
-def as_unit_floats(value: npt.ArrayLike, name: str, axes: Literal[2, 3]) -> FloatArray:
-    """A read-only float32 copy of a mask ``[h, w]`` or a picture ``[h, w, 3]``, in 0..1.
-
-    Args:
-        value: float or bool in 0..1, or uint8 in 0..255 (divided by 255).
-        name: in errors.
-        axes: 2 for a mask, 3 for a picture.
-
-    Raises:
-        ContractError: wrong dtype, shape, or values outside 0..1.
-
-    Example:
-        >>> as_unit_floats(np.array([[0, 255]], np.uint8), "mask", 2)
-        array([[0., 1.]], dtype=float32)
-    """
-    array = np.asarray(value)
-    wanted = "[height, width]" if axes == 2 else "[height, width, 3]"
-    if array.ndim != axes or array.size == 0 or (axes == 3 and array.shape[2] != 3):
-        raise invalid(name, "wrong shape", value=list(array.shape), allowed=wanted)
-    if array.dtype == np.uint8:
-        floats = from_bytes(array)
-    elif array.dtype.kind in "fb":
-        floats = array.astype(np.float32, order="C", copy=True)
-    else:
-        allowed = "float or bool in 0..1, or uint8 in 0..255"
-        raise invalid(name, "wrong dtype", value=str(array.dtype), allowed=allowed)
-    low, high = float(floats.min()), float(floats.max())
-    if not (low >= 0 and high <= 1):
-        raise invalid(name, f"values from {low:g} to {high:g}", allowed="0 … 1, no NaN")
-    floats.setflags(write=False)
-    return floats
-
-
 def from_bytes(array: AnyArray) -> FloatArray:
     """uint8 0..255 as float32 0..1, divided in float32."""
     return np.ascontiguousarray(array).astype(np.float32) / np.float32(255)
@@ -129,8 +96,8 @@ def checked_place(buffer: Buffer, tensor: ByteArray, name: str) -> ByteArray:
 def _inspect_png(buffer: Buffer, place: ByteArray, name: str) -> PictureFile:
     file = inspect(place.data, name, ("PNG",))
     mode = "L" if len(buffer.shape) == 2 else "RGB"
-    if (file.height, file.width) != buffer.shape[:2] or file.mode != mode:
-        found = f"{file.mode} {file.height}×{file.width}"
+    if file.size != buffer.shape[:2] or file.mode != mode:
+        found = f"{file.mode} {file.size[0]}×{file.size[1]}"
         allowed = f"{mode} {buffer.shape[0]}×{buffer.shape[1]}"
         raise invalid(name, "not the picture that was announced", value=found, allowed=allowed)
     return file

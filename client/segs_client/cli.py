@@ -25,11 +25,11 @@ from segs_client.local_files import (
     LEAST_SIDE_PX,
     check_options,
     check_suffix,
-    opened,
     save,
     segments,
 )
 from segs_client.messages import DetailResult
+from segs_client.pictures import open_upright
 from segs_client.progress import ProgressBars
 from segs_client.server_flags import add_server_flags, server_settings
 
@@ -151,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help=f"a picture whose white areas, of {LEAST_SIDE_PX} px and more a side, are segments; "
-        "may be given again",
+        help=f"a picture whose white areas, of {LEAST_SIDE_PX} px and more a side, are segments, "
+        "or the opaque ones of a picture in one colour; may be given again",
     )
     add(
         "--compare",
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _comparison(path: Path, after: Image.Image, result: DetailResult) -> Image.Image:
-    return compare_image(opened(path), after, result.segs)
+    return compare_image(open_upright(path), after, result.segs)
 
 
 def _check_folder(path: Path | None) -> None:

@@ -84,7 +84,8 @@ class Client(BaseClient):
         """Redraws the segments of a picture and waits for the result.
 
         Args:
-            image: PIL image, array [H, W, 3] (uint8, or float in 0..1), file bytes, or path.
+            image: PIL image, array [H, W, 3] (uint8, or float in 0..1), file bytes, or path;
+                see :func:`segs_client.pictures.encode_picture`.
             segs: SEGS, or boxes x1, y1, x2, y2 in half-open pixels.
             pipeline: the compiled checkpoint; required unless the client has a default.
             prompt: of all SEGs.

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
 
+from segs_client.colors import srgb
 from segs_client.contract import invalid
 from segs_client.drawing import INK, outline, text_height
 from segs_client.errors import contract_checked
-from segs_client.pictures import to_mode
+from segs_client.pictures import open_upright
 from segs_client.segs import Seg
 
 _PAPER, _EDGE = (250, 250, 248), (214, 214, 210)
@@ -28,7 +29,7 @@ def compare_image(before: Image.Image, after: Image.Image, segs: Iterable[Seg]) 
         segs: the segments, in pixels of these pictures.
 
     Returns:
-        An RGB picture a little larger than both.
+        An RGB picture a little larger than both, in sRGB by the profiles of both.
 
     Raises:
         InvalidRequest: the pictures differ in size.
@@ -38,6 +39,7 @@ def compare_image(before: Image.Image, after: Image.Image, segs: Iterable[Seg]) 
         >>> compare_image(picture, picture, []).mode
         'RGB'
     """
+    before, after = (srgb(open_upright(picture)) for picture in (before, after))
     if before.size != after.size:
         raise invalid("after", "size differs", value=after.size, allowed=f"{before.size}")
     width, height = before.size
@@ -52,8 +54,7 @@ def compare_image(before: Image.Image, after: Image.Image, segs: Iterable[Seg]) 
         draw.text(
             (left, margin), caption, fill=INK, font=ImageFont.load_default(text_px), anchor="lt"
         )
-        panel = to_mode(picture, "RGB")
-        outline(panel, outlined, labels=column == 0)
-        sheet.paste(panel, (left, top))
+        outline(picture, outlined, labels=column == 0)
+        sheet.paste(picture, (left, top))
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=_EDGE)
     return sheet

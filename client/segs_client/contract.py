@@ -207,6 +207,13 @@ class OutputOptions(Model):
         Field(description="form of the pasted picture; raw is RGB uint8 [H, W, 3]"),
     ] = "png"
     quality: Annotated[int, Field(ge=1, le=100, description="of JPEG and WebP")] = 95
+    color: Annotated[
+        Literal["keep", "srgb"],
+        Field(
+            description="keep: the colours and the ICC profile that the picture came with; srgb: "
+            "converted to sRGB by that profile, before it is redrawn"
+        ),
+    ] = "keep"
     seg_images: Annotated[
         Literal["none", "png", "uint8", "float32"], Field(description="the detailed crops")
     ] = "none"

@@ -12,8 +12,11 @@ from segs_client.boxes import FloatBox
 from segs_client.contract import request_schema
 from segs_client.ranges import allowed_values, node_at
 
-# Set by other flags and arguments.
-_NOT_FLAGS = ("version", "image", "segs", "output", "stream")
+# Set by other flags and arguments, or of no use on the command line.
+_NOT_FLAGS = (
+    "version", "image", "segs", "stream",
+    "output.image", "output.quality", "output.seg_images", "output.control_images",
+)  # fmt: skip
 _ALIASES = {"sampler_name": "--sampler", "noise_mask_feather": "--feather"}
 _SCALARS = ("integer", "number", "boolean", "string")  # all else: --option NAME=JSON
 _TYPES = {"integer": int, "number": float}
@@ -106,7 +109,9 @@ def _options() -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
             continue
         for inner in node.get("properties", ()):
             child = node_at(schema, [name, inner])
-            if child is not None and child.get("type") in _SCALARS:
+            if child is None or f"{name}.{inner}" in _NOT_FLAGS:
+                continue
+            if child.get("type") in _SCALARS:
                 yield (name, inner), child
         if node.get("type") in _SCALARS:
             yield (name,), node

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from segs_client.arrays import ByteArray
 from segs_client.boxes import FloatBox
 from segs_client.contract import DetailRequest
-from segs_client.errors import InvalidRequest
+from segs_client.conversions import mask_levels
+from segs_client.errors import InvalidRequest, contract_checked
 from segs_client.messages import refuse_unknown
-from segs_client.pictures import to_mode
+from segs_client.pictures import open_upright
 from segs_client.segs import Segs
 
 LEAST_SIDE_PX = 10
@@ -31,12 +32,13 @@ def segments(
         image: the picture; read only if there are boxes and masks.
         boxes: half-open pixels.
         masks: pictures whose white areas are segments if their sides are at least
-            :data:`LEAST_SIDE_PX`.
+            :data:`LEAST_SIDE_PX`; or opaque areas, see :func:`segs_client.conversions.mask_levels`.
         options: the request's, for the crop regions.
 
     Raises:
         OSError: a file cannot be read.
-        InvalidRequest: a box has no area, masks differ in size, or ``options`` are not numbers.
+        InvalidRequest: a box has no area, a mask cannot be read or may mean two things, masks
+            differ in size, or ``options`` are not numbers.
     """
     if not masks:
         return list(boxes)
@@ -47,21 +49,13 @@ def segments(
     for name, value in shared.items():
         if not isinstance(value, (int, float, type(None))):
             raise InvalidRequest(f"{name}: not a number (got {value!r})", field=name)
-    segs = Segs.from_masks([np.asarray(to_mode(opened(path), "L")) for path in masks], **shared)
-    if not boxes:
-        return segs
-    picture = opened(image)
-    return Segs.from_boxes(boxes, (picture.height, picture.width), **shared).plus(segs)
+    segs = Segs.from_masks([_mask(path) for path in masks], **shared)
+    return Segs.from_boxes(boxes, image, **shared).plus(segs) if boxes else segs
 
 
-def opened(path: Path) -> Image.Image:
-    """A picture with its EXIF orientation applied.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture)
+@contract_checked()
+def _mask(path: Path) -> ByteArray:
+    return mask_levels(open_upright(path, str(path)), str(path))
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -88,17 +82,17 @@ def check_suffix(path: Path) -> None:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Writes a picture atomically in the format of the suffix.
+    """Writes a picture and the ICC profile in its ``info`` atomically, in the suffix's format.
 
     Raises:
         OSError: it cannot be written.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    quality: dict[str, Any] = {}
+    options: dict[str, Any] = {"icc_profile": picture.info.get("icc_profile")}
     if path.suffix.lower() in _WITH_QUALITY:
-        quality = {"quality": _JPEG_QUALITY}
+        options["quality"] = _JPEG_QUALITY
     try:
-        picture.save(part, **quality)
+        picture.save(part, **options)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -13,16 +13,18 @@ from pydantic import ValidationError
 from segs_client import arrays, contract
 from segs_client.arrays import ByteArray, FloatArray
 from segs_client.boxes import Boxes, Size, checked_box
+from segs_client.colors import ColorOption
 from segs_client.contract import (
     DetailRequest,
     Report,
     SegReport,
     invalid,
 )
+from segs_client.conversions import as_unit_floats
 from segs_client.errors import ServerError, contract_checked
 from segs_client.pictures import Picture, decode_picture, encode_picture, read_pixels
 from segs_client.refusals import closest_name
-from segs_client.scaling import scale_box
+from segs_client.scaling import scale_box, warn_if_distorted
 from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.regions import moved
 
@@ -42,8 +44,9 @@ class BuiltRequest:
         masks: uint8 [n], or None if no SEG has a mask.
         seg_images: uint8 [n], or None if no SEG has a crop.
         control_images: uint8 [n], or None if no ControlNet has a picture.
-        image_size: height and width of the picture.
+        image_size: height and width of the upright picture.
         segs: the SEGS sent, or None if boxes were sent.
+        profile: the ICC profile, of RGB, of the picture's values and the result's.
     """
 
     request: DetailRequest
@@ -53,6 +56,7 @@ class BuiltRequest:
     control_images: ByteArray | None
     image_size: Size
     segs: Segs | None
+    profile: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,8 @@ class DetailResult:
     """The server's response.
 
     Attributes:
-        image: the picture with all detailed crops pasted, RGB; None with output.image "none".
+        image: the picture with all detailed crops pasted, RGB, upright, with the ICC profile of the
+            picture that was sent as ``info["icc_profile"]``; None with output.image "none".
         segs: one SEG per SEG and pass, in the order of ``report.segs``, in pixels of the picture;
             with its detailed crop if output.seg_images requests it (the original crop if it was
             skipped or failed).
@@ -115,10 +120,12 @@ def build(
         (4, (8, 8, 40, 40))
     """
     refuse_unknown(options)
-    declared, pixels, size = encode_picture(image)
+    encoded = encode_picture(image, _color(options))
+    size = encoded.size
     tensors = _Tensors()
     options = tensors.packed(options)
     if isinstance(segs, Segs):
+        warn_if_distorted(segs.size, size)
         items = [_item(seg, tensors) for seg in segs]
     else:
         boxes = [checked_box(box, f"segs.items.{index}.bbox") for index, box in enumerate(segs)]
@@ -126,18 +133,19 @@ def build(
     declared_segs = {"size": segs.size if isinstance(segs, Segs) else size, "items": items}
     try:
         request = DetailRequest.model_validate(
-            {"pipeline": pipeline, "image": declared, "segs": declared_segs, **options}
+            {"pipeline": pipeline, "image": encoded.declared, "segs": declared_segs, **options}
         )
     except ValidationError as error:
         raise contract.from_validation_error(error) from None
     return BuiltRequest(
         request=request,
-        image=pixels,
+        image=encoded.data,
         masks=tensors.masks.tensor(),
         seg_images=tensors.crops.tensor(),
         control_images=tensors.controls.tensor(),
         image_size=size,
         segs=segs if isinstance(segs, Segs) else None,
+        profile=encoded.profile,
     )
 
 
@@ -162,7 +170,7 @@ def parse(
     """
     try:
         parsed = Report.model_validate_json(report)
-        picture = decode_picture(parsed.image, image)
+        picture = decode_picture(parsed.image, image, built.profile)
         height, width, _ = parsed.image.shape
         items = tuple(_answered(built, seg, seg_images) for seg in parsed.segs)
         controls = tuple(_controls(seg, control_images) for seg in parsed.segs)
@@ -203,6 +211,13 @@ def refuse_unknown(options: Iterable[str]) -> None:
             raise invalid(name, "unknown option", allowed=allowed)
 
 
+def _color(options: Mapping[str, Any]) -> ColorOption:
+    """What ``output.color`` asks for; a wrong value is refused later."""
+    output = options.get("output")
+    color = output.get("color") if isinstance(output, Mapping) else getattr(output, "color", None)
+    return "srgb" if color == "srgb" else "keep"
+
+
 class _Tensors:
     """Collects the byte tensors of one request."""
 
@@ -230,7 +245,7 @@ class _Tensors:
     def _prompt(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(prompt, Mapping) or prompt.get("mask") is None:
             return prompt
-        mask = arrays.as_unit_floats(prompt["mask"], "mask", 2)
+        mask = as_unit_floats(prompt["mask"], "mask", 2)
         return {**prompt, "mask": self.masks.add(mask)}
 
     def _control(self, control: Mapping[str, Any]) -> Mapping[str, Any]:

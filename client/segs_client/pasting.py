@@ -14,7 +14,7 @@ from segs_client.blur import blur
 from segs_client.boxes import Box, window
 from segs_client.contract import PasteOptions, invalid
 from segs_client.errors import contract_checked
-from segs_client.pictures import Picture, read_pixels
+from segs_client.pictures import Picture, read_picture, read_pixels, with_profile
 from segs_client.refusals import from_validation_error
 from segs_client.scaling import scaled_to
 from segs_client.segs import Segs
@@ -45,7 +45,7 @@ def paste(
             instead of the crops, for SEGS with and without one.
 
     Returns:
-        An RGB picture of the size of ``image``.
+        An RGB picture of the size of ``image``, with its ICC profile in ``info``.
 
     Raises:
         InvalidRequest: not a picture, a ref_image of another size, an option out of range, or a
@@ -59,7 +59,8 @@ def paste(
         ((255, 255, 255), (0, 0, 0))
     """
     options = _checked(feather, alpha)
-    canvas = from_bytes(read_pixels(image))
+    pixels, profile = read_picture(image)
+    canvas = from_bytes(pixels)
     reference = None if ref_image is None else from_bytes(read_pixels(ref_image))
     if reference is not None and reference.shape != canvas.shape:
         height, width, _ = canvas.shape
@@ -74,7 +75,7 @@ def paste(
                 canvas, seg.image, seg.mask, seg.crop_region,
                 feather=options.feather, alpha=options.alpha,
             )  # fmt: skip
-    return Image.fromarray(to_pixels_rounded(canvas))
+    return with_profile(Image.fromarray(to_pixels_rounded(canvas)), profile)
 
 
 def paste_crop(

@@ -1,8 +1,12 @@
 """Untrusted picture files: their structure is checked before they are decoded.
 
-Only PNG, JPEG and WebP files with a single still picture are supported. The decoder gets only the
-parts that contain pixels. Text, profiles, EXIF and thumbnails, the usual places of decompression
-bombs, are skipped unread. (In WebP they stay; its decoder does not read them.)
+Only PNG, JPEG and WebP files are supported, and no animations. The picture ends where its format
+says; what follows is ignored, such as the further pictures of an MPO or Ultra HDR file.
+
+The decoder gets only the parts that contain pixels. (In WebP it gets all; it does not read the
+others.) Text and thumbnails, the usual places of decompression bombs, are skipped unread. Of EXIF
+only the orientation is read, and an ICC profile up to a bound, see
+:mod:`segs_client.picture_metadata`.
 """
 
 from __future__ import annotations
@@ -10,12 +14,20 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from segs_client.boxes import Size
 from segs_client.contract import ContractError, invalid
+from segs_client.picture_metadata import (
+    is_sideways,
+    joined_profile,
+    read_orientation,
+    turned,
+    unpacked_profile,
+)
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 ALLOWED = "a PNG, JPEG or WebP file"
@@ -42,10 +54,10 @@ _JPEG_FILL = 64
 """Most bytes 0xFF before a marker."""
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _JPEG_TABLES = (0xC4, 0xDB, 0xDD)
-_JPEG_KEPT = (*_JPEG_FRAMES, *_JPEG_TABLES, 0xE0, 0xEE)
-"""APP0 and APP14 define the colours' encoding."""
 _JPEG_LEFT_OUT = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_ALLOWED = frozenset((*_JPEG_TABLES, 0xE0, 0xEE, *_JPEG_LEFT_OUT, _JPEG_SCAN, _JPEG_END))
+"""Beside the one frame. APP0 and APP14 define the colours' encoding."""
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 _Span = tuple[int, int]
@@ -53,30 +65,56 @@ _Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file's declared size and mode, and the parts of it that a decoder needs.
+    """A file's declared size and mode, its orientation, and the parts of it that a decoder needs.
 
-    ``mode`` is Pillow's; empty for WebP.
+    ``mode`` is Pillow's; empty for WebP. The picture ends at byte ``end``.
     """
 
     format: str
-    height: int
-    width: int
+    stored_size: Size
     mode: str
     data: memoryview
+    end: int
     spans: tuple[_Span, ...]
+    orientation: int = 1
+    profile_spans: tuple[_Span, ...] = ()
+    """Contents of the chunks or segments that have the ICC profile."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the upright picture."""
+        height, width = self.stored_size
+        return (width, height) if is_sideways(self.orientation) else (height, width)
+
+    def profile(self) -> bytes | None:
+        """The ICC profile, not checked; None if there is none, or it cannot be unpacked or is
+        longer than :data:`segs_client.picture_metadata.MAX_PROFILE_BYTES`."""
+        parts = [self.data[start:end] for start, end in self.profile_spans]
+        if not parts:
+            return None
+        if self.format == "JPEG":
+            return joined_profile(parts)
+        return unpacked_profile(parts[0]) if self.format == "PNG" else bytes(parts[0])
 
     def decode(self, field: str) -> Image.Image:
-        """The picture, loaded.
+        """The upright picture, loaded, without metadata.
 
         Raises:
-            ContractError: it is truncated, broken or differs from its header.
+            ContractError: it is truncated, broken, differs from its header, or is larger than
+                Pillow decodes.
         """
+        height, width = self.stored_size
+        if Image.MAX_IMAGE_PIXELS is not None and height * width > 2 * Image.MAX_IMAGE_PIXELS:
+            allowed = f"up to {2 * Image.MAX_IMAGE_PIXELS} pixels"
+            raise invalid(field, "too large", value=f"{width}×{height}", allowed=allowed)
         content = b"".join(self.data[start:end] for start, end in self.spans)
         try:
             with Image.open(io.BytesIO(content), formats=[self.format]) as picture:
-                if (picture.height, picture.width) == (self.height, self.width):
+                if picture.size == (width, height):
                     picture.load()
-                    return picture
+                    kept = picture.info.get("transparency")
+                    picture.info = {} if kept is None else {"transparency": kept}
+                    return turned(picture, self.orientation)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise many classes for broken files
@@ -93,7 +131,7 @@ def inspect(data: bytes | memoryview, field: str, formats: Sequence[str] = FORMA
         formats: the accepted ones of :data:`FORMATS`.
 
     Raises:
-        ContractError: an unsupported format or kind, several pictures, or a truncated file.
+        ContractError: an unsupported format or kind, an animation, or a truncated file.
 
     Example:
         >>> inspect(b"GIF89a", "image")
@@ -111,6 +149,11 @@ def inspect(data: bytes | memoryview, field: str, formats: Sequence[str] = FORMA
     raise invalid(field, "not a readable picture", allowed=_allowed(formats))
 
 
+def is_supported(data: bytes | memoryview) -> bool:
+    """Whether a file begins as one of :data:`FORMATS` does."""
+    return any(starts(bytes(data[:12])) for _, starts, _ in _READERS)
+
+
 def _allowed(formats: Sequence[str]) -> str:
     return ALLOWED if tuple(formats) == FORMATS else f"a {' or '.join(formats)} file"
 
@@ -119,7 +162,7 @@ def _broken(field: str) -> ContractError:
     return invalid(field, "truncated or broken", allowed="a whole file")
 
 
-def _several(field: str, value: str) -> ContractError:
+def _animated(field: str, value: str) -> ContractError:
     return invalid(field, "more than one picture", value=value, allowed="a file of one picture")
 
 
@@ -136,6 +179,7 @@ def _png(data: memoryview, field: str) -> PictureFile:
     if mode is None or not width or not height:
         raise _broken(field)
     spans = [(0, 33)]
+    contents: dict[bytes, _Span] = {}
     at = 33
     for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -143,49 +187,65 @@ def _png(data: memoryview, field: str) -> PictureFile:
         if end > len(data) or kind == b"IHDR":
             raise _broken(field)
         if kind == b"acTL" and struct.unpack_from(">I", data, at + 8)[0] > 1:
-            raise _several(field, "an animated PNG")
+            raise _animated(field, "an animated PNG")
         if kind in _PNG_KEPT:
             _keep(spans, at, end)
         if kind == b"IEND":
-            return PictureFile("PNG", height, width, mode, data, tuple(spans))
+            metadata = _metadata(data, contents, b"eXIf", b"iCCP")
+            return PictureFile("PNG", (height, width), mode, data, end, tuple(spans), *metadata)
+        contents.setdefault(kind, (at + 8, end - 4))
         at = end
     raise _parts(field)
 
 
 def _jpeg(data: memoryview, field: str) -> PictureFile:
     spans = [(0, 2)]
-    at, scans = 2, 0
-    frame: tuple[int, int, str] | None = None
+    exif: list[_Span] = []
+    profile: list[_Span] = []
+    scans = 0
+    frame: tuple[Size, str] | None = None
+    for kind, start, end in _jpeg_segments(data, field):
+        if kind in _JPEG_FRAMES and frame is None:
+            frame = _jpeg_frame(data, start, field)
+        elif kind not in _JPEG_ALLOWED:
+            raise invalid(
+                field, "not a kind of JPEG that is read", allowed="baseline or progressive, 8 bit"
+            )
+        if kind == _JPEG_SCAN:
+            scans += 1
+            if scans > MAX_SCANS:
+                raise invalid(field, "too many scans", allowed=f"a JPEG of up to {MAX_SCANS}")
+        if kind not in _JPEG_LEFT_OUT:
+            _keep(spans, start, end)
+        for found, marker, begins in ((exif, 0xE1, b"Exif\0\0"), (profile, 0xE2, b"ICC_PROFILE\0")):
+            content = start + 4 + len(begins)
+            if kind == marker and data[start + 4 : content] == begins:
+                found.append((content, end))
+    if frame is None or not scans:
+        raise _broken(field)
+    orientation = read_orientation(data[slice(*exif[0])]) if exif else 1
+    return PictureFile("JPEG", *frame, data, end, tuple(spans), orientation, tuple(profile))
+
+
+def _jpeg_segments(data: memoryview, field: str) -> Iterator[tuple[int, int, int]]:
+    """The kind, start and end of each segment, up to the first end of a picture; a scan's end is
+    that of its pixels. Pictures within a segment, such as thumbnails, are part of it."""
+    at = 2
     for _ in range(MAX_PARTS):
         start = _marker(data, at, field)
         kind = data[start + 1]
         if kind == _JPEG_END:
-            if frame is None or not scans:
-                raise _broken(field)
-            _keep(spans, start, start + 2)
-            return PictureFile("JPEG", *frame, data, tuple(spans))
-        end = start + 2 + struct.unpack_from(">H", data, start + 2)[0]
-        if end > len(data) or end < start + 4:
+            yield kind, start, start + 2
+            return
+        at = start + 2 + struct.unpack_from(">H", data, start + 2)[0]
+        if at > len(data) or at < start + 4:
             raise _broken(field)
         if kind == _JPEG_SCAN:
-            scans += 1
-            found = _JPEG_AFTER_SCAN.search(data, end)
-            if frame is None or found is None:
+            found = _JPEG_AFTER_SCAN.search(data, at)
+            if found is None:
                 raise _broken(field)
-            if scans > MAX_SCANS:
-                raise invalid(field, "too many scans", allowed=f"a JPEG of up to {MAX_SCANS}")
-            end = found.start()
-        elif kind in _JPEG_FRAMES and frame is None:
-            frame = _jpeg_frame(data, start, field)
-        elif kind == 0xE2 and bytes(data[start + 4 : start + 8]) == b"MPF\0":
-            raise _several(field, "an MPO file")
-        elif kind in _JPEG_FRAMES or kind not in (*_JPEG_KEPT, *_JPEG_LEFT_OUT):
-            raise invalid(
-                field, "not a kind of JPEG that is read", allowed="baseline or progressive, 8 bit"
-            )
-        if kind not in _JPEG_LEFT_OUT:
-            _keep(spans, start, end)
-        at = end
+            at = found.start()
+        yield kind, start, at
     raise _parts(field)
 
 
@@ -197,19 +257,20 @@ def _marker(data: memoryview, at: int, field: str) -> int:
     return found.start()
 
 
-def _jpeg_frame(data: memoryview, start: int, field: str) -> tuple[int, int, str]:
+def _jpeg_frame(data: memoryview, start: int, field: str) -> tuple[Size, str]:
     precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
     mode = _JPEG_MODES.get(components)
     if precision != 8 or mode is None or not height or not width:
         raise _broken(field)
-    return height, width, mode
+    return (height, width), mode
 
 
 def _webp(data: memoryview, field: str) -> PictureFile:
     end_of_file = 8 + struct.unpack_from("<I", data, 4)[0]
     if end_of_file > len(data):
         raise _broken(field)
-    size: tuple[int, int] | None = None
+    size: Size | None = None
+    contents: dict[bytes, _Span] = {}
     at = 12
     for _ in range(MAX_PARTS):
         if at + 8 > end_of_file:
@@ -219,18 +280,20 @@ def _webp(data: memoryview, field: str) -> PictureFile:
         if end > end_of_file:
             raise _broken(field)
         if kind in (b"ANIM", b"ANMF"):
-            raise _several(field, "an animated WebP")
+            raise _animated(field, "an animated WebP")
         if size is None:
             size = _webp_size(data, kind, at + 8)
+        contents.setdefault(kind, (at + 8, end))
         at = end + length % 2
     else:
         raise _parts(field)
     if size is None:
         raise _broken(field)
-    return PictureFile("WEBP", *size, "", data, ((0, end_of_file),))
+    metadata = _metadata(data, contents, b"EXIF", b"ICCP")
+    return PictureFile("WEBP", size, "", data, end_of_file, ((0, end_of_file),), *metadata)
 
 
-def _webp_size(data: memoryview, kind: bytes, at: int) -> tuple[int, int] | None:
+def _webp_size(data: memoryview, kind: bytes, at: int) -> Size | None:
     """(height, width) of a chunk, if it has them; the first such chunk is that of the canvas."""
     if kind == b"VP8X":
         wide, high = (int.from_bytes(data[at + skip : at + skip + 3], "little") for skip in (4, 7))
@@ -242,6 +305,14 @@ def _webp_size(data: memoryview, kind: bytes, at: int) -> tuple[int, int] | None
         wide, high = struct.unpack_from("<HH", data, at + 6)
         return high & 0x3FFF, wide & 0x3FFF
     return None
+
+
+def _metadata(
+    data: memoryview, contents: Mapping[bytes, _Span], exif: bytes, profile: bytes
+) -> tuple[int, tuple[_Span, ...]]:
+    """The orientation and the profile's place, by the contents of the first chunk of each name."""
+    orientation = read_orientation(data[slice(*contents[exif])]) if exif in contents else 1
+    return orientation, (contents[profile],) if profile in contents else ()
 
 
 def _keep(spans: list[_Span], start: int, end: int) -> None:

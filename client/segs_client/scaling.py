@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 from segs_client.arrays import from_bytes, resize_bilinear, resize_lanczos, to_pixels
@@ -15,7 +16,8 @@ from segs_client.segs import Seg, Segs
 def scaled_to(segs: Segs, size: Size) -> Segs:
     """The SEGS in pixels of a picture of another size, as the server scales them.
 
-    Boxes are truncated, masks resized bilinearly, crops by Lanczos.
+    Boxes are truncated, masks resized bilinearly, crops by Lanczos. Another aspect ratio is warned
+    of, see :func:`warn_if_distorted`.
 
     Args:
         segs: returned unchanged if they have this size.
@@ -26,16 +28,38 @@ def scaled_to(segs: Segs, size: Size) -> Segs:
 
     Example:
         >>> segs = Segs.from_boxes([(10, 12, 51, 63)], (100, 200), crop_factor=1)
-        >>> scaled_to(segs, (150, 500))[0].bbox
-        (25, 18, 127, 94)
+        >>> scaled_to(segs, (150, 300))[0].bbox
+        (15, 18, 76, 94)
     """
     size = checked_size(size)
     if size == segs.size:
         return segs
+    warn_if_distorted(segs.size, size)
     items = (
         scaled_seg(seg, segs.size, size, f"segs.items.{index}") for index, seg in enumerate(segs)
     )
     return Segs(size, tuple(items))
+
+
+def warn_if_distorted(segs_size: Size, size: Size) -> None:
+    """Warns where SEGS are of a picture with another aspect ratio, as with a swapped size.
+
+    Args:
+        segs_size, size: height and width of the SEGS and of the picture.
+    """
+    (height, width), (to_height, to_width) = segs_size, size
+    rounding = 1.02 + 1 / min(*segs_size, *size)
+    change = (width * to_height) / (height * to_width)
+    if max(change, 1 / change) <= rounding:
+        return
+    swapped = (height * to_height) / (width * to_width)
+    text = (
+        f"the SEGS are of a picture {width} wide and {height} high, this one is {to_width} wide "
+        f"and {to_height} high: boxes and masks are stretched to it"
+    )
+    if max(swapped, 1 / swapped) <= rounding:
+        text += "; a size is (height, width), PIL's is (width, height)"
+    warnings.warn(text, UserWarning, stacklevel=2)
 
 
 def scaled_seg(seg: Seg, from_size: Size, to_size: Size, name: str) -> Seg:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.arrays import FloatArray, as_unit_floats
+from segs_client.arrays import FloatArray
 from segs_client.boxes import (
     Box,
     Boxes,
@@ -26,7 +26,9 @@ from segs_client.boxes import (
 )
 from segs_client.contours import filled_regions
 from segs_client.contract import SegOptions, invalid
+from segs_client.conversions import as_unit_floats
 from segs_client.errors import contract_checked
+from segs_client.pictures import Picture, size_of
 
 __all__ = ["Box", "Boxes", "FloatBox", "Seg", "Segs", "Size", "crop_region"]
 
@@ -46,7 +48,8 @@ class Seg:
         options: of this segment instead of the request's: fields of
             :class:`~segs_client.contract.SegOptions`, such as ``{"prompt": "blue eyes"}``.
 
-    Masks and images of bool, other floats or uint8 are converted. The arrays are read-only copies.
+    Other masks and images are converted, see :func:`segs_client.conversions.as_unit_floats`. The
+    arrays are read-only copies.
 
     Raises:
         InvalidRequest: wrong shape, dtype or values, or a box without area.
@@ -126,7 +129,7 @@ class Segs:
     def from_boxes(
         cls,
         boxes: Boxes,
-        size: Size,
+        size: Size | Picture,
         crop_factor: float = 3.0,
         crop_min_size: int | None = None,
         labels: Sequence[str] | None = None,
@@ -137,7 +140,7 @@ class Segs:
         Args:
             boxes: x1, y1, x2, y2 in pixels, half-open, whole or with fractions; a list, or an array
                 [N, 4]. A box may reach out of the picture.
-            size: height and width of the picture.
+            size: the picture, or its height and width. (PIL's ``size`` is width and height.)
             crop_factor: crop region over box, see :func:`crop_region`.
             crop_min_size: least side of the crop region, px.
             labels: one per box.
@@ -145,6 +148,7 @@ class Segs:
 
         Raises:
             InvalidRequest: a box without area or outside the picture, lists of unequal length.
+            OSError: the picture's path cannot be read.
 
         Example:
             >>> Segs.from_boxes([(0, 0, 10, 10)], (100, 100), labels=["face"])[0].mask.shape
@@ -155,7 +159,7 @@ class Segs:
         for name, values in (("labels", texts), ("confidences", numbers)):
             if len(values) != len(boxes):
                 raise invalid(name, f"{len(values)} given", allowed=f"{len(boxes)}, one per box")
-        height, width = checked_size(size)
+        size = height, width = size_of(size)
         items = []
         for index, (box, label, confidence) in enumerate(zip(boxes, texts, numbers, strict=True)):
             bbox = checked_box(box, f"boxes.{index}")
@@ -186,7 +190,7 @@ class Segs:
         order, as in the reference.
 
         Args:
-            mask: [H, W]; float or bool in 0..1, or uint8 in 0..255.
+            mask: [H, W], see :func:`segs_client.conversions.as_unit_floats`.
             combined: one SEG for the whole mask, with its values. As in the reference, the box ends
                 one pixel before the last foreground row and column.
             crop_factor: crop region over box, see :func:`crop_region`.

@@ -44,7 +44,8 @@ class RegionSpec:
     def of(cls, built: BuiltRequest) -> RegionSpec:
         """The shared memory that a request needs."""
         height, width = built.image_size
-        most = int(height * width * 3 * _PNG_OVERHEAD) + _PNG_HEADERS_BYTES
+        data_bytes = height * width * 3 + len(built.profile or b"")
+        most = int(data_bytes * _PNG_OVERHEAD) + _PNG_HEADERS_BYTES
         is_bounded = built.request.output.image in _BOUNDED
         return cls(built.image, most if is_bounded else 0)
 

@@ -27,6 +27,7 @@ from segs_client.events import (
     parse_event,
 )
 from segs_client.messages import OUTPUTS, BuiltRequest, DetailResult, parse
+from segs_client.pictures import with_profile
 
 _TIMEOUT = "timeout"
 
@@ -37,7 +38,8 @@ class StreamUpdate:
 
     Attributes:
         event: its kind and content.
-        picture: a preview or a detailed crop, RGB, if the event has one.
+        picture: a preview or a detailed crop, RGB, if the event has one; with the ICC profile of
+            the picture that was sent in ``info``.
         result: of the last event: the result of :meth:`segs_client.Client.detail`.
     """
 
@@ -123,7 +125,7 @@ def read_update(built: BuiltRequest | None, response: Any, request_id: str) -> S
     outputs = _outputs(response.infer_response)
     try:
         event = parse_event(outputs.get(EVENT_OUTPUT, b""))
-        picture = _picture(event, outputs)
+        picture = _picture(event, outputs, None if built is None else built.profile)
     except (ValueError, OSError) as broken:
         raise ServerError(f"the server's answer breaks the contract: {broken}") from broken
     if isinstance(event, ErrorEvent):
@@ -149,7 +151,9 @@ def _outputs(response: Any) -> Mapping[str, bytes]:
     return {output.name: content for output, content in zip(outputs, contents, strict=True)}
 
 
-def _picture(event: StreamEvent, outputs: Mapping[str, bytes]) -> Image.Image | None:
+def _picture(
+    event: StreamEvent, outputs: Mapping[str, bytes], profile: bytes | None
+) -> Image.Image | None:
     """
     Raises:
         OSError, ValueError: it is no picture, or not in the event's form.
@@ -160,4 +164,4 @@ def _picture(event: StreamEvent, outputs: Mapping[str, bytes]) -> Image.Image | 
     with Image.open(io.BytesIO(outputs.get(PICTURE_OUTPUT, b"")), formats=[info.encoding]) as file:
         if (file.height, file.width) != info.shape[:2]:
             raise ValueError(f"a picture of {file.width}×{file.height} px")
-        return file.convert("RGB")
+        return with_profile(file.convert("RGB"), profile)

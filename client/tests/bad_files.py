@@ -105,7 +105,6 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "ICO": (lambda: saved("ico"), "not a readable picture"),
     "EPS": (lambda: saved("eps"), "not a readable picture"),
     "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable picture"),
-    "MPO": (lambda: saved("mpo", save_all=True, append_images=[picture()]), "more than one"),
     "animated PNG": (lambda: animated("png"), "more than one picture"),
     "animated WebP": (lambda: animated("webp"), "more than one picture"),
     "PNG cut in its pixels": (lambda: saved("png")[:-20], "truncated"),
@@ -180,6 +179,30 @@ def _coloured(extra: bytes) -> bytes:
     return png(*SIZE, _rows(), extra=extra)
 
 
+def mpo() -> bytes:
+    """A file of two pictures, as phones and 3D cameras write it."""
+    smaller = picture().resize((8, 8))
+    return saved("mpo", save_all=True, append_images=[smaller])
+
+
+def ultra_hdr() -> bytes:
+    """An MPO whose second picture is a gain map; Pillow calls it a JPEG of one frame."""
+    names = b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    text = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description " + names + b"/></x:xmpmeta>"
+    whole = mpo()
+    return whole[:2] + segment(0xE1, text) + whole[2:]
+
+
+FOLLOWED: dict[str, Callable[[], bytes]] = {
+    "MPO": mpo,
+    "Ultra HDR": ultra_hdr,
+    "JPEG with a picture behind it": lambda: saved("jpeg") + saved("jpeg"),
+    "JPEG with a film behind it": lambda: saved("jpeg") + b"\0\0\0\x18ftypmp42" + bytes(1000),
+    "PNG with a picture behind it": lambda: saved("png") + saved("png"),
+    "WebP with a picture behind it": lambda: saved("webp", quality=95) + saved("webp"),
+}
+"""Name → a file whose first picture is :func:`picture`, with more behind it."""
+
 HONEST: dict[str, tuple[Callable[[], bytes], float]] = {
     "PNG": (lambda: saved("png"), 0),
     "PNG, palette": (lambda: saved("png", picture().quantize(256)), 12),
@@ -194,7 +217,7 @@ HONEST: dict[str, tuple[Callable[[], bytes], float]] = {
     "JPEG with EXIF": (lambda: with_segment(0xE1, b"Exif\0\0" + _exif()), 40),
     "JPEG with broken EXIF": (lambda: with_segment(0xE1, b"Exif\0\0MM\0*" + b"\xff" * 60_000), 40),
     "JPEG with restarts": (lambda: saved("jpeg", quality=95, restart_marker_blocks=1), 40),
-    "JPEG with a picture behind it": (lambda: saved("jpeg") + saved("jpeg"), 40),
+    **{name: (make, 40) for name, make in FOLLOWED.items()},
     "WebP": (lambda: saved("webp", quality=95), 40),
     "WebP, lossless": (lambda: saved("webp", lossless=True), 0),
     "WebP with EXIF": (lambda: saved("webp", lossless=True, exif=_exif()), 0),
@@ -210,5 +233,5 @@ def _wide_rows() -> bytes:
 
 def _exif() -> bytes:
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by a quarter, which nobody does
+    exif[271] = "a maker"
     return exif.tobytes()

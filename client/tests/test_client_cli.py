@@ -20,6 +20,7 @@ from segs_client import InvalidRequest, Segs, cli, compare_image, crop_region
 from segs_client.contract import DetailRequest, ErrorDetail, parse_request
 from segs_client.flags import given_options
 from segs_client.messages import OPTIONS
+from segs_client.pictures import read_pixels
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -136,8 +137,8 @@ def test_16_bits_are_scaled(photo: Path) -> None:
     with serving(fake) as url:
         words = ["--mask", str(photo.parent / "mask.png"), "--compare", str(photo.parent / "c.png")]
         assert run(photo, *words, "--url", url) == cli.DONE
-    pixels = np.frombuffer(inputs_of(fake.requests[0])["image"], np.uint8)
-    assert np.array_equal(pixels.reshape(48, 64, 3)[..., 0], grey >> 8)
+    assert inputs_of(fake.requests[0])["image"] == photo.read_bytes()
+    assert np.array_equal(read_pixels(photo)[..., 0], grey >> 8)
     assert [item.bbox for item in sent(fake).segs.items] == [(10, 10, 30, 30)]
 
 

@@ -137,6 +137,7 @@ def test_what_leaves_the_picture_is_cut_off(ref_image: Any) -> None:
     np.testing.assert_array_equal(pasted, expected)
 
 
+@pytest.mark.filterwarnings("ignore:the SEGS are of a picture")
 @pytest.mark.parametrize("ref_image", [None, 255 - PIXELS])
 def test_paste_scales_segs_of_another_size(ref_image: Any) -> None:
     small = Segs((20, 20), (seg((5, 5, 10, 15), 1),))
@@ -154,6 +155,7 @@ def test_paste_refuses_options_out_of_range(options: dict[str, Any], words: str)
         paste(PIXELS, Segs((40, 60)), **options)
 
 
+@pytest.mark.filterwarnings("ignore:the SEGS are of a picture")
 def test_scaling_truncates_boxes_by_their_own_ratio() -> None:
     segs = Segs((100, 200), (replace(seg((0, 0, 60, 70), 0.5), bbox=(10, 12, 51, 63)),))
     (scaled,) = scaled_to(segs, (150, 500))
@@ -164,6 +166,7 @@ def test_scaling_truncates_boxes_by_their_own_ratio() -> None:
     assert scaled.image.shape == (105, 150, 3)
 
 
+@pytest.mark.filterwarnings("ignore:the SEGS are of a picture")
 def test_scaling_to_the_same_size_or_of_nothing() -> None:
     segs = Segs((40, 60), (seg((0, 0, 9, 9)),))
     assert scaled_to(segs, (40, 60)) is segs

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from segs_client import InvalidRequest, Seg, Segs, crop_region
+from segs_client import InvalidRequest, Seg, Segs, crop_region, paste, scaled_to
 from segs_client.contours import filled_regions
+from segs_client.messages import build
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "data" / "golden"
 REGIONS = json.loads((GOLDEN / "crop_regions.json").read_text())
@@ -136,6 +140,88 @@ def test_from_boxes() -> None:
     np.testing.assert_array_equal(segs[0].mask, expected, strict=True)
 
 
+PICTURE = Image.new("RGB", (30, 20))
+SIDEWAYS = Image.Exif()
+SIDEWAYS[274] = 8
+
+
+def file_of(picture: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, form, **options)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (20, 30),
+        [20, 30],
+        np.array([20, 30]),
+        PICTURE,
+        Image.open(io.BytesIO(file_of(PICTURE.resize((20, 30)), exif=SIDEWAYS))),
+        Image.open(io.BytesIO(file_of(PICTURE.resize((20, 30)), "TIFF", exif=SIDEWAYS))),
+        np.zeros((20, 30, 3), np.uint8),
+        np.zeros((20, 30)),
+        np.zeros((1, 20, 30, 3)),
+        file_of(PICTURE),
+        file_of(PICTURE.resize((20, 30)), exif=SIDEWAYS),
+    ],
+)
+def test_from_boxes_takes_the_size_from_the_picture(size: Any) -> None:
+    assert Segs.from_boxes([(2, 3, 6, 9)], size).size == (20, 30)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_from_boxes_takes_the_size_from_a_path(as_text: bool, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(file_of(PICTURE))
+    assert Segs.from_boxes([(2, 3, 6, 9)], str(path) if as_text else path).size == (20, 30)
+    with pytest.raises(FileNotFoundError):
+        Segs.from_boxes([], tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("size", [(20, 30, 3), (20,), 5, None, np.zeros((3, 20, 30)), b"none"])
+def test_from_boxes_refuses_what_has_no_size(size: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"not a size|wrong shape|not a readable picture"):
+        Segs.from_boxes([(2, 3, 6, 9)], size)
+
+
+def test_from_boxes_of_an_empty_array() -> None:
+    assert len(Segs.from_boxes(np.zeros((0, 4)), (20, 30))) == 0
+
+
+@pytest.mark.parametrize(
+    ("segs_size", "picture_size", "words"),
+    [
+        ((20, 30), (30, 20), "30 wide and 20 high.* 20 wide and 30 high.* PIL's is"),
+        ((40, 60), (30, 20), "PIL's is"),
+        ((20, 30), (20, 20), r"boxes and masks are stretched to it$"),
+        ((100, 100), (110, 100), "stretched"),
+    ],
+)
+def test_another_aspect_ratio_is_warned_of(segs_size: Any, picture_size: Any, words: str) -> None:
+    segs = Segs.from_boxes([(2, 2, 18, 18)], segs_size)
+    picture = np.zeros((*picture_size, 3), np.uint8)
+    with pytest.warns(UserWarning, match=words):
+        build(picture, segs, pipeline="base")
+    with pytest.warns(UserWarning, match=words):
+        scaled_to(segs, picture_size)
+    with pytest.warns(UserWarning, match=words):
+        paste(picture, segs)
+
+
+@pytest.mark.parametrize(
+    ("segs_size", "picture_size"),
+    [((20, 30), (20, 30)), ((40, 60), (20, 30)), ((667, 1000), (333, 500)), ((7, 9), (3, 4))],
+)
+def test_the_same_aspect_ratio_is_not(segs_size: Any, picture_size: Any) -> None:
+    segs = Segs.from_boxes([(0, 0, 6, 6)], segs_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(np.zeros((*picture_size, 3), np.uint8), segs, pipeline="base")
+        scaled_to(segs, picture_size)
+
+
 @pytest.mark.parametrize(
     ("boxes", "options", "words"),
     [
@@ -167,8 +253,8 @@ def test_seg_holds_read_only_copies() -> None:
     ("changes", "words"),
     [
         ({"mask": np.zeros((5, 4))}, r"mask: wrong shape \(got \[5, 4\]\); allowed: \[4, 5\]"),
-        ({"mask": np.zeros((4, 5, 1))}, r"\[4, 5, 1\].*\[height, width\]"),
-        ({"mask": np.zeros((4, 5), np.int64)}, "wrong dtype .*int64.*uint8"),
+        ({"mask": np.zeros((4, 5, 3))}, r"\[4, 5, 3\].*\[height, width\]"),
+        ({"mask": np.zeros((4, 5), complex)}, "wrong dtype .*complex128.*whole numbers"),
         ({"mask": np.full((4, 5), 1.5)}, "values from 1.5 to 1.5.*0 … 1"),
         ({"mask": np.full((4, 5), np.nan)}, "nan"),
         ({"image": np.zeros((4, 5))}, r"image: wrong shape .*\[height, width, 3\]"),

@@ -21,6 +21,7 @@ from segs_client import AsyncClient, Client, DetailResult, Retries, ServerError,
 from segs_client.errors import SegsError
 from segs_client.messages import build
 from segs_client.shared_memory import RegionSpec
+from tests import icc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 FOLDER = Path("/dev/shm")
@@ -199,3 +200,15 @@ def test_the_room_holds_the_worst_png() -> None:
     Image.fromarray(noise).save(out, "PNG", compress_level=0)
     built = build(noise, [(0, 0, 3, 8)], pipeline="base")
     assert RegionSpec.of(built).result_bytes > out.tell()
+
+
+def test_there_is_room_for_the_profile() -> None:
+    noise = np.random.default_rng(1).bytes(3 << 20).hex().encode()[: 3 << 20]
+    profile = icc.profile(b"RGB ", {b"none": noise})
+    image = Image.new("RGB", (3, 8))
+    image.info["icc_profile"] = profile
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    built = build(image, [(0, 0, 3, 8)], pipeline="base")
+    assert built.profile == profile
+    assert RegionSpec.of(built).result_bytes > out.tell() > 1 << 20

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from bad_files import BOMBS, HONEST, REFUSED, SIZE, TOO_LARGE, picture, png, saved
+from bad_files import BOMBS, FOLLOWED, HONEST, REFUSED, SIZE, TOO_LARGE, picture, png, saved
+from PIL import Image
 
 from segs_client.arrays import decode
 from segs_client.contract import Buffer, ContractError
@@ -36,13 +38,17 @@ def test_the_header_alone_tells_the_size(name: str) -> None:
     data = TOO_LARGE[name]()
     assert is_cheap(lambda: inspect(data, "image"), LIMIT)
     file = inspect(data, "image")
-    assert file.height * file.width > 10**8
+    assert file.size[0] * file.size[1] > 10**8
+    with pytest.raises(ContractError, match=f"too large .*{file.size[1]}×{file.size[0]}"):
+        file.decode("image")
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_makes_no_pixels_is_not_unpacked(name: str) -> None:
     data = BOMBS[name]()
     assert is_cheap(lambda: inspect(data, "image").decode("image"), LIMIT)
+    assert is_cheap(lambda: inspect(data, "image").profile(), LIMIT)
+    assert inspect(data, "image").profile() is None
     decoded = np.asarray(inspect(data, "image").decode("image"))
     assert np.array_equal(decoded, np.asarray(picture()))
 
@@ -51,9 +57,21 @@ def test_what_makes_no_pixels_is_not_unpacked(name: str) -> None:
 def test_pictures_are_as_they_were_sent(name: str) -> None:
     make, tolerance = HONEST[name]
     file = inspect(make(), "image")
-    assert (file.width, file.height) == SIZE
+    assert file.size == SIZE[::-1]
     decoded = np.asarray(file.decode("image").convert("RGB")).astype(int)
     assert np.abs(decoded - np.asarray(picture())).max() <= tolerance
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_follows_the_first_picture_is_ignored(name: str) -> None:
+    data = FOLLOWED[name]()
+    file = inspect(data, "image")
+    assert file.end < len(data)
+    first = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(file.decode("image")), first)
+    np.testing.assert_array_equal(
+        np.asarray(inspect(data[: file.end], "image").decode("image")), first
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])

@@ -41,9 +41,17 @@ def read_request(data: bytes) -> bool:
 
 
 def read_picture(data: bytes) -> bool:
-    """Decodes a picture's file."""
+    """Decodes a picture's file, with its colours kept and converted."""
     flat = np.frombuffer(data, np.uint8)
-    return _refused_well(lambda: open_picture(flat, ImageInput(), DEFAULT).pixels())
+
+    def read() -> None:
+        opened = open_picture(flat, ImageInput(), DEFAULT)
+        for color in ("keep", "srgb"):
+            pixels, profile = opened.read(color)
+            if pixels.shape != (*opened.size, 3) or (profile and color == "srgb"):
+                raise AssertionError(f"{pixels.shape}, not {opened.size}, or a profile")
+
+    return _refused_well(read)
 
 
 def read_prompt(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from tests import icc
 from tests.fuzz.documents import SIZE, Json
 
 _MODES = {
@@ -24,6 +25,7 @@ _MODES = {
     "ICO": ("RGBA",),
     "PPM": ("RGB",),
 }
+_PROFILES = (icc.rgb(), icc.grey(), icc.cmyk(), icc.elements(500))
 _HUGE = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 65_535, 16_384, 16_385, 30_000)
 
 
@@ -45,16 +47,24 @@ def _options(name: str) -> tuple[dict[str, Any], ...]:
         text.add_itxt("c", "d" * 100, zip=True)
         return (
             {},
-            {"pnginfo": text, "icc_profile": bytes(300), "dpi": (72, 72)},
+            {"pnginfo": text, "icc_profile": icc.rgb(), "dpi": (72, 72)},
             {"save_all": True},
         )
     if name == "JPEG":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        return ({"quality": 60}, {"progressive": True, "exif": exif, "icc_profile": bytes(70_000)})
+        profiles = [{"quality": 60, "icc_profile": profile} for profile in _PROFILES]
+        long = {"progressive": True, "exif": _exif(6), "icc_profile": icc.rgb(70_000)}
+        return ({"quality": 60}, long, *profiles)
     if name == "WEBP":
-        return ({"quality": 60}, {"lossless": True, "exif": bytes(20)}, {"save_all": True})
+        marked = {"lossless": True, "exif": _exif(8), "icc_profile": icc.rgb()}
+        return ({"quality": 60}, marked, {"save_all": True})
     return ({},)
+
+
+def _exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x010F] = "a maker of cameras"
+    block[0x0112] = orientation
+    return block.tobytes()
 
 
 def _saved(name: str, mode: str, options: dict[str, Any]) -> bytes:
@@ -77,7 +87,7 @@ def raw_pixels() -> bytes:
 def hostile_file(rng: random.Random) -> bytes:
     """A picture's file, nearly always broken."""
     data = bytearray(rng.choice(files()))
-    kind = rng.randrange(9)
+    kind = rng.randrange(12)
     if kind == 0:
         return bytes(data)
     if kind == 1:
@@ -93,9 +103,16 @@ def hostile_file(rng: random.Random) -> bytes:
         return _png_of(rng)
     if kind == 6 and data[:4] == b"\x89PNG":
         return _with_chunk(rng, bytes(data))
-    changes = rng.choice([1, 1, 3, 20])
+    if kind >= 9:
+        return _with_metadata(rng, bytes(data))
     near_start = rng.random() < 0.6
-    for _ in range(changes):
+    return _changed(rng, bytes(data), near_start)
+
+
+def _changed(rng: random.Random, content: bytes, near_start: bool) -> bytes:
+    """Some bytes are others."""
+    data = bytearray(content)
+    for _ in range(rng.choice([1, 1, 3, 20]) if data else 0):
         place = rng.randrange(min(64, len(data)) if near_start else len(data))
         data[place] = rng.choice([0, 255, rng.randrange(256), data[place] ^ 1 << rng.randrange(8)])
     return bytes(data)
@@ -130,6 +147,43 @@ def _with_chunk(rng: random.Random, data: bytes) -> bytes:
     if rng.random() < 0.2:
         made = struct.pack(">I", rng.choice([2**31 - 1, 2**32 - 1, 2**31])) + made[4:]
     return data[:33] + made + data[33:]
+
+
+def _with_metadata(rng: random.Random, data: bytes) -> bytes:
+    """A file with an EXIF block and a profile that may be broken, and more behind its end."""
+    blocks = [_exif(rng.randrange(10)), b"Exif\0\0MM\0*\0\0\0\x08" + rng.randbytes(40), b""]
+    exif, profile = rng.choice(blocks), rng.choice((*_PROFILES, *icc.BROKEN.values()))[:60_000]
+    if rng.random() < 0.5:
+        exif = _changed(rng, exif, near_start=True)
+    if rng.random() < 0.7:
+        profile = _changed(rng, profile, near_start=rng.random() < 0.5)
+    if data[:4] == b"\x89PNG":
+        packed = b"n\0\0" + zlib.compress(profile)
+        data = data[:33] + chunk(b"eXIf", exif) + chunk(b"iCCP", packed) + data[33:]
+    elif data[:2] == b"\xff\xd8":
+        data = data[:2] + _segments(rng, exif, profile) + data[2:]
+    elif data[:4] == b"RIFF":
+        added = [struct.pack("<4sI", name, len(content)) + content + bytes(len(content) % 2)
+                 for name, content in ((b"EXIF", exif), (b"ICCP", profile))]  # fmt: skip
+        data = data[:12] + b"".join(added) + data[12:]
+        data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    return data + rng.choice([b"", b"", data, rng.randbytes(50)])
+
+
+def _segments(rng: random.Random, exif: bytes, profile: bytes) -> bytes:
+    """Segments of a JPEG: EXIF, several pictures, and a profile in parts with wrong numbers."""
+    count = rng.choice([1, 1, 2, 5])
+    step = len(profile) // count + 1
+    contents = [(0xE1, exif), (0xE2, b"MPF\0" + rng.randbytes(30))]
+    for number in range(count):
+        said = rng.choice([number + 1] * 9 + [0, 255]), rng.choice([count] * 9 + [0, 255])
+        part = profile[number * step : (number + 1) * step]
+        contents.append((0xE2, b"ICC_PROFILE\0" + bytes(said) + part))
+    if rng.random() < 0.2:
+        rng.shuffle(contents)
+    return b"".join(
+        struct.pack(">BBH", 0xFF, kind, len(each) + 2) + each for kind, each in contents
+    )
 
 
 def with_buffers(rng: random.Random, document: Json) -> dict[str, bytes]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from preprocessing.images import encode, open_picture, read_buffer
+from request_plan.limits import Limits
 from segs_client.arrays import ByteArray
+from segs_client.colors import ColorOption
 from segs_client.contract import Buffer, ContractError, ImageInput
+from tests import icc
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
@@ -22,7 +26,13 @@ def flat(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 def decode_file(data: bytes) -> ByteArray:
-    return open_picture(flat(data), ImageInput()).pixels()
+    return open_picture(flat(data), ImageInput()).read()[0]
+
+
+def file_of(form: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).save(out, form, **options)
+    return out.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -40,7 +50,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_lossless_encodings(encoding: str) -> None:
     form = ImageInput(encoding="raw", shape=(7, 5, 3)) if encoding == "raw" else ImageInput()
-    assert np.array_equal(open_picture(encode(PIXELS, encoding, 95), form).pixels(), PIXELS)  # type: ignore[arg-type]
+    assert np.array_equal(open_picture(encode(PIXELS, encoding, 95), form).read()[0], PIXELS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
@@ -55,6 +65,51 @@ def test_grey_and_transparent_files_become_rgb() -> None:
         out = io.BytesIO()
         Image.fromarray(PIXELS).convert(mode).save(out, "png")
         assert decode_file(out.getvalue()).shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_file_is_upright(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file_of(form, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    opened = open_picture(flat(data), ImageInput())
+    assert opened.size == (upright.height, upright.width)
+    assert np.array_equal(opened.read()[0], np.asarray(upright))
+
+
+def test_limits_hold_for_the_upright_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of("png", exif=exif)
+    with pytest.raises(ContractError, match=r"too large .*7×5"):
+        open_picture(flat(data), ImageInput(), Limits(max_picture_pixels=34))
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("profile", [icc.rgb(), icc.rgb(200_000), None])
+def test_a_profile_goes_in_and_out(form: str, profile: bytes | None) -> None:
+    pixels, read = open_picture(flat(file_of(form, icc_profile=profile)), ImageInput()).read()
+    assert read == profile
+    written = encode(pixels, form, 95, read).tobytes()  # type: ignore[arg-type]
+    assert Image.open(io.BytesIO(written)).info.get("icc_profile") == profile
+
+
+@pytest.mark.parametrize("name", [*icc.BROKEN, *icc.UNUSABLE])
+@pytest.mark.parametrize("color", ["keep", "srgb"])
+def test_a_broken_profile_fails_no_request(name: str, color: ColorOption) -> None:
+    profile = {**icc.BROKEN, **icc.UNUSABLE}[name]
+    opened = open_picture(flat(file_of("png", icc_profile=profile)), ImageInput())
+    pixels, read = opened.read(color)
+    assert np.array_equal(pixels, PIXELS)
+    assert read is None
+
+
+def test_raw_pixels_have_no_profile() -> None:
+    opened = open_picture(PIXELS.reshape(-1), ImageInput(encoding="raw", shape=(7, 5, 3)))
+    assert opened.read("srgb")[1] is None
+    assert opened.profile_bytes == 0
 
 
 def test_sixteen_bits_of_grey_become_eight() -> None:

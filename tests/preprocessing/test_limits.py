@@ -19,6 +19,7 @@ from request_plan.limits import DEFAULT, Limits
 from segs_client.arrays import ByteArray
 from segs_client.contract import ContractError
 from segs_client.picture_files import PictureFile
+from tests import icc
 from tests.cpu import is_cheap
 from tests.preprocessing.test_images import flat, png_header
 from tests.preprocessing.test_prepare import BASE
@@ -31,6 +32,7 @@ _EDGES = ControlNetSpec(
 )
 CONTROLLED = BASE.model_copy(update={"controlnets": {"edges": _EDGES}})
 PICTURE = encode(np.zeros((96, 128, 3), dtype=np.uint8), "png", 95)
+PROFILED = encode(np.zeros((96, 128, 3), dtype=np.uint8), "png", 95, icc.rgb())
 SEG = {"bbox": [0, 0, 64, 64], "crop_region": [0, 0, 64, 64]}
 MASK = {"length": 4096, "shape": [64, 64], "encoding": "uint8"}
 
@@ -173,6 +175,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"limits": few(max_answer_bytes=10**6), "segs": segs(3), "guide_size": 512,
          "output": {"control_images": True}, "controlnets": edges() * 8},
         "output", "too much to send back",
+    ),
+    "answer with a profile": (
+        {"limits": few(max_answer_bytes=10**6), "picture": PROFILED, "segs": segs()},
+        "output", "too much to send back",
+    ),
+    "memory of a profile": (
+        {"limits": few(max_request_memory_bytes=4 * 10**6), "picture": PROFILED, "segs": segs()},
+        "segs.items", "too large together",
     ),
     "answer in WebP": (
         {"picture": flat(png_header(16_384, 8)), "output": {"image": "webp"}},

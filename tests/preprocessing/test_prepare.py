@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from preprocessing.images import encode
 from preprocessing.prepare import Prepared, RequestTensors, prepare
 from preprocessing.sizes import sampled_size
-from request_plan.packing import mask_at, pixels_at
+from request_plan.packing import bytes_at, mask_at, pixels_at
 from segs_client.contract import ContractError, DetailRequest
+from tests import icc
 from tests.descriptors import bare_pipeline
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -115,6 +117,19 @@ def test_without_region_and_mask_the_box_is_the_mask() -> None:
     assert mask.sum() == 400
     assert seg.crop is not None
     assert pixels_at(done.crops, seg.crop).shape == (128, 128, 3)
+
+
+def test_the_profile_goes_along() -> None:
+    item = {"bbox": [40, 30, 60, 50], "crop_region": [40, 30, 60, 50]}
+    own = np.zeros((20, 20, 3), np.float32)
+    image = {"length": own.nbytes, "shape": [20, 20, 3]}
+    data = encode(PIXELS, "png", 95, icc.rgb())
+    segs = {"items": [{**item, "image": image}]}
+    inputs = RequestTensors(request(segs=segs), data, seg_images=own.reshape(-1).view(np.uint8))
+    done = prepare(inputs, pipelines={"base": BASE})
+    assert bytes_at(done.given, done.plan.profile) == icc.rgb()
+    inputs = replace(inputs, request=request(segs=segs, output={"color": "srgb"}))
+    assert prepare(inputs, pipelines={"base": BASE}).plan.profile is None
 
 
 def test_an_empty_mask_is_skipped() -> None:

@@ -166,8 +166,9 @@ def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
 
     Args:
         segs: to change.
-        mask: [H, W] of the SEGS' size, or [N, H, W], one for each SEG; float or bool in 0..1, or
-            uint8 in 0..255. The mask of other SEGS is :func:`combined_mask`.
+        mask: [H, W] of the SEGS' size, or [N, H, W], one for each SEG, see
+            :func:`segs_client.conversions.as_unit_floats`. The mask of other SEGS is
+            :func:`combined_mask`.
 
     Raises:
         InvalidRequest: not such a mask.

@@ -11,7 +11,7 @@ from segs_client.arrays import from_bytes
 from segs_client.drawing import colour_of, outline
 from segs_client.errors import contract_checked
 from segs_client.pasting import paste
-from segs_client.pictures import Picture, read_pixels
+from segs_client.pictures import Picture, read_picture, with_profile
 from segs_client.scaling import scaled_to
 from segs_client.segs import Seg, Segs
 
@@ -32,7 +32,7 @@ def preview_image(
         labels: number the SEGS and name their labels.
 
     Returns:
-        An RGB picture of the size of ``image``.
+        An RGB picture of the size of ``image``, with its ICC profile in ``info``.
 
     Raises:
         InvalidRequest: not a picture.
@@ -44,7 +44,8 @@ def preview_image(
         >>> picture.getpixel((8, 8)), picture.getpixel((0, 0))
         ((110, 43, 31), (0, 0, 0))
     """
-    picture = Image.fromarray(read_pixels(image))
+    pixels, profile = read_picture(image)
+    picture = with_profile(Image.fromarray(pixels), profile)
     scaled = scaled_to(segs, (picture.height, picture.width))
     if masks:
         tinted = Segs(scaled.size, tuple(_tint(seg, index) for index, seg in enumerate(scaled)))

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.arrays import FloatArray, as_unit_floats
+from segs_client.arrays import FloatArray
 from segs_client.boxes import Box, FloatBox, Size, crop_region, window
 from segs_client.contract import invalid
+from segs_client.conversions import as_unit_floats
 from segs_client.segs import Seg
 
 _Number = TypeVar("_Number", int, float)

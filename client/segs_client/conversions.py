@@ -1,0 +1,182 @@
+"""Callers' arrays and PIL pictures as the values of the contract: pixels 0..255, masks 0..1."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segs_client.arrays import AnyArray, ByteArray, FloatArray, from_bytes, to_pixels
+from segs_client.contract import invalid
+
+OVERSHOOT = 0.3
+"""How far floats of a picture may be beyond 0..1: as far as Lanczos goes at sharp edges."""
+
+
+class SupportsArray(Protocol):
+    """What numpy makes an array of, such as a tensor of torch."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+def as_array(value: Any, name: str) -> AnyArray:
+    """A value as an array: of numpy, of nested lists, or a tensor of torch on any device.
+
+    Raises:
+        ContractError: numpy cannot make an array of it.
+    """
+    try:
+        return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        allowed = "what numpy makes an array of"
+        raise invalid(name, f"not an array: {error}", allowed=allowed) from None
+
+
+def as_unit_floats(
+    value: npt.ArrayLike | Image.Image, name: str, axes: Literal[2, 3]
+) -> FloatArray:
+    """A read-only float32 copy of a mask ``[h, w]`` or a picture ``[h, w, 3]``, in 0..1.
+
+    Args:
+        value: bool; float in 0..1; or whole numbers in 0..255, which are divided by 255. A mask of
+            whole numbers without any above 1 is one of 0 and 1. A mask may be ``[1, h, w]`` or
+            ``[h, w, 1]`` too, or a PIL picture, see :func:`mask_levels`.
+        name: in errors.
+        axes: 2 for a mask, 3 for a picture.
+
+    Raises:
+        ContractError: wrong dtype, shape, or values out of range.
+
+    Example:
+        >>> as_unit_floats(np.array([[0, 255]], np.uint8), "mask", 2)
+        array([[0., 1.]], dtype=float32)
+        >>> as_unit_floats(np.array([[0, 1]], np.uint8), "mask", 2)
+        array([[0., 1.]], dtype=float32)
+    """
+    if isinstance(value, Image.Image):
+        value = mask_levels(value, name) if axes == 2 else np.asarray(to_mode(value, "RGB", name))
+    array = as_array(value, name)
+    if axes == 2 and array.ndim == 3:
+        array = array[0] if array.shape[0] == 1 else array[..., 0] if array.shape[2] == 1 else array
+    wanted = "[height, width]" if axes == 2 else "[height, width, 3]"
+    if array.ndim != axes or array.size == 0 or (axes == 3 and array.shape[2] != 3):
+        raise invalid(name, "wrong shape", value=list(array.shape), allowed=wanted)
+    if array.dtype.kind == "f":
+        floats = array.astype(np.float32, order="C", copy=True)
+        low, high = float(floats.min()), float(floats.max())
+        if not (low >= 0 and high <= 1):
+            allowed = "0 … 1, no NaN; divide values of 0 … 255 by 255"
+            raise invalid(name, f"values from {low:g} to {high:g}", allowed=allowed)
+    else:
+        whole = axes == 2 and array.dtype.kind in "iu"
+        is_binary = whole and array.min() >= 0 and array.max() <= 1
+        floats = from_bytes(to_levels(array.astype(bool) if is_binary else array, name))
+    floats.setflags(write=False)
+    return floats
+
+
+def to_levels(array: AnyArray, name: str) -> ByteArray:
+    """Numbers of any dtype as pixel values 0..255, in the same shape.
+
+    Args:
+        array: bool; whole numbers in 0..255; uint16 with greater ones, of which the upper 8 bits
+            are used; or float in 0..1, which becomes ``trunc(clip(255 * x, 0, 255))`` and may
+            be beyond by :data:`OVERSHOOT`.
+        name: in errors.
+
+    Raises:
+        ContractError: another dtype, or values out of range.
+
+    Example:
+        >>> to_levels(np.array([0, 0.5, 1.1]), "image")
+        array([  0, 127, 255], dtype=uint8)
+    """
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if kind == "f":
+        return _float_levels(array, name)
+    if kind not in "iu":
+        allowed = "bool, whole numbers in 0..255, uint16, or float in 0..1"
+        raise invalid(name, "wrong dtype", value=str(array.dtype), allowed=allowed)
+    low, high = int(array.min()), int(array.max())
+    if high > 255 and array.dtype == np.uint16:
+        array = array >> 8
+    elif low < 0 or high > 255:
+        allowed = "0 … 255; uint16 may have 0 … 65535"
+        raise invalid(name, f"values from {low} to {high}", allowed=allowed)
+    return array.astype(np.uint8)
+
+
+def to_mode(picture: Image.Image, mode: Literal["RGB", "L"], field: str = "image") -> Image.Image:
+    """Converts a picture, without its transparency; where Pillow would clip, by the values.
+
+    Of 16 bits the upper 8 are used. Mode I counts as 16 bits if it has values above 255, else as 8;
+    mode F has values in 0..1.
+
+    Raises:
+        ContractError: values out of range, or a mode that Pillow cannot convert.
+
+    Example:
+        >>> grey = Image.fromarray(np.full((2, 4), 0x80FF, np.uint16))
+        >>> to_mode(grey, "L").getextrema()
+        (128, 128)
+    """
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        values = np.asarray(picture)
+        if picture.mode == "I" and values.min() >= 0 and values.max() <= 0xFFFF:
+            values = values.astype(np.uint16)
+        picture = Image.fromarray(to_levels(values, field))
+    try:
+        return picture.convert(mode)
+    except ValueError:
+        allowed = "a mode that Pillow converts to RGB"
+        raise invalid(field, "wrong mode", value=picture.mode, allowed=allowed) from None
+
+
+def mask_levels(picture: Image.Image, name: str) -> ByteArray:
+    """A picture as a mask uint8 ``[h, w]``, 0..255: white is redrawn, or what is opaque.
+
+    Where the transparency varies, and all that can be seen has one colour, the mask is the alpha
+    channel. Where it does not vary, the mask is how bright the pixels are.
+
+    Raises:
+        ContractError: transparency and colours both vary, so either may be meant.
+
+    Example:
+        >>> picture = Image.new("RGBA", (2, 1), (9, 9, 9, 0))
+        >>> picture.putpixel((1, 0), (9, 9, 9, 200))
+        >>> mask_levels(picture, "mask")
+        array([[  0, 200]], dtype=uint8)
+    """
+    if picture.mode[0] in "IF" or not picture.has_transparency_data:
+        return np.asarray(to_mode(picture, "L", name))
+    pixels = np.asarray(picture.convert("RGBA"))
+    alpha = pixels[..., 3]
+    if alpha.min() == alpha.max():
+        return np.asarray(to_mode(picture, "L", name))
+    seen = pixels[..., :3][alpha > 0]
+    if (seen != seen[0]).any():
+        allowed = "a mask in grey levels without transparency, or one colour with the mask as alpha"
+        raise invalid(name, "both its colours and its transparency vary", allowed=allowed)
+    return alpha
+
+
+def _float_levels(array: AnyArray, name: str) -> ByteArray:
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise invalid(name, "not finite", allowed="values 0 … 1")
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        allowed = (
+            f"0 … 1 (up to {OVERSHOOT:g} beyond is clipped): x / 255 of 0 … 255, "
+            "(x + 1) / 2 of -1 … 1"
+        )
+        raise invalid(name, f"values from {low:g} to {high:g}", allowed=allowed)
+    # float32 first, as in the reference: truncation depends on it.
+    return to_pixels(array.astype(np.float32))
