@@ -12,6 +12,7 @@ import numpy.typing as npt
 from segs_client.arrays import FloatArray
 from segs_client.boxes import Box, FloatBox, Size, checked_size, crop_region
 from segs_client.contract import invalid
+from segs_client.conversions import as_array
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
 from segs_client.tools.morphology import kernel_dilated_mask
@@ -98,11 +99,16 @@ def from_detections(
     size = checked_size(size)
     boxes = box_array(xyxy, "xyxy")
     if class_name is None:
-        class_name = named(as_array(class_id), names)
+        class_name = named(given_array(class_id, "class_id"), names)
     choice = Choice(threshold, dilation, drop_size, labels, crop_factor, crop_min_size)
-    masks = _whole_masks(as_array(mask), len(boxes), size)
+    masks = _whole_masks(given_array(mask, "mask"), len(boxes), size)
     return detected(
-        boxes, size, choice, masks=masks, labels=class_name, confidences=as_array(confidence)
+        boxes,
+        size,
+        choice,
+        masks=masks,
+        labels=class_name,
+        confidences=given_array(confidence, "confidence"),
     )
 
 
@@ -135,16 +141,14 @@ def detected(
     return Segs(size, tuple(found))
 
 
-def as_array(value: Any) -> npt.NDArray[Any] | None:
-    """An array, or a torch tensor on any device, as an array."""
-    if value is None:
-        return None
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "cpu") else value)
+def given_array(value: Any, name: str) -> npt.NDArray[Any] | None:
+    """:func:`~segs_client.conversions.as_array` of what may be left out."""
+    return None if value is None else as_array(value, name)
 
 
 def box_array(xyxy: Any, name: str) -> npt.NDArray[np.float32]:
     """Boxes as float32 [N, 4], or a ContractError with ``name``."""
-    boxes = as_array(xyxy)
+    boxes = given_array(xyxy, name)
     if boxes is not None and boxes.size == 0:
         return np.empty((0, 4), np.float32)
     if boxes is None or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":

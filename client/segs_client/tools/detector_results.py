@@ -16,10 +16,10 @@ from segs_client.segs import Segs
 from segs_client.tools.detections import (
     Choice,
     Names,
-    as_array,
     box_array,
     detected,
     from_detections,
+    given_array,
     named,
     polygon_masks,
 )
@@ -68,7 +68,7 @@ def from_supervision(
     detections = _the_one(
         detections, "detections", "xyxy", "supervision.Detections, or a list of one"
     )
-    masks = as_array(getattr(detections, "mask", None))
+    masks = given_array(getattr(detections, "mask", None), "mask")
     if masks is not None and size is None:
         size = (masks.shape[1], masks.shape[2])
     if size is None:
@@ -76,7 +76,7 @@ def from_supervision(
             "size", "required where the detections have no masks", allowed="height and width"
         )
     data = getattr(detections, "data", None) or {}
-    corners = as_array(data.get(_CORNERS))
+    corners = given_array(data.get(_CORNERS), _CORNERS)
     if masks is None and corners is not None:
         masks = np.array(polygon_masks(corners, checked_size(size), _CORNERS)).reshape(-1, *size)
     return from_detections(
@@ -141,7 +141,7 @@ def from_ultralytics(
     found, oriented = getattr(result, "boxes", None), getattr(result, "obb", None)
     masks: list[FloatArray] | None = None
     if found is None and oriented is not None:
-        corners = as_array(oriented.xyxyxyxy)
+        corners = given_array(oriented.xyxyxyxy, "obb.xyxyxyxy")
         assert corners is not None
         corners = corners.reshape(-1, 4, 2)
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -160,8 +160,8 @@ def from_ultralytics(
         size,
         choice,
         masks=masks,
-        labels=named(as_array(found.cls), result.names),
-        confidences=as_array(found.conf),
+        labels=named(given_array(found.cls, "cls"), result.names),
+        confidences=given_array(found.conf, "conf"),
     )
 
 
@@ -180,7 +180,7 @@ def _the_one(given: Any, field: str, attribute: str, allowed: str) -> Any:
 
 def _masks(result: Any, size: Size) -> list[FloatArray] | None:
     masks = getattr(result, "masks", None)
-    data: npt.NDArray[Any] | None = None if masks is None else as_array(masks.data)
+    data: npt.NDArray[Any] | None = None if masks is None else given_array(masks.data, "masks.data")
     if data is None:
         return None
     if data.ndim != 3:
