@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,28 +128,14 @@ class _Targets:
             if named is not None and not self._base.has(named):
                 absent[named] += 1
                 continue
-            found = {
-                part: targets
-                for part in ([named] if named else filter(self._base.has, _PARTS))
-                if (targets := self._targets(part, module))
-            }
-            fitting = [part for part in found if _fits(module, found[part])]
+            found = self._found(module)
+            fitting = {part: targets for part, targets in found.items() if _fits(module, targets)}
             if not found:
                 unknown.append(module.key.module)
             elif not fitting:
                 misfits.append(_misfit(module, next(iter(found.values()))))
-            elif len(fitting) > 1:
-                raise CheckpointError(
-                    f"{file.path}: {module.key.module} is in {' and in '.join(fitting)}: its name "
-                    "needs the prefix of one"
-                )
             else:
-                for changed, tensor in found[fitting[0]].items():
-                    target = (fitting[0], tensor.name)
-                    if target in matched:
-                        both = f"{matched[target][0].key.module} and {module.key.module}"
-                        raise CheckpointError(f"{file.path}: {both} are one module")
-                    matched[target] = (module, changed)
+                _add(file.path, matched, module, fitting)
         _refuse(file.path, "has no modules", unknown)
         _refuse(file.path, "has other shapes:", misfits)
         if not matched:
@@ -160,18 +146,18 @@ class _Targets:
             log.info("%s: %d modules left out: there is no %s", file.path.name, count, part)
         return matched
 
-    def _targets(self, part: str, module: LoraModule) -> dict[str, StoredTensor]:
-        """The tensors that a module changes in a part, by "weight" or "bias"; none if it lacks
-        one."""
-        if part not in self._parts:
-            self._parts[part] = _changeable(self._base, part)
-        name = self._name(part, module.key.name.replace(".", "_"))
-        found = {each: self._parts[part].get((name, each)) for each in module.changes}
-        return (
-            {each: tensor for each, tensor in found.items() if tensor}
-            if all(found.values())
-            else {}
-        )
+    def _found(self, module: LoraModule) -> dict[str, dict[str, StoredTensor]]:
+        """The parts that have all tensors that a module changes; these by "weight" or "bias"."""
+        found = {}
+        for part in [module.key.part] if module.key.part else filter(self._base.has, _PARTS):
+            if part not in self._parts:
+                self._parts[part] = _changeable(self._base, part)
+            name = self._name(part, module.key.name.replace(".", "_"))
+            tensors = {each: self._parts[part].get((name, each)) for each in module.changes}
+            present = {each: tensor for each, tensor in tensors.items() if tensor}
+            if len(present) == len(tensors):
+                found[part] = present
+        return found
 
     def _name(self, part: str, name: str) -> str:
         """A module's flattened name as :func:`_changeable` has it."""
@@ -181,6 +167,30 @@ class _Targets:
             name = ".".join(filter(None, match.groups()))
         layers = self._base.json("unet/config.json")["layers_per_block"]
         return unet_module(name, layers).replace(".", "_")
+
+
+def _add(
+    path: Path,
+    matched: _Matches,
+    module: LoraModule,
+    fitting: Mapping[str, Mapping[str, StoredTensor]],
+) -> None:
+    """Adds a module that fits at least one part.
+
+    Raises:
+        CheckpointError: it fits several, or another module of the file changes the same.
+    """
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{path}: {module.key.module} is in {' and in '.join(fitting)}: its name needs the "
+            "prefix of one"
+        )
+    ((part, targets),) = fitting.items()
+    for changed, tensor in targets.items():
+        if other := matched.get((part, tensor.name)):
+            both = f"{other[0].key.module} and {module.key.module}"
+            raise CheckpointError(f"{path}: {both} are one module")
+        matched[part, tensor.name] = (module, changed)
 
 
 def _changeable(base: Checkpoint, part: str) -> _Tensors:

@@ -122,7 +122,7 @@ def _renaming(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[st
     if foreign:
         raise CheckpointError(f"{path}: tensors of no ControlNet: {first_names(foreign)}")
     names = [name.removeprefix(prefix) for name in shapes if name.startswith(prefix)]
-    layers = _first(names, r"input_blocks\.(\d+)\.0\.op\.weight", min) - 1
+    layers = max(1, _first(names, r"input_blocks\.(\d+)\.0\.op\.weight", min) - 1)
     last_hint = _first(names, r"input_hint_block\.(\d+)\.weight", max)
 
     def rename(name: str) -> str | None:

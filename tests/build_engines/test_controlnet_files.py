@@ -206,6 +206,7 @@ ZERO = torch.zeros(1)
             r"tensors of no ControlNet: extra\.weight",
         ),
         (small(**{"output_blocks.0.0.in_layers.0.weight": ZERO}), "of no ControlNet: up_blocks"),
+        (small(**{"input_blocks.0.0.op.weight": ZERO}), "of no ControlNet|missing"),
         (without("zero_convs.1.0.weight"), r"missing: controlnet_down_blocks\.1\.weight"),
         (without("middle_block_out.0.bias"), r"missing: controlnet_mid_block\.bias"),
         (without("middle_block.1.norm.bias"), r"missing: mid_block\.attentions\.0\.norm\.bias"),
