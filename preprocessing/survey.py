@@ -148,7 +148,7 @@ class Survey:
 
     def _region(self, item: SegItem, field: str) -> Box:
         if item.crop_region is None:
-            boxes.check_overlap(item.bbox, self._segs_size, f"{field}.bbox")
+            _check_centre(item.bbox, self._segs_size, f"{field}.bbox")
             factor, least = self._request.crop_factor, self._request.crop_min_size
             return boxes.crop_region(item.bbox, self._segs_size, factor, least)
         _check_inside(item.crop_region, self._segs_size, f"{field}.crop_region")
@@ -288,6 +288,14 @@ def _check_most(field: str, message: str, count: int, most: int) -> None:
 def _check_inside(box: Box, size: Size, field: str) -> None:
     if box[2] > size[1] or box[3] > size[0]:
         allowed = f"x up to {size[1]}, y up to {size[0]}"
+        raise invalid(field, "outside the picture", value=list(box), allowed=allowed)
+
+
+def _check_centre(box: FloatBox, size: Size, field: str) -> None:
+    """A box at the picture's edge may reach out of it; one of another picture hardly passes."""
+    height, width = size
+    if not (0 <= box[0] + box[2] <= 2 * width and 0 <= box[1] + box[3] <= 2 * height):
+        allowed = f"boxes with their centre inside, x up to {width}, y up to {height}"
         raise invalid(field, "outside the picture", value=list(box), allowed=allowed)
 
 

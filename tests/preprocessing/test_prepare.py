@@ -158,7 +158,9 @@ SEG = {"bbox": [0, 0, 8, 8], "crop_region": [0, 0, 8, 8]}
         ({"scheduler": "nobody"}, "scheduler"),
         ({"guide_size": 1}, "guide_size"),
         ({"nobody": 1}, "nobody"),
-        ({"segs": {"items": [{"bbox": [200, 0, 208, 8]}]}}, "segs.items.0.bbox"),
+        ({"segs": {"items": [{"bbox": [0, 0, 300, 8]}]}}, "segs.items.0.bbox"),
+        ({"segs": {"items": [{"bbox": [-9.5, 0, 9, 8]}]}}, "segs.items.0.bbox"),
+        ({"segs": {"items": [{"bbox": [0, 200, 8, 208]}]}}, "segs.items.0.bbox"),
         (
             {"segs": {"items": [SEG, {**SEG, "crop_region": [0, 90, 8, 97]}]}},
             "segs.items.1.crop_region",

@@ -53,7 +53,10 @@ def test_the_fraction_decides_the_scale(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize(
     ("box", "words"),
     [
-        ((128.5, 3, 140, 20), r"segs\.items\.0\.bbox: outside the picture .*128 wide and 96 high"),
+        (
+            (128.5, 3, 140, 20),
+            r"segs\.items\.0\.bbox: outside the picture .*x up to 128, y up to 96",
+        ),
         ((0.25, 0.25, 0.75, 0.75), r"segs\.items\.0\.bbox: smaller than a pixel"),
     ],
 )
