@@ -68,8 +68,11 @@ class ClipTextEncoder(NetworkExport):
             return self.adapter(CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config))))
 
     def current_name(self, name: str) -> str | None:
-        """Handles older files with the encoder inside ``text_model`` and with stored positions."""
-        return _without_positions(name.removeprefix("text_model."))
+        """Handles older files with the encoder inside ``text_model``, and leaves out what is not
+        used: stored positions, and the projection where a file has CLIP's."""
+        if name == "text_projection.weight":
+            return None
+        return _used(name.removeprefix("text_model."))
 
     def complete(self, module: Adapter) -> None:
         """Creates the buffer of positions, which is not stored."""
@@ -129,11 +132,11 @@ class SdxlTextEncoder2(ClipTextEncoder):
             return _SecondLastAndPooled(CLIPTextModelWithProjection(config))
 
     def current_name(self, name: str) -> str | None:
-        return _without_positions(name)
+        return _used(name)
 
     def encoder(self, module: Adapter) -> Any:
         return module.model.text_model
 
 
-def _without_positions(name: str) -> str | None:
-    return None if name.endswith("embeddings.position_ids") else name
+def _used(name: str) -> str | None:
+    return None if name.endswith(("embeddings.position_ids", "logit_scale")) else name
