@@ -66,7 +66,7 @@ def controlnet_files(folders: Mapping[str, Path]) -> dict[str, Path]:
     files = {}
     for name, path in folders.items():
         folder = DiffusersFolder(path)
-        for file in (_CONFIG, folder.weights(ControlNet.part)):
+        for file in (_CONFIG, *folder.weights(ControlNet.part)):
             files[f"controlnets/{name}/{Path(file)}"] = folder.path(file)
     return files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.controlnets import controlnet_files, open_controlnets
 from build_engines.errors import CheckpointError
-from build_engines.families import Family, detect
+from build_engines.families import SD2, Family, detect
 from build_engines.options import PredictionType
-from build_engines.schedule import read_prediction, read_schedule
 from build_engines.triton_config import ensemble_name
 from networks import ClipTextEncoder, ControlNet, NetworkExport, SdxlTextEncoder2, Unet
 from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
 from pipelines.descriptor import Schedule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,27 @@ def open_pipeline(
         name=name,
         checkpoint=checkpoint,
         family=family,
-        schedule=read_schedule(checkpoint),
-        prediction=prediction or read_prediction(checkpoint),
+        schedule=checkpoint.schedule(),
+        prediction=prediction or _prediction(checkpoint, family),
         networks=networks,
         unet=unet,
         text_encoders=text_encoders,
         controlnets=open_controlnets(controlnets, unet),
         sources={**family.source_files(checkpoint), **controlnet_files(controlnets)},
     )
+
+
+def _prediction(checkpoint: Checkpoint, family: Family) -> PredictionType:
+    """The checkpoint's, or epsilon where it declares none."""
+    declared = checkpoint.prediction()
+    if declared is None and family is SD2:
+        log.warning(
+            "%s: nothing says what the UNet predicts; it is taken to be epsilon. Checkpoints of "
+            "SD 2.x at 768 pixels predict v: --prediction v_prediction, or --prediction epsilon "
+            "if that is right",
+            checkpoint.root,
+        )
+    return declared or "epsilon"
 
 
 def _check_widths(

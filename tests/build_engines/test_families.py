@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from build_engines import build
@@ -19,7 +18,13 @@ from build_engines.families import detect
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
 from pipelines.descriptor import load_all
-from tests.build_engines.conftest import assert_close, copy_checkpoint, edit, open_model
+from tests.build_engines.conftest import (
+    assert_close,
+    copy_checkpoint,
+    edit,
+    make_sd2,
+    open_model,
+)
 from tests.conftest import CHECKPOINTS, PIPELINES
 
 FAMILY = {"sdxl": "sdxl", "sdxl-refiner": "sdxl_refiner"}
@@ -107,24 +112,6 @@ def test_widths_that_do_not_fit_are_refused(
     edit(checkpoint / part / "config.json", **values)
     with pytest.raises(CheckpointError, match=message):
         open_pipeline("p", open_checkpoint(checkpoint), {})
-
-
-def make_sd2(folder: Path) -> Path:
-    """The small SD1 checkpoint in SD2's form: linear projections, heads by number, gelu."""
-    checkpoint = copy_checkpoint("sd15", folder)
-    unet = checkpoint / "unet"
-    edit(unet / "config.json", use_linear_projection=True, attention_head_dim=[4, 8])
-    weights = unet / "diffusion_pytorch_model.safetensors"
-    state = load_file(weights)
-    for name in state:
-        if name.endswith(("proj_in.weight", "proj_out.weight")):
-            state[name] = state[name][:, :, 0, 0].contiguous()
-    save_file(state, weights)
-    edit(checkpoint / "text_encoder/config.json", hidden_act="gelu")
-    edit(checkpoint / "tokenizer/tokenizer_config.json", pad_token="!")
-    scheduler = checkpoint / "scheduler/scheduler_config.json"
-    edit(scheduler, prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    return checkpoint
 
 
 @torch.inference_mode()
