@@ -29,6 +29,8 @@ class SourcePipeline:
     family: Family
     schedule: Schedule
     prediction: PredictionType
+    clip_skip: int
+    """The text encoders' layer that is used, counted from the last one."""
     networks: Sequence[NetworkExport]
     unet: Unet
     """The one among the networks."""
@@ -60,18 +62,21 @@ def open_pipeline(
     checkpoint: Checkpoint,
     controlnets: Mapping[str, Path],
     prediction: PredictionType | None = None,
+    clip_skip: int | None = None,
 ) -> SourcePipeline:
     """Reads the configurations; no weights yet.
 
     Args:
         controlnets: the name of each ControlNet → its folder.
         prediction: of the UNet; None: the checkpoint's.
+        clip_skip: the text encoders' layer, counted from the last one; None: the family's own.
 
     Raises:
         CheckpointError: a part is missing, of an unknown kind, or does not fit the others.
+        BuildError: the text encoders have no such layer.
     """
     family = detect(checkpoint)
-    networks = family.open_networks(checkpoint, controlled=bool(controlnets))
+    networks = family.open_networks(checkpoint, bool(controlnets), clip_skip)
     unet = next(each for each in networks if isinstance(each, Unet))
     text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
     _check_widths(checkpoint, unet, text_encoders)
@@ -81,6 +86,7 @@ def open_pipeline(
         family=family,
         schedule=checkpoint.schedule(),
         prediction=prediction or _prediction(checkpoint, family),
+        clip_skip=family.clip_skip if clip_skip is None else clip_skip,
         networks=networks,
         unet=unet,
         text_encoders=text_encoders,

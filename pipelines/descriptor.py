@@ -173,6 +173,14 @@ class PipelineDescriptor(_Model):
         EngineSpec | None, Field(description="with what compiled engines were made; or none are")
     ] = None
     prediction: Literal["epsilon", "v_prediction"]
+    clip_skip: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="the text encoders' layer that is used, counted from the last one; null "
+            "in older builds: the family's own",
+        ),
+    ] = None
     schedule: Schedule = Schedule()
     unet_channels: Annotated[
         Literal[4, 9], Field(description="9: latent, mask and masked latent, for inpainting")

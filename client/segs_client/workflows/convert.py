@@ -19,6 +19,8 @@ RELATED = ("DetailerForEach", "DetailerForEachPipe", "FaceDetailer", "FaceDetail
 """Nodes with the same options that also paste; some also detect the SEGS."""
 _OPTIONS = WIDGETS[DETAILER]
 _CONTROLNETS = ("ImpactControlNetApplySEGS", "ImpactControlNetApplyAdvancedSEGS")
+_CLIP_CHANGES = ("LoraLoader", "CLIPSetLastLayer")
+"""Nodes between a checkpoint's text encoder and the prompts that are carried over."""
 _MOST_HOPS = 100
 
 
@@ -148,7 +150,9 @@ class _Converter:
         checkpoint = str(source.values["ckpt_name"])
         name = self.pipelines.get(checkpoint) or _name(checkpoint)
         # The chain is followed upwards, so the first LoRA is found last.
-        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *reversed(loras)])
+        build = " ".join(
+            [shlex.quote(checkpoint), f"--name {name}", *reversed(loras), *self._clip_skip(pipe)]
+        )
         self._note(f"pipeline {name}: build it with python -m build_engines {build}")
         return name
 
@@ -156,12 +160,26 @@ class _Converter:
         """Adds a note if the text encoder or the VAE is not the checkpoint's."""
         for name in ("clip", "vae"):
             source, hops = self.graph.source(pipe, name), 0
-            while source is not None and source.kind == "LoraLoader" and hops < _MOST_HOPS:
+            while source is not None and source.kind in _CLIP_CHANGES and hops < _MOST_HOPS:
                 source, hops = self.graph.source(source, name), hops + 1
             if source is not None and source.id != checkpoint.id:
                 self._note(
                     f"{name}: {source} is not the checkpoint's own; that is not carried over"
                 )
+
+    def _clip_skip(self, pipe: Node) -> list[str]:
+        """The build's option for a CLIPSetLastLayer before the prompt, or before the pipe."""
+        source = self.graph.source(pipe, "positive")
+        if source is None or "clip" not in source.links:
+            source = pipe
+        for _ in range(_MOST_HOPS):
+            if source is None:
+                break
+            if source.kind == "CLIPSetLastLayer":
+                layer = self._value(source, "stop_at_clip_layer")
+                return [f"--clip-skip {-layer}"] if isinstance(layer, int) and layer < 0 else []
+            source = self.graph.source(source, "clip")
+        return []
 
     def _text(self, pipe: Node, side: str) -> str:
         source = self.graph.source(pipe, side)
