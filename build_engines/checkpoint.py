@@ -22,7 +22,7 @@ from build_engines.options import PredictionType
 from build_engines.schedule import SCHEDULER_CONFIG, read_prediction, read_schedule
 from build_engines.vocabulary import Vocabulary, padding_token, parse_merges, parse_tokenizer
 from build_engines.weight_files import EXPECTED, choose_weights, is_index, shard_names
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import NoiseSchedule
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _PICKLE_REASON = (
@@ -69,7 +69,7 @@ class Checkpoint(ABC):
         """
 
     @abstractmethod
-    def schedule(self) -> Schedule:
+    def schedule(self) -> NoiseSchedule:
         """The noise schedule of the UNet's training.
 
         Raises:
@@ -219,7 +219,7 @@ class DiffusersFolder(Checkpoint):
             self.json(vocab), parse_merges(self.text(merges), source), padding, source
         )
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> NoiseSchedule:
         return read_schedule(self.json(SCHEDULER_CONFIG))
 
     def prediction(self) -> PredictionType | None:

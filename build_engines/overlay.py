@@ -9,7 +9,7 @@ from typing import Any
 from build_engines.checkpoint import Checkpoint, StoredTensor
 from build_engines.options import PredictionType
 from build_engines.vocabulary import Vocabulary
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import NoiseSchedule
 
 
 class Overlay(Checkpoint):
@@ -25,7 +25,7 @@ class Overlay(Checkpoint):
     def vocabulary(self, tokenizer: str) -> Vocabulary:
         return self.base.vocabulary(tokenizer)
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> NoiseSchedule:
         return self.base.schedule()
 
     def prediction(self) -> PredictionType | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.controlnets import controlnet_files, open_controlnets
-from build_engines.errors import CheckpointError
+from build_engines.errors import BuildError, CheckpointError
 from build_engines.families import SD2, Family, detect
 from build_engines.options import PredictionType
 from build_engines.triton_config import ensemble_name
 from networks import ClipTextEncoder, ControlNet, NetworkExport, SdxlTextEncoder2, Unet
 from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import EdmSchedule, NoiseSchedule
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class SourcePipeline:
     name: str
     checkpoint: Checkpoint
     family: Family
-    schedule: Schedule
+    schedule: NoiseSchedule
     prediction: PredictionType
     clip_skip: int
     """The text encoders' layer that is used, counted from the last one."""
@@ -73,19 +73,26 @@ def open_pipeline(
 
     Raises:
         CheckpointError: a part is missing, of an unknown kind, or does not fit the others.
-        BuildError: the text encoders have no such layer.
+        BuildError: the text encoders have no such layer, or the noise no such prediction.
     """
     family = detect(checkpoint)
     networks = family.open_networks(checkpoint, bool(controlnets), clip_skip)
     unet = next(each for each in networks if isinstance(each, Unet))
     text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
     _check_widths(checkpoint, unet, text_encoders)
+    schedule = checkpoint.schedule()
+    predicted = prediction or _prediction(checkpoint, family)
+    if isinstance(schedule, EdmSchedule) and predicted != "v_prediction":
+        raise BuildError(
+            f"prediction: {predicted!r} with EDM's noise levels, which the checkpoint has; "
+            "allowed: v_prediction"
+        )
     return SourcePipeline(
         name=name,
         checkpoint=checkpoint,
         family=family,
-        schedule=checkpoint.schedule(),
-        prediction=prediction or _prediction(checkpoint, family),
+        schedule=schedule,
+        prediction=predicted,
         clip_skip=family.clip_skip if clip_skip is None else clip_skip,
         networks=networks,
         unet=unet,

@@ -1,13 +1,15 @@
 """Reads the UNet's noise schedule and prediction type from a diffusers scheduler's configuration.
 
-What is sampled here is the discrete schedule of Stable Diffusion's training: σ of 1000 timesteps
-from "scaled_linear" betas. How a checkpoint's own scheduler would have stepped over it does not
-matter, as a request chooses that; but a scheduler of another kind of diffusion is refused.
+What is sampled here is the discrete schedule of Stable Diffusion's training, σ of 1000 timesteps
+from "scaled_linear" betas, and EDM's continuous one of CosXL. How a checkpoint's own scheduler
+would have stepped over it does not matter, as a request chooses that; but a scheduler of another
+kind of diffusion is refused.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ import diffusers
 
 from build_engines.errors import CheckpointError
 from build_engines.options import PREDICTIONS, PredictionType
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import EdmSchedule, NoiseSchedule, Schedule
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 DISCRETE_SCHEDULERS = (
@@ -29,6 +31,12 @@ DISCRETE_SCHEDULERS = (
     "UniPCMultistepScheduler",
 )
 """diffusers' schedulers of models that were trained over discrete betas."""
+EDM_SCHEDULERS = ("EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
+"""diffusers' schedulers of models that were trained over continuous σ."""
+_EDM_REQUIRED: Mapping[str, tuple[object, ...]] = {
+    "prediction_type": ("v_prediction",),
+    "sigma_data": (1.0,),
+}
 _REQUIRED: Mapping[str, tuple[object, ...]] = {
     "beta_schedule": ("scaled_linear",),
     "trained_betas": (None,),
@@ -41,7 +49,7 @@ _REQUIRED: Mapping[str, tuple[object, ...]] = {
 _FLOW = "flow_prediction"
 
 
-def read_schedule(config: Mapping[str, Any]) -> Schedule:
+def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     """The noise schedule of the UNet's training, of a scheduler_config.json. An absent field has
     the default of its class in diffusers.
 
@@ -49,9 +57,10 @@ def read_schedule(config: Mapping[str, Any]) -> Schedule:
         CheckpointError: it is of another kind of diffusion, or of other betas.
     """
     config = _complete(config)
-    for field, allowed in _REQUIRED.items():
-        if config.get(field) not in allowed:
-            raise _other_noise(field, config[field], allowed)
+    if config.get("_class_name") in EDM_SCHEDULERS:
+        _require(config, _EDM_REQUIRED)
+        return edm_schedule(config["sigma_min"], config["sigma_max"], SCHEDULER_CONFIG)
+    _require(config, _REQUIRED)
     # --prediction overrules the prediction type, but not that there is another kind of noise.
     if config.get("prediction_type") == _FLOW:
         raise _other_noise("prediction_type", _FLOW, PREDICTIONS)
@@ -62,6 +71,20 @@ def read_schedule(config: Mapping[str, Any]) -> Schedule:
         timesteps=config.get("num_train_timesteps", default.timesteps),
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
     )
+
+
+def edm_schedule(sigma_min: float, sigma_max: float, where: str) -> EdmSchedule:
+    """The continuous schedule of these σ.
+
+    Raises:
+        CheckpointError: they are no range; the message begins with ``where``.
+    """
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise CheckpointError(
+            f"{where}: sigma_min {sigma_min:g} and sigma_max {sigma_max:g}; allowed: "
+            "0 < sigma_min < sigma_max"
+        )
+    return EdmSchedule(sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def read_prediction(config: Mapping[str, Any]) -> PredictionType | None:
@@ -84,11 +107,17 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     name = config.get("_class_name")
     if name is None:
         return {"beta_schedule": Schedule().beta_schedule, **config}
-    if name not in DISCRETE_SCHEDULERS:
-        raise _other_noise("_class_name", name, DISCRETE_SCHEDULERS)
+    if name not in (known := (*DISCRETE_SCHEDULERS, *EDM_SCHEDULERS)):
+        raise _other_noise("_class_name", name, known)
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     return {**defaults, **config}
+
+
+def _require(config: Mapping[str, Any], required: Mapping[str, tuple[object, ...]]) -> None:
+    for field, allowed in required.items():
+        if config.get(field) not in allowed:
+            raise _other_noise(field, config.get(field), allowed)
 
 
 def _other_noise(field: str, value: object, allowed: tuple[object, ...]) -> CheckpointError:

@@ -24,7 +24,7 @@ from build_engines.single_file.layout import UNET_PREFIX, VAE_PREFIX, Layout, fi
 from build_engines.single_file.names import clip_tensor
 from build_engines.single_file.vocabulary import clip_merges, clip_vocabulary, vocabulary_file
 from build_engines.vocabulary import END, Vocabulary, parse_merges
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import NoiseSchedule
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class SingleFile(Checkpoint):
     layout: Layout
     configs: Mapping[str, Mapping[str, Any]]
     """The networks' configurations, by part."""
-    noise: Schedule
+    noise: NoiseSchedule
 
     def has(self, part: str) -> bool:
         return part in self.configs or part in self._tokenizers
@@ -54,7 +54,7 @@ class SingleFile(Checkpoint):
             str(file),
         )
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> NoiseSchedule:
         return self.noise
 
     def prediction(self) -> PredictionType | None:

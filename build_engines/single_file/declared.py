@@ -3,13 +3,14 @@ metadata.
 
 The keys are those of ComfyUI's checkpoints (``v_pred``, ``ztsnr``, ``modelspec.predict_key``), of
 Stability AI's model specification (``modelspec.prediction_type``, ``modelspec.architecture``), of
-kohya's trainer (``ss_…``) and of the files of CosXL and Playground 2.5 (``edm_…``).
+kohya's trainer (``ss_…``), of CosXL (``edm_vpred.…``) and Playground 2.5 (``edm_mean``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +18,16 @@ import torch
 from build_engines.checkpoint import StoredTensor
 from build_engines.errors import CheckpointError
 from build_engines.options import PREDICTIONS, PredictionType
-from pipelines.descriptor import Schedule
+from build_engines.schedule import edm_schedule
+from pipelines.descriptor import EdmSchedule, NoiseSchedule, Schedule
 from sampling.schedule import DiscreteSchedule
 
 log = logging.getLogger(__name__)
 
-_OTHER_NOISE = "edm_"
+_EDM = "edm_"
+_EDM_V = "edm_vpred."
+_EDM_ENDS = {"sigma_min": 0.002, "sigma_max": 120.0}
+"""CosXL's, for a file that has only one of them."""
 _V_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"
 _STORED_SCHEDULE = "alphas_cumprod"
 _STORED_ERROR = 2e-3
@@ -46,20 +51,15 @@ _FLAGS = {"true": True, "false": False}
 
 def declared_schedule(
     path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]
-) -> Schedule:
+) -> NoiseSchedule:
     """The noise schedule of the UNet's training: that of all families, with zero terminal SNR
-    where the file declares it by a key or by the schedule that it stores.
+    where the file declares it by a key or by the schedule that it stores; or CosXL's, by its keys.
 
     Raises:
         CheckpointError: the file is of another kind of diffusion.
     """
-    for name in tensors:
-        if name.startswith(_OTHER_NOISE):
-            raise CheckpointError(
-                f"{path}: {name} says that it was trained with the noise levels of EDM (as CosXL "
-                "and Playground 2.5 were), which are not supported; allowed are checkpoints of "
-                "the discrete schedule, 1000 timesteps of scaled_linear betas"
-            )
+    if marks := [name for name in tensors if name.startswith(_EDM)]:
+        return _edm(path, marks, tensors)
     zero_snr = Schedule(zero_terminal_snr=True)
     if _ZERO_SNR_KEY in tensors or _flag(metadata, _KOHYA_ZERO_SNR):
         return zero_snr
@@ -84,9 +84,8 @@ def declared_prediction(
     Raises:
         CheckpointError: an unknown prediction, or the metadata contradicts itself.
     """
-    for key in (_V_KEY, _ZERO_SNR_KEY):
-        if key in names:
-            return "v_prediction"
+    if any(name in (_V_KEY, _ZERO_SNR_KEY) or name.startswith(_EDM_V) for name in names):
+        return "v_prediction"
     found: dict[str, PredictionType] = {}
     for key in _PREDICTION_METADATA:
         if key in metadata:
@@ -102,6 +101,27 @@ def declared_prediction(
             f"choose with --prediction: {', '.join(PREDICTIONS)}"
         )
     return next(iter(found.values()), None)
+
+
+def _edm(path: Path, marks: Sequence[str], tensors: Mapping[str, StoredTensor]) -> EdmSchedule:
+    """The schedule of a file with these keys of EDM: CosXL's."""
+    ends = {_EDM_V + end: usual for end, usual in _EDM_ENDS.items()}
+    for name in marks:
+        if name not in ends:
+            raise CheckpointError(
+                f"{path}: {name} says that it was trained with noise levels (such as those of "
+                "Playground 2.5) that are not supported; allowed are checkpoints of the discrete "
+                f"schedule, and CosXL's with {' and '.join(ends)}"
+            )
+    for name in marks:
+        if math.prod(tensors[name].shape) != 1:
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(tensors[name].shape)}; one value is expected"
+            )
+    sigma_min, sigma_max = (
+        float(tensors[name].read()) if name in tensors else usual for name, usual in ends.items()
+    )
+    return edm_schedule(sigma_min, sigma_max, str(path))
 
 
 def _spelt(path: Path, key: str, value: str) -> PredictionType:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from build_engines.errors import CheckpointError
+from build_engines.errors import BuildError, CheckpointError
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import EdmSchedule, Schedule
 from sampling.schedule import DiscreteSchedule
 from tests.build_engines.single_files import single_file_tensors
 from tests.conftest import CHECKPOINTS
@@ -94,16 +94,58 @@ def test_metadata_that_contradicts_itself_is_refused_unless_it_is_overruled(
     assert open_pipeline("x", opened, {}, "epsilon").prediction == "epsilon"
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [("edm_vpred.sigma_max", "edm_vpred.sigma_min"), ("edm_mean", "edm_std"), ("edm_eps.x",)],
-)
-def test_noise_of_edm_is_refused_by_its_key(
+@pytest.mark.parametrize("keys", [("edm_mean", "edm_std"), ("edm_eps.x",), ("edm_vpred.rho",)])
+def test_noise_of_another_kind_is_refused_by_its_key(
     tmp_path: Path, tensors: Tensors, keys: tuple[str, ...]
 ) -> None:
     marks = {key: torch.tensor(120.0) for key in keys}
     path = written(tmp_path / "m.safetensors", {**tensors, **marks})
-    with pytest.raises(CheckpointError, match=rf"{keys[0]} says .* EDM .* discrete schedule"):
+    with pytest.raises(CheckpointError, match=rf"{keys[0]} says .* discrete schedule, and CosXL"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"sigma_max": 120.0, "sigma_min": 0.002}, (0.002, 120.0)),
+        ({"sigma_max": 500.0, "sigma_min": 0.01}, (0.01, 500.0)),
+        ({"sigma_max": 120.0}, (0.002, 120.0)),
+        ({"sigma_min": 0.01}, (0.01, 120.0)),
+    ],
+)
+def test_cosxl_is_taken_by_its_keys(
+    tmp_path: Path,
+    tensors: Tensors,
+    dtype: torch.dtype,
+    keys: dict[str, float],
+    expected: tuple[float, float],
+) -> None:
+    marks = {f"edm_vpred.{key}": torch.tensor(value).to(dtype) for key, value in keys.items()}
+    opened = open_checkpoint(written(tmp_path / "m.safetensors", {**tensors, **marks}))
+    schedule = opened.schedule()
+    assert isinstance(schedule, EdmSchedule)
+    found = schedule.sigma_min, schedule.sigma_max
+    assert found == pytest.approx(expected, rel=1e-3 if dtype == torch.float16 else 1e-6)
+    assert open_pipeline("x", opened, {}).prediction == "v_prediction"
+    with pytest.raises(BuildError, match="allowed: v_prediction"):
+        open_pipeline("x", opened, {}, "epsilon")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(0), r"edm_vpred\.sigma_max has shape \[0\]"),
+        (torch.ones(2), r"has shape \[2\]"),
+        (torch.tensor(-1.0), "allowed: 0 < sigma_min < sigma_max"),
+        (torch.tensor(float("nan")), "sigma_max nan"),
+    ],
+)
+def test_noise_levels_of_cosxl_that_are_no_range_are_refused(
+    tmp_path: Path, tensors: Tensors, value: torch.Tensor, message: str
+) -> None:
+    path = written(tmp_path / "m.safetensors", {**tensors, "edm_vpred.sigma_max": value})
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(path)
 
 

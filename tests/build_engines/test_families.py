@@ -17,7 +17,7 @@ from build_engines.errors import CheckpointError
 from build_engines.families import detect
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
-from pipelines.descriptor import load_all
+from pipelines.descriptor import Schedule, load_all
 from tests.build_engines.conftest import (
     assert_close,
     copy_checkpoint,
@@ -40,7 +40,7 @@ def test_descriptor(repository: Path, name: str) -> None:
     descriptor, _ = load_all([repository])[name]
     assert descriptor.family == FAMILY.get(name, "sd1")
     assert descriptor.prediction == ("v_prediction" if name == "sd15-v" else "epsilon")
-    assert not descriptor.schedule.zero_terminal_snr
+    assert descriptor.schedule == Schedule()
     assert descriptor.unet_channels == (9 if name == "sd15-inpaint" else 4)
     assert descriptor.latent_channels == 4
     assert descriptor.latent_scale == pytest.approx(0.13025 if name in FAMILY else 0.18215)
@@ -120,7 +120,7 @@ def test_sd2(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     descriptor = build(checkpoint, "p", repository)
     assert (descriptor.family, descriptor.prediction) == ("sd2", "v_prediction")
-    assert descriptor.schedule.zero_terminal_snr
+    assert descriptor.schedule == Schedule(zero_terminal_snr=True)
     (encoder,) = descriptor.text_encoders
     assert (encoder.role, encoder.padding, encoder.pooled) == ("text_encoder", 0, False)
 

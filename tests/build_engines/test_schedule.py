@@ -11,17 +11,23 @@ import pytest
 import torch
 from diffusers import schedulers
 
-from build_engines.errors import CheckpointError
+from build_engines.errors import BuildError, CheckpointError
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
-from build_engines.schedule import DISCRETE_SCHEDULERS, read_prediction, read_schedule
-from pipelines.descriptor import Schedule
+from build_engines.schedule import (
+    DISCRETE_SCHEDULERS,
+    EDM_SCHEDULERS,
+    read_prediction,
+    read_schedule,
+)
+from pipelines.descriptor import EdmSchedule, Schedule
 from sampling.schedule import DiscreteSchedule
 from tests.build_engines.conftest import edit, make_sd2
 
 CONFIG = "scheduler/scheduler_config.json"
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-ALL = sorted(name for name in dir(schedulers) if name.endswith("Scheduler"))
+ALL = {name for name in dir(schedulers) if name.endswith("Scheduler")}
+OTHERS = sorted({*ALL, "OfTomorrowScheduler"} - {*DISCRETE_SCHEDULERS, *EDM_SCHEDULERS})
 
 
 def saved(name: str, folder: Path, **values: Any) -> dict[str, Any]:
@@ -43,7 +49,9 @@ def test_a_discrete_scheduler_is_taken_as_what_diffusers_makes_of_it(
     torch.testing.assert_close(ours, made.alphas_cumprod, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted({*ALL} - {*DISCRETE_SCHEDULERS} | {"OfTomorrowScheduler"}))
+@pytest.mark.parametrize(
+    "name", sorted({*ALL, "OfTomorrowScheduler"} - {*DISCRETE_SCHEDULERS, *EDM_SCHEDULERS})
+)
 def test_every_other_scheduler_is_refused_by_name(name: str) -> None:
     config = {"_class_name": name, **BETAS, "prediction_type": "epsilon"}
     with pytest.raises(CheckpointError, match=f"_class_name '{name}'.*allowed: DDIMScheduler"):
@@ -59,8 +67,8 @@ def test_an_absent_field_means_what_it_means_in_diffusers(name: str) -> None:
         return
     with pytest.raises(CheckpointError, match=r"beta_schedule 'linear'.*allowed: scaled_linear"):
         read_schedule({"_class_name": name})
-    found = read_schedule({"_class_name": name, "beta_schedule": "scaled_linear"})
-    assert (found.beta_start, found.beta_end) == (default.beta_start, default.beta_end)
+    betas = Schedule(beta_start=default.beta_start, beta_end=default.beta_end)
+    assert read_schedule({"_class_name": name, "beta_schedule": "scaled_linear"}) == betas
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,53 @@ def test_other_betas_are_sampled_as_they_are() -> None:
 
 
 def test_zero_terminal_snr_is_read() -> None:
-    assert read_schedule({**BETAS, "rescale_betas_zero_snr": True}).zero_terminal_snr
+    config = {**BETAS, "rescale_betas_zero_snr": True}
+    assert read_schedule(config) == Schedule(zero_terminal_snr=True)
+
+
+EDM = {"sigma_data": 1.0, "prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize("name", EDM_SCHEDULERS)
+@pytest.mark.parametrize("ends", [{}, {"sigma_min": 0.01, "sigma_max": 500.0}], ids=str)
+def test_continuous_noise_is_taken(tmp_path: Path, name: str, ends: dict[str, float]) -> None:
+    config = saved(name, tmp_path, **EDM, **ends)
+    default = getattr(diffusers, name)().config
+    found = ends or {"sigma_min": default.sigma_min, "sigma_max": default.sigma_max}
+    assert read_schedule(config) == EdmSchedule(**found)
+    assert read_prediction(config) == "v_prediction"
+
+
+@pytest.mark.parametrize("name", EDM_SCHEDULERS)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sigma_data": 0.5}, r"sigma_data 0\.5 .* allowed: 1\.0"),
+        ({"prediction_type": "epsilon"}, "prediction_type 'epsilon' .* allowed: v_prediction"),
+        ({"sigma_min": 0.0}, "allowed: 0 < sigma_min < sigma_max"),
+        ({"sigma_min": 200.0}, "sigma_min 200 and sigma_max 80"),
+        ({"sigma_max": float("inf")}, "sigma_max inf"),
+    ],
+)
+def test_other_continuous_noise_is_refused(
+    name: str, values: dict[str, object], message: str
+) -> None:
+    """Of Playground 2.5, whose network predicts otherwise, among it; or no range."""
+    with pytest.raises(CheckpointError, match=message):
+        read_schedule({"_class_name": name, **EDM, **values})
+
+
+def test_an_absent_spread_is_the_one_of_diffusers_and_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"sigma_data 0\.5"):
+        read_schedule({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"})
+
+
+def test_continuous_noise_has_no_other_prediction(checkpoint: Path) -> None:
+    (checkpoint / CONFIG).write_text(json.dumps({"_class_name": "EDMEulerScheduler", **EDM}))
+    opened = open_checkpoint(checkpoint)
+    assert open_pipeline("x", opened, {}).prediction == "v_prediction"
+    with pytest.raises(BuildError, match=r"prediction: 'epsilon' .* allowed: v_prediction"):
+        open_pipeline("x", opened, {}, "epsilon")
 
 
 @pytest.mark.parametrize("value", ["sample", "trigflow", 1])
@@ -101,7 +155,7 @@ def test_another_prediction_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("config", "option"),
     [
-        ({"_class_name": "EDMEulerScheduler", "sigma_data": 1.0}, "v_prediction"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_data": 1.0}, "v_prediction"),  # of epsilon
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "epsilon"),
         ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, **BETAS}, "epsilon"),
     ],
