@@ -25,6 +25,7 @@ def build(
     prediction: str | None = None,
     loras: Sequence[LoraArgument] = (),
     embeddings: Mapping[str, Path] | None = None,
+    clip_skip: int | None = None,
 ) -> PipelineDescriptor:
     """Builds a pipeline, unless an unchanged build of it is there; see
     :func:`build_engines.builder.build` for arguments and errors."""
@@ -36,4 +37,5 @@ def build(
         prediction=prediction,
         loras=loras,
         embeddings=embeddings,
+        clip_skip=clip_skip,
     )

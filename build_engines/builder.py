@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from build_engines.describe import describe
@@ -40,6 +41,7 @@ def build(
     prediction: str | None = None,
     loras: Sequence[LoraArgument] = (),
     embeddings: Mapping[str, Path] | None = None,
+    clip_skip: int | None = None,
 ) -> PipelineDescriptor:
     """Builds the Triton models of one checkpoint, unless an unchanged build exists.
 
@@ -57,6 +59,9 @@ def build(
         loras: safetensors files, or folders of PEFT or diffusers, that are folded into the weights:
             each with its strength, or with one for the UNet and one for the text encoders.
         embeddings: the name of each textual inversion in prompts → its safetensors file.
+        clip_skip: the text encoders' layer that is used, counted from the last one: 1 the last,
+            2 the one before it. None: the family's own, 1 for SD1.x and 2 for all others, which
+            is also the least.
 
     Returns:
         The written or existing descriptor.
@@ -73,7 +78,7 @@ def build(
             opened = WithEmbeddings(opened, embeddings)
         if loras:
             opened = WithLoras(opened, loras)
-        pipeline = open_pipeline(name, opened, controlnets, chosen)
+        pipeline = open_pipeline(name, opened, controlnets, chosen, clip_skip)
     check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")
     chosen_target = {"target": made_for.name, "precision": made_for.precision}
@@ -82,7 +87,11 @@ def build(
     if target is not None and target.quantize is not None:
         quantizer = open_quantizer(target.quantize, made_for, pipeline.unet, controlnets)
         built_with |= quantizer.built_with()
-    if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
+    as_before = partial(
+        find_unchanged,
+        *(repository, name, source, built_with, pipeline.prediction, pipeline.clip_skip),
+    )
+    if found := as_before():
         return found
     if quantizer is not None:
         quantizer.reference = build(
@@ -90,10 +99,11 @@ def build(
             prediction=prediction,
             loras=loras,
             embeddings=embeddings,
+            clip_skip=clip_skip,
         )
         pipeline.unet.rewrite = quantizer
     with staging(repository, name) as folder:
-        if found := find_unchanged(repository, name, source, built_with, pipeline.prediction):
+        if found := as_before():
             return found  # built by another process meanwhile
         _build_models(pipeline, made_for, folder)
         if quantizer is not None:

@@ -18,21 +18,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from build_engines.errors import CheckpointError
+from build_engines.options import PredictionType
+from build_engines.schedule import SCHEDULER_CONFIG, read_prediction, read_schedule
+from build_engines.vocabulary import Vocabulary, padding_token, parse_merges, parse_tokenizer
+from build_engines.weight_files import EXPECTED, choose_weights, is_index, shard_names
+from pipelines.descriptor import NoiseSchedule
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _PICKLE_REASON = (
     "pickle files can run any code when they are loaded and are refused; "
     "convert it to safetensors (diffusers: save_pretrained(..., safe_serialization=True))"
 )
-SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_TOKENIZER_FILE = "tokenizer.json"
 _MOST_TENSORS = 20_000
 _MOST_TEXT_BYTES = 64 << 20
 _DTYPES = (
     *("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"),
     *("I64", "I32", "I16", "I8", "U8", "BOOL"),
 )
-_WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,27 @@ class Checkpoint(ABC):
         """Whether the checkpoint has a part."""
 
     @abstractmethod
-    def text(self, relative: str) -> str:
-        """A text file of the checkpoint, e.g. ``tokenizer/merges.txt``.
+    def vocabulary(self, tokenizer: str) -> Vocabulary:
+        """The vocabulary of a tokenizer's part, e.g. ``tokenizer_2``.
 
         Raises:
-            CheckpointError: it is missing or cannot be read.
+            CheckpointError: a file is missing, cannot be read, or is no CLIP vocabulary.
+        """
+
+    @abstractmethod
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule of the UNet's training.
+
+        Raises:
+            CheckpointError: the checkpoint declares one that cannot be sampled.
+        """
+
+    @abstractmethod
+    def prediction(self) -> PredictionType | None:
+        """What the UNet predicts; None if the checkpoint does not declare it.
+
+        Raises:
+            CheckpointError: it declares something unknown, or contradicts itself.
         """
 
     @abstractmethod
@@ -162,6 +183,11 @@ class DiffusersFolder(Checkpoint):
         return (self.root / part).is_dir()
 
     def text(self, relative: str) -> str:
+        """A text file of the checkpoint, e.g. ``tokenizer/merges.txt``.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
         path = self.path(relative)
         if path.stat().st_size > _MOST_TEXT_BYTES:
             raise CheckpointError(f"{path}: longer than {_MOST_TEXT_BYTES} bytes")
@@ -182,31 +208,74 @@ class DiffusersFolder(Checkpoint):
             raise CheckpointError(f"{self.root}/{relative}: a JSON object is expected")
         return value
 
+    def vocabulary(self, tokenizer: str) -> Vocabulary:
+        *files, config = (f"{tokenizer}/{file}" for file in self._tokenizer_files(tokenizer))
+        padding = padding_token(self.json(config))
+        if len(files) == 1:
+            return parse_tokenizer(self.json(files[0]), padding, files[0])
+        vocab, merges = files
+        source = f"{self.root}/{merges}"
+        return Vocabulary(
+            self.json(vocab), parse_merges(self.text(merges), source), padding, source
+        )
+
+    def schedule(self) -> NoiseSchedule:
+        return read_schedule(self.json(SCHEDULER_CONFIG))
+
+    def prediction(self) -> PredictionType | None:
+        return read_prediction(self.json(SCHEDULER_CONFIG))
+
     def tensors(self, part: str) -> Iterator[StoredTensor]:
-        return read_tensors(self.path(self.weights(part)))
+        first, *shards = self.weights(part)
+        if not shards:
+            yield from read_tensors(self.path(first))
+            return
+        left = shard_names(self.json(first), f"{self.root}/{first}")
+        for shard in shards:
+            for tensor in read_tensors(self.path(shard)):
+                if left.get(tensor.name) == Path(shard).name:
+                    del left[tensor.name]
+                    yield tensor
+        for name, shard in left.items():
+            raise CheckpointError(f"{self.root}: {part}/{shard} lacks {name}, which {first} names")
 
     def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
         files = [SCHEDULER_CONFIG]
         for part in parts:
-            files += [f"{part}/config.json", self.weights(part)]
-        files += [f"{folder}/{file}" for folder in tokenizers for file in TOKENIZER_FILES]
+            files += [f"{part}/config.json", *self.weights(part)]
+        for folder in tokenizers:
+            files += [f"{folder}/{file}" for file in self._tokenizer_files(folder)]
         return {file: self.path(file) for file in sorted(files)}
 
-    def weights(self, part: str) -> str:
-        """The safetensors file of a part, relative to the root; full precision is preferred to
-        fp16.
+    def _tokenizer_files(self, tokenizer: str) -> tuple[str, ...]:
+        """The names of a tokenizer's files, its configuration last."""
+        folder = self.root / tokenizer
+        alone = (folder / _TOKENIZER_FILE).is_file()
+        if alone and not all((folder / file).is_file() for file in _TOKENIZER_FILES):
+            return _TOKENIZER_FILE, _TOKENIZER_CONFIG
+        return *_TOKENIZER_FILES, _TOKENIZER_CONFIG
+
+    def weights(self, part: str) -> tuple[str, ...]:
+        """The files of a part's weights, relative to the root: one safetensors file, or an index
+        and its shards.
 
         Raises:
-            CheckpointError: there is none, or only a pickle.
+            CheckpointError: there is none, only a pickle, or a shard is missing.
         """
-        names = [
-            f"{stem}{variant}.safetensors" for variant in ("", ".fp16") for stem in _WEIGHT_STEMS
-        ]
-        for name in names:
-            if (self.root / part / name).is_file():
-                return f"{part}/{name}"
-        for path in sorted((self.root / part).glob("*")):
-            refuse_pickle(path)
-        raise CheckpointError(
-            f"{self.root}: {part} has no weights; one of {', '.join(names)} is expected"
-        )
+        folder = self.root / part
+        paths = sorted(folder.glob("*"))
+        chosen = choose_weights((path.name for path in paths), f"{self.root}: {part}")
+        if chosen is None:
+            for path in paths:
+                refuse_pickle(path)
+            raise CheckpointError(f"{self.root}: {part} has no weights; expected: {EXPECTED}")
+        first = f"{part}/{chosen}"
+        if not is_index(chosen):
+            return (first,)
+        shards = dict.fromkeys(shard_names(self.json(first), f"{self.root}/{first}").values())
+        for shard in shards:
+            if not (folder / shard).is_file():
+                raise CheckpointError(
+                    f"{self.root}: {part}/{shard} is missing, a shard that {chosen} names"
+                )
+        return (first, *(f"{part}/{shard}" for shard in shards))

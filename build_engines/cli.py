@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prediction=options.prediction,
             loras=options.lora,
             embeddings=_by_name("embedding", options.embedding),
+            clip_skip=options.clip_skip,
         )
     except BuildError as error:
         log.error("%s", error, exc_info=options.verbose)
@@ -105,8 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prediction",
         choices=PREDICTIONS,
-        help="what the UNet predicts; by default what the checkpoint says, and epsilon if a "
-        "single file does not say it",
+        help="what the UNet predicts; by default what the checkpoint declares, and epsilon if it "
+        "declares nothing",
+    )
+    parser.add_argument(
+        "--clip-skip",
+        type=int,
+        metavar="N",
+        help="the text encoders' layer that is used, counted from the last one; 2 is what many "
+        "anime checkpoints of SD 1.x need (default: the family's own and the least, 1 for SD 1.x, "
+        "2 for all others). diffusers' clip_skip counts skipped layers: N-1 for SD 1.x, N-2 for "
+        "all others; ComfyUI's stop_at_clip_layer is -N",
     )
     parser.add_argument(
         "--lora",

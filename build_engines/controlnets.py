@@ -78,7 +78,7 @@ def controlnet_files(paths: Mapping[str, Path]) -> dict[str, Path]:
             files[f"controlnets/{name}/{path.name}"] = path
             continue
         folder = DiffusersFolder(path)
-        for file in (_CONFIG, folder.weights(ControlNet.part)):
+        for file in (_CONFIG, *folder.weights(ControlNet.part)):
             files[f"controlnets/{name}/{Path(file)}"] = folder.path(file)
     return files
 

@@ -45,6 +45,7 @@ def describe(
         quality=quantized.quality if quantized else None,
         engine=target.engine,
         prediction=pipeline.prediction,
+        clip_skip=pipeline.clip_skip,
         schedule=pipeline.schedule,
         unet_channels=unet.config["in_channels"],
         latent_channels=decoder.config["latent_channels"],

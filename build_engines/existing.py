@@ -35,12 +35,13 @@ def find_unchanged(
     source: Mapping[str, str],
     built_with: Mapping[str, str],
     prediction: PredictionType,
+    clip_skip: int,
 ) -> PipelineDescriptor | None:
     """The existing build, if it is complete and a new build would be equal to it."""
     found = read_descriptor(repository, name)
     if found is None or (found.source, found.built_with) != (source, built_with):
         return None
-    if found.prediction != prediction:
+    if (found.prediction, found.clip_skip) != (prediction, clip_skip):
         return None
     if not _is_whole(found, repository):
         log.info("%s: files were changed or lost since they were built", name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
-from build_engines.errors import CheckpointError
+from build_engines.errors import BuildError, CheckpointError
 from build_engines.requirements import Field, NoPart, Requirement
 from networks import (
     ClipTextEncoder,
@@ -30,6 +30,8 @@ class Family:
     title: str
     networks: tuple[type[NetworkExport], ...]
     requirements: tuple[Requirement, ...]
+    clip_skip: int
+    """The text encoders' layer that its UNet was trained with, counted from the last one."""
 
     def source_files(self, checkpoint: Checkpoint) -> dict[str, Path]:
         """The source files by their paths relative to the checkpoint.
@@ -41,12 +43,32 @@ class Family:
         encoders = [cls for cls in self.networks if issubclass(cls, ClipTextEncoder)]
         return checkpoint.source_files(parts, [encoder.tokenizer for encoder in encoders])
 
-    def open_networks(self, checkpoint: Checkpoint, controlled: bool) -> list[NetworkExport]:
-        """The networks with their configurations; ``controlled``: with inputs for ControlNets."""
+    def open_networks(
+        self, checkpoint: Checkpoint, controlled: bool, clip_skip: int | None = None
+    ) -> list[NetworkExport]:
+        """The networks with their configurations.
+
+        Args:
+            controlled: with inputs for ControlNets.
+            clip_skip: the text encoders' layer, counted from the last one; None: the family's own.
+
+        Raises:
+            BuildError: there is no such layer, or it is after the family's own.
+        """
+        skipped = 0 if clip_skip is None else clip_skip - self.clip_skip
         networks: list[NetworkExport] = []
         for cls in self.networks:
             config = checkpoint.json(f"{cls.part}/config.json")
-            networks.append(cls(config, controlled) if issubclass(cls, Unet) else cls(config))
+            if issubclass(cls, ClipTextEncoder):
+                networks.append(encoder := cls(config, skipped))
+                if not 0 <= skipped <= encoder.most_skipped:
+                    most = self.clip_skip + encoder.most_skipped
+                    raise BuildError(
+                        f"clip_skip: {clip_skip}; allowed for this {self.title} checkpoint: "
+                        f"{self.clip_skip} (its own) to {most}"
+                    )
+            else:
+                networks.append(cls(config, controlled) if issubclass(cls, Unet) else cls(config))
         return networks
 
 
@@ -89,12 +111,14 @@ SD1 = Family(
     title="Stable Diffusion 1.x",
     networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
     requirements=(*_COMMON, *_unet(None, False), *_clip("text_encoder", "quick_gelu")),
+    clip_skip=1,
 )
 SD2 = Family(
     name="sd2",
     title="Stable Diffusion 2.x",
     networks=(ClipTextEncoder, Unet, VaeEncoder, VaeDecoder),
     requirements=(*_COMMON, *_unet(None, True), *_clip("text_encoder", "gelu")),
+    clip_skip=2,  # OpenCLIP's 24th layer is not among those of a checkpoint's configuration
 )
 SDXL = Family(
     name="sdxl",
@@ -106,6 +130,7 @@ SDXL = Family(
         *_clip("text_encoder", "quick_gelu"),
         *_clip("text_encoder_2", "gelu"),
     ),
+    clip_skip=2,
 )
 SDXL_REFINER = Family(
     name="sdxl_refiner",
@@ -117,6 +142,7 @@ SDXL_REFINER = Family(
         NoPart("text_encoder"),
         *_clip("text_encoder_2", "gelu"),
     ),
+    clip_skip=2,
 )
 FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 

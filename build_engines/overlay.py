@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from build_engines.checkpoint import Checkpoint, StoredTensor
+from build_engines.options import PredictionType
+from build_engines.vocabulary import Vocabulary
+from pipelines.descriptor import NoiseSchedule
 
 
 class Overlay(Checkpoint):
@@ -19,8 +22,14 @@ class Overlay(Checkpoint):
     def has(self, part: str) -> bool:
         return self.base.has(part)
 
-    def text(self, relative: str) -> str:
-        return self.base.text(relative)
+    def vocabulary(self, tokenizer: str) -> Vocabulary:
+        return self.base.vocabulary(tokenizer)
+
+    def schedule(self) -> NoiseSchedule:
+        return self.base.schedule()
+
+    def prediction(self) -> PredictionType | None:
+        return self.base.prediction()
 
     def json(self, relative: str) -> dict[str, Any]:
         return self.base.json(relative)

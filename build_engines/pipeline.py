@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.controlnets import controlnet_files, open_controlnets
-from build_engines.errors import CheckpointError
-from build_engines.families import Family, detect
+from build_engines.errors import BuildError, CheckpointError
+from build_engines.families import SD2, Family, detect
 from build_engines.options import PredictionType
-from build_engines.schedule import read_prediction, read_schedule
 from build_engines.triton_config import ensemble_name
 from networks import ClipTextEncoder, ControlNet, NetworkExport, SdxlTextEncoder2, Unet
 from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import EdmSchedule, NoiseSchedule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class SourcePipeline:
     name: str
     checkpoint: Checkpoint
     family: Family
-    schedule: Schedule
+    schedule: NoiseSchedule
     prediction: PredictionType
+    clip_skip: int
+    """The text encoders' layer that is used, counted from the last one."""
     networks: Sequence[NetworkExport]
     unet: Unet
     """The one among the networks."""
@@ -58,33 +62,57 @@ def open_pipeline(
     checkpoint: Checkpoint,
     controlnets: Mapping[str, Path],
     prediction: PredictionType | None = None,
+    clip_skip: int | None = None,
 ) -> SourcePipeline:
     """Reads the configurations; no weights yet.
 
     Args:
         controlnets: the name of each ControlNet → its folder or file.
         prediction: of the UNet; None: the checkpoint's.
+        clip_skip: the text encoders' layer, counted from the last one; None: the family's own.
 
     Raises:
         CheckpointError: a part is missing, of an unknown kind, or does not fit the others.
+        BuildError: the text encoders have no such layer, or the noise no such prediction.
     """
     family = detect(checkpoint)
-    networks = family.open_networks(checkpoint, controlled=bool(controlnets))
+    networks = family.open_networks(checkpoint, bool(controlnets), clip_skip)
     unet = next(each for each in networks if isinstance(each, Unet))
     text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
     _check_widths(checkpoint, unet, text_encoders)
+    schedule = checkpoint.schedule()
+    predicted = prediction or _prediction(checkpoint, family)
+    if isinstance(schedule, EdmSchedule) and predicted != "v_prediction":
+        raise BuildError(
+            f"prediction: {predicted!r} with EDM's noise levels, which the checkpoint has; "
+            "allowed: v_prediction"
+        )
     return SourcePipeline(
         name=name,
         checkpoint=checkpoint,
         family=family,
-        schedule=read_schedule(checkpoint),
-        prediction=prediction or read_prediction(checkpoint),
+        schedule=schedule,
+        prediction=predicted,
+        clip_skip=family.clip_skip if clip_skip is None else clip_skip,
         networks=networks,
         unet=unet,
         text_encoders=text_encoders,
         controlnets=open_controlnets(controlnets, unet),
         sources={**family.source_files(checkpoint), **controlnet_files(controlnets)},
     )
+
+
+def _prediction(checkpoint: Checkpoint, family: Family) -> PredictionType:
+    """The checkpoint's, or epsilon where it declares none."""
+    declared = checkpoint.prediction()
+    if declared is None and family is SD2:
+        log.warning(
+            "%s: nothing says what the UNet predicts; it is taken to be epsilon. Checkpoints of "
+            "SD 2.x at 768 pixels predict v: --prediction v_prediction, or --prediction epsilon "
+            "if that is right",
+            checkpoint.root,
+        )
+    return declared or "epsilon"
 
 
 def _check_widths(

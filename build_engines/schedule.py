@@ -1,33 +1,69 @@
-"""Reads the UNet's noise schedule and prediction type."""
+"""Reads the UNet's noise schedule and prediction type from a diffusers scheduler's configuration.
+
+What is sampled here is the discrete schedule of Stable Diffusion's training, σ of 1000 timesteps
+from "scaled_linear" betas, and EDM's continuous one of CosXL. How a checkpoint's own scheduler
+would have stepped over it does not matter, as a request chooses that; but a scheduler of another
+kind of diffusion is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import math
+from collections.abc import Mapping
 from typing import Any, cast
 
-from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint
+import diffusers
+
 from build_engines.errors import CheckpointError
 from build_engines.options import PREDICTIONS, PredictionType
-from pipelines.descriptor import Schedule
+from pipelines.descriptor import EdmSchedule, NoiseSchedule, Schedule
+
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+DISCRETE_SCHEDULERS = (
+    *("DDIMScheduler", "DDIMInverseScheduler", "DDIMParallelScheduler"),
+    *("DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler"),
+    *("DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+    *("DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler"),
+    *("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"),
+    *("KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler"),
+    *("LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "TCDScheduler"),
+    "UniPCMultistepScheduler",
+)
+"""diffusers' schedulers of models that were trained over discrete betas."""
+EDM_SCHEDULERS = ("EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
+"""diffusers' schedulers of models that were trained over continuous σ."""
+_EDM_REQUIRED: Mapping[str, tuple[object, ...]] = {
+    "prediction_type": ("v_prediction",),
+    "sigma_data": (1.0,),
+}
+_REQUIRED: Mapping[str, tuple[object, ...]] = {
+    "beta_schedule": ("scaled_linear",),
+    "trained_betas": (None,),
+    "timestep_type": (None, "discrete"),
+    "use_flow_sigmas": (None, False),
+    "sigma_data": (None,),
+    "snr_shift_scale": (None,),
+}
+"""What a field must have for the schedule to be the one above."""
+_FLOW = "flow_prediction"
 
 
-def read_schedule(checkpoint: Checkpoint) -> Schedule:
-    """The noise schedule of the UNet's training.
+def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule of the UNet's training, of a scheduler_config.json. An absent field has
+    the default of its class in diffusers.
 
     Raises:
-        CheckpointError: an unsupported kind of schedule.
+        CheckpointError: it is of another kind of diffusion, or of other betas.
     """
-    config = checkpoint.json(SCHEDULER_CONFIG)
-    kind = config.get("beta_schedule", "scaled_linear")
-    refused: Mapping[str, Callable[[Any], bool]] = {
-        "beta_schedule": lambda _: kind != "scaled_linear",
-        "trained_betas": lambda value: value is not None,
-    }
-    for field, refuses in refused.items():
-        if refuses(config.get(field)):
-            raise CheckpointError(
-                f"{SCHEDULER_CONFIG}: {field} {config.get(field)!r} is not supported"
-            )
+    config = _complete(config)
+    if config.get("_class_name") in EDM_SCHEDULERS:
+        _require(config, _EDM_REQUIRED)
+        return edm_schedule(config["sigma_min"], config["sigma_max"], SCHEDULER_CONFIG)
+    _require(config, _REQUIRED)
+    # --prediction overrules the prediction type, but not that there is another kind of noise.
+    if config.get("prediction_type") == _FLOW:
+        raise _other_noise("prediction_type", _FLOW, PREDICTIONS)
     default = Schedule()
     return Schedule(
         beta_start=config.get("beta_start", default.beta_start),
@@ -37,16 +73,56 @@ def read_schedule(checkpoint: Checkpoint) -> Schedule:
     )
 
 
-def read_prediction(checkpoint: Checkpoint) -> PredictionType:
-    """The meaning of the UNet's output.
+def edm_schedule(sigma_min: float, sigma_max: float, where: str) -> EdmSchedule:
+    """The continuous schedule of these σ.
 
     Raises:
-        CheckpointError: an unsupported kind of prediction.
+        CheckpointError: they are no range; the message begins with ``where``.
     """
-    found = checkpoint.json(SCHEDULER_CONFIG).get("prediction_type", "epsilon")
-    if found not in PREDICTIONS:
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise CheckpointError(
+            f"{where}: sigma_min {sigma_min:g} and sigma_max {sigma_max:g}; allowed: "
+            "0 < sigma_min < sigma_max"
+        )
+    return EdmSchedule(sigma_min=sigma_min, sigma_max=sigma_max)
+
+
+def read_prediction(config: Mapping[str, Any]) -> PredictionType | None:
+    """What the UNet predicts, of a scheduler_config.json; None if it does not say it.
+
+    Raises:
+        CheckpointError: it predicts something else than epsilon or v.
+    """
+    found = config.get("prediction_type")
+    if found not in (None, *PREDICTIONS):
         raise CheckpointError(
             f"{SCHEDULER_CONFIG}: prediction_type {found!r} is not supported; "
             f"allowed: {', '.join(PREDICTIONS)}"
         )
-    return cast(PredictionType, found)
+    return cast(PredictionType | None, found)
+
+
+def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the defaults of its class."""
+    name = config.get("_class_name")
+    if name is None:
+        return {"beta_schedule": Schedule().beta_schedule, **config}
+    if name not in (known := (*DISCRETE_SCHEDULERS, *EDM_SCHEDULERS)):
+        raise _other_noise("_class_name", name, known)
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return {**defaults, **config}
+
+
+def _require(config: Mapping[str, Any], required: Mapping[str, tuple[object, ...]]) -> None:
+    for field, allowed in required.items():
+        if config.get(field) not in allowed:
+            raise _other_noise(field, config.get(field), allowed)
+
+
+def _other_noise(field: str, value: object, allowed: tuple[object, ...]) -> CheckpointError:
+    shown = ", ".join(str(each) for each in allowed if each is not None) or "none"
+    return CheckpointError(
+        f"{SCHEDULER_CONFIG}: {field} {value!r} is not supported, as it stands for other noise "
+        f"levels than are sampled here; allowed: {shown}"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from networks.base import Adapter, Attention, NetworkExport, TensorSpec
@@ -16,29 +18,38 @@ END_TOKEN = 49407
 """Id of the token that ends a text, in the vocabulary that all these encoders share."""
 
 
-class _LastHiddenState(Adapter):
+class _TextAdapter(Adapter):
+    def __init__(self, model: nn.Module, skipped: int) -> None:
+        super().__init__(model)
+        self.skipped = skipped
+
+
+class _LastHiddenState(_TextAdapter):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         # [B, 77] → [B, 77, D]
-        return cast(torch.Tensor, self.model(input_ids=input_ids).last_hidden_state)
+        if not self.skipped:
+            return cast(torch.Tensor, self.model(input_ids=input_ids).last_hidden_state)
+        states = self.model(input_ids=input_ids, output_hidden_states=True).hidden_states
+        return cast(torch.Tensor, self.model.final_layer_norm(states[-1 - self.skipped]))
 
 
-class _SecondLastHiddenState(Adapter):
+class _SecondLastHiddenState(_TextAdapter):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         # [B, 77] → [B, 77, D]
         states = self.model(input_ids=input_ids, output_hidden_states=True).hidden_states
-        return cast(torch.Tensor, states[-2])
+        return cast(torch.Tensor, states[-2 - self.skipped])
 
 
-class _SecondLastAndPooled(Adapter):
+class _SecondLastAndPooled(_TextAdapter):
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # [B, 77] → [B, 77, D], [B, P]
         out = self.model(input_ids=input_ids, output_hidden_states=True)
-        return out.hidden_states[-2], out.text_embeds
+        return out.hidden_states[-2 - self.skipped], out.text_embeds
 
 
 class ClipTextEncoder(NetworkExport):
-    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]: the last one, after the
-    final norm."""
+    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]: the last one, or that of
+    an earlier layer, after the final norm."""
 
     role: TextRole = "text_encoder"
     part = "text_encoder"
@@ -47,6 +58,23 @@ class ClipTextEncoder(NetworkExport):
     pooled = False
     """Whether it has the output ``pooled``."""
     max_batch = 16
+    adapter: ClassVar[type[_TextAdapter]] = _LastHiddenState
+    last_used: ClassVar[int] = 1
+    """The layer that gives the hidden state, counted from the last one, if none is skipped."""
+
+    def __init__(self, config: Mapping[str, Any], skipped: int = 0) -> None:
+        """``skipped``: further layers at the end whose output is not used (clip skip)."""
+        super().__init__(config)
+        self.skipped = skipped
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    @property
+    def most_skipped(self) -> int:
+        """How many can be skipped: one layer is left."""
+        return int(self.config["num_hidden_layers"]) - self.last_used
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -61,15 +89,17 @@ class ClipTextEncoder(NetworkExport):
         """Features D of a hidden state."""
         return int(self.config["hidden_size"])
 
-    adapter: ClassVar[type[Adapter]] = _LastHiddenState
-
     def skeleton(self) -> Adapter:
         with torch.device("meta"):
-            return self.adapter(CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config))))
+            model = CLIPTextModel(CLIPTextConfig.from_dict(dict(self.config)))
+            return self.adapter(model, self.skipped)
 
     def current_name(self, name: str) -> str | None:
-        """Handles older files with the encoder inside ``text_model`` and with stored positions."""
-        return _without_positions(name.removeprefix("text_model."))
+        """Handles older files with the encoder inside ``text_model``, and leaves out what is not
+        used: stored positions, and the projection where a file has CLIP's."""
+        if name == "text_projection.weight":
+            return None
+        return _used(name.removeprefix("text_model."))
 
     def complete(self, module: Adapter) -> None:
         """Creates the buffer of positions, which is not stored."""
@@ -96,17 +126,20 @@ class ClipTextEncoder(NetworkExport):
 
 
 class SdxlTextEncoder(ClipTextEncoder):
-    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]: the second-last one,
-    without the final norm."""
+    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D]: the second-last one, or
+    an earlier one, without the final norm."""
 
     adapter = _SecondLastHiddenState
+    last_used = 2
 
 
 class SdxlTextEncoder2(ClipTextEncoder):
-    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D], the second-last one
-    without the final norm, and ``pooled`` FP32 [B, P], the projection of the last one after the
-    final norm at the first end of text."""
+    """``input_ids`` INT32 [B, 77] → ``hidden_state`` FP32 [B, 77, D], the second-last one or an
+    earlier one without the final norm, and ``pooled`` FP32 [B, P], the projection of the last one
+    after the final norm at the first end of text."""
 
+    adapter = _SecondLastAndPooled
+    last_used = 2
     role: TextRole = "text_encoder_2"
     part = "text_encoder_2"
     tokenizer = "tokenizer_2"
@@ -126,14 +159,14 @@ class SdxlTextEncoder2(ClipTextEncoder):
         # wrong with textual inversions, whose ids are beyond the vocabulary.
         config = CLIPTextConfig.from_dict({**self.config, "eos_token_id": END_TOKEN})
         with torch.device("meta"):
-            return _SecondLastAndPooled(CLIPTextModelWithProjection(config))
+            return self.adapter(CLIPTextModelWithProjection(config), self.skipped)
 
     def current_name(self, name: str) -> str | None:
-        return _without_positions(name)
+        return _used(name)
 
     def encoder(self, module: Adapter) -> Any:
         return module.model.text_model
 
 
-def _without_positions(name: str) -> str | None:
-    return None if name.endswith("embeddings.position_ids") else name
+def _used(name: str) -> str | None:
+    return None if name.endswith(("embeddings.position_ids", "logit_scale")) else name

@@ -2,7 +2,9 @@
 
 from pipelines.descriptor import (
     DESCRIPTOR_SUFFIX,
+    EdmSchedule,
     Network,
+    NoiseSchedule,
     PipelineDescriptor,
     PipelineError,
     Schedule,
@@ -11,7 +13,9 @@ from pipelines.descriptor import (
 
 __all__ = [
     "DESCRIPTOR_SUFFIX",
+    "EdmSchedule",
     "Network",
+    "NoiseSchedule",
     "PipelineDescriptor",
     "PipelineError",
     "Schedule",

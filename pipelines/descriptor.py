@@ -95,6 +95,16 @@ class Schedule(_Model):
     ] = False
 
 
+class EdmSchedule(_Model):
+    """Continuous noise levels as in EDM (arXiv 2206.00364) for data of spread 1, as CosXL's: any σ
+    between two; the UNet is given ln σ / 4 as its timestep."""
+
+    sigma_min: Annotated[float, Field(gt=0)]
+    sigma_max: Annotated[float, Field(gt=0)]
+
+
+NoiseSchedule = Schedule | EdmSchedule
+
 EMBEDDING = re.compile(r"embedding:([^\s,()]+)")
 """A textual inversion's name in a prompt."""
 
@@ -173,7 +183,15 @@ class PipelineDescriptor(_Model):
         EngineSpec | None, Field(description="with what compiled engines were made; or none are")
     ] = None
     prediction: Literal["epsilon", "v_prediction"]
-    schedule: Schedule = Schedule()
+    clip_skip: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="the text encoders' layer that is used, counted from the last one; null "
+            "in older builds: the family's own",
+        ),
+    ] = None
+    schedule: NoiseSchedule = Schedule()
     unet_channels: Annotated[
         Literal[4, 9], Field(description="9: latent, mask and masked latent, for inpainting")
     ] = 4

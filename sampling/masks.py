@@ -86,8 +86,8 @@ class MaskSchedule:
     pixel may change. ``start`` and ``end`` are the timesteps of the run's first and last σ."""
 
     schedule: DiscreteSchedule
-    start: int
-    end: int
+    start: float
+    end: float
 
     @classmethod
     def of_run(cls, schedule: DiscreteSchedule, sigmas: list[float]) -> MaskSchedule:

@@ -1,4 +1,4 @@
-"""The discrete noise schedule a UNet was trained with, in σ = √((1−ᾱ)/ᾱ).
+"""The noise schedule a UNet was trained with, in σ = √((1−ᾱ)/ᾱ).
 
 All in torch's float32, as in the reference: if a σ is halfway between two timesteps, the last bit
 decides which of them the network gets.
@@ -6,14 +6,16 @@ decides which of them the network gets.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 
-from pipelines import Schedule
+from pipelines import EdmSchedule, NoiseSchedule
 
 _LAST_ALPHA_BAR = 4.8973451890853435e-08
 """Of a schedule with zero terminal SNR: σ is 4518.76."""
+_LEVELS = 1000
 _KEPT_TIMESTEPS = 4096
 """Cached timesteps of the last σ used: SEGs mostly share their σ, and each step needs it twice."""
 
@@ -22,30 +24,33 @@ class DiscreteSchedule:
     """σ of every training timestep, and the conversion between σ and t.
 
     Args:
-        betas: β per timestep, float64 ``[T]``.
+        sigmas: σ per timestep, rising, float64 ``[T]``.
     """
 
-    def __init__(self, betas: torch.Tensor) -> None:
-        alphas_bar = torch.cumprod(1.0 - betas, dim=0)
-        sigmas = ((1.0 - alphas_bar) / alphas_bar).sqrt()
+    def __init__(self, sigmas: torch.Tensor) -> None:
         self.sigmas = sigmas.float()
         self._log_sigmas = sigmas.log().float()
         self.sigma_min = float(self.sigmas[0])
         self.sigma_max = float(self.sigmas[-1])
         self._timesteps = lru_cache(maxsize=_KEPT_TIMESTEPS)(self._nearest)
 
-    @classmethod
+    @staticmethod
     @lru_cache(maxsize=16)
-    def of(cls, schedule: Schedule) -> DiscreteSchedule:
+    def of(schedule: NoiseSchedule) -> DiscreteSchedule:
         """The schedule of a descriptor; shared and immutable."""
+        if isinstance(schedule, EdmSchedule):
+            return ContinuousSchedule(schedule.sigma_min, schedule.sigma_max)
         ends = schedule.beta_start**0.5, schedule.beta_end**0.5
         betas = torch.linspace(*ends, schedule.timesteps, dtype=torch.float64) ** 2
-        return cls(_zero_terminal_snr(betas) if schedule.zero_terminal_snr else betas)
+        if schedule.zero_terminal_snr:
+            betas = _zero_terminal_snr(betas)
+        alphas_bar = torch.cumprod(1.0 - betas, dim=0)
+        return DiscreteSchedule(((1.0 - alphas_bar) / alphas_bar).sqrt())
 
     def __len__(self) -> int:
         return len(self.sigmas)
 
-    def timestep(self, sigma: float) -> int:
+    def timestep(self, sigma: float) -> float:
         """The integer t whose log σ is nearest: the network's input."""
         return self._timesteps(sigma)
 
@@ -67,6 +72,23 @@ class DiscreteSchedule:
         if percent >= 1.0:
             return 0.0
         return float(self.sigma(torch.tensor((1.0 - percent) * (len(self) - 1))))
+
+
+class ContinuousSchedule(DiscreteSchedule):
+    """EDM's noise levels (arXiv 2206.00364): each σ of a range is a level of its own, and the
+    network's input is its c_noise = ln σ / 4.
+
+    For what counts timesteps, such as most schedulers, there is a table of 1000 σ at equal
+    distances in log σ.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        ends = math.log(sigma_min), math.log(sigma_max)
+        super().__init__(torch.linspace(*ends, _LEVELS, dtype=torch.float64).exp())
+
+    def timestep(self, sigma: float) -> float:
+        """ln σ / 4; a σ below the range counts as its least."""
+        return math.log(max(sigma, self.sigma_min)) / 4
 
 
 def _zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:

@@ -9,14 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from build_engines.checkpoint import (
-    SCHEDULER_CONFIG,
-    Checkpoint,
-    StoredTensor,
-    read_metadata,
-    read_tensors,
-)
+from build_engines.checkpoint import Checkpoint, StoredTensor, read_metadata, read_tensors
 from build_engines.errors import CheckpointError
+from build_engines.options import PredictionType
 from build_engines.single_file.configs import read_configs
 from build_engines.single_file.convert import (
     clip_tensors,
@@ -24,20 +19,14 @@ from build_engines.single_file.convert import (
     unet_tensors,
     vae_tensors,
 )
+from build_engines.single_file.declared import declared_prediction, declared_schedule
 from build_engines.single_file.layout import UNET_PREFIX, VAE_PREFIX, Layout, find_layout
+from build_engines.single_file.names import clip_tensor
 from build_engines.single_file.vocabulary import clip_merges, clip_vocabulary, vocabulary_file
+from build_engines.vocabulary import END, Vocabulary, parse_merges
+from pipelines.descriptor import NoiseSchedule
 
 log = logging.getLogger(__name__)
-
-_V_PREDICTION_KEYS = ("v_pred", "ztsnr")
-_ZERO_SNR_KEY = "ztsnr"
-_PREDICTION_METADATA = "modelspec.prediction_type"
-_PREDICTIONS = {
-    "epsilon": "epsilon",
-    "v": "v_prediction",
-    "v_prediction": "v_prediction",
-    "v-prediction": "v_prediction",
-}
 
 
 @dataclass(frozen=True)
@@ -47,32 +36,41 @@ class SingleFile(Checkpoint):
     root: Path
     layout: Layout
     configs: Mapping[str, Mapping[str, Any]]
-    """The configurations of the networks and of the scheduler, by part."""
+    """The networks' configurations, by part."""
+    noise: NoiseSchedule
 
     def has(self, part: str) -> bool:
         return part in self.configs or part in self._tokenizers
 
-    def text(self, relative: str) -> str:
-        part, _, file = relative.partition("/")
-        if part in self._tokenizers and file == "merges.txt":
-            return "\n".join(["#version: 0.2", *clip_merges(vocabulary_file()), ""])
-        raise CheckpointError(f"{self.root}: a single file has no {relative}")
+    def vocabulary(self, tokenizer: str) -> Vocabulary:
+        if tokenizer not in self._tokenizers:
+            raise CheckpointError(f"{self.root}: a {self.layout.title} file has no {tokenizer}")
+        file = vocabulary_file()
+        merges = clip_merges(file)
+        return Vocabulary(
+            clip_vocabulary(merges),
+            parse_merges("\n".join(merges), str(file)),
+            self._tokenizers[tokenizer],
+            str(file),
+        )
+
+    def schedule(self) -> NoiseSchedule:
+        return self.noise
+
+    def prediction(self) -> PredictionType | None:
+        return declared_prediction(self.root, _tensors(self.root), read_metadata(self.root))
 
     def json(self, relative: str) -> dict[str, Any]:
         part, _, file = relative.partition("/")
-        if part in self._tokenizers and file == "vocab.json":
-            return dict(clip_vocabulary(clip_merges(vocabulary_file())))
-        if part in self._tokenizers and file == "tokenizer_config.json":
-            return {"pad_token": self._tokenizers[part]}
-        if part in self.configs and (file == "config.json" or relative == SCHEDULER_CONFIG):
+        if part in self.configs and file == "config.json":
             return dict(self.configs[part])
         raise CheckpointError(f"{self.root}: a {self.layout.title} file has no {relative}")
 
     def tensors(self, part: str) -> Iterator[StoredTensor]:
         prefix, convert = self._conversion(part)
-        for tensor in read_tensors(self.root):
-            if tensor.name.startswith(prefix):
-                yield from convert(replace(tensor, name=tensor.name.removeprefix(prefix)))
+        for name, tensor in _tensors(self.root).items():
+            if name.startswith(prefix):
+                yield from convert(replace(tensor, name=name.removeprefix(prefix)))
 
     def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
         vocabulary = vocabulary_file()
@@ -81,9 +79,7 @@ class SingleFile(Checkpoint):
     @property
     def _tokenizers(self) -> dict[str, str]:
         """The padding token by the tokenizer's part; OpenCLIP pads with id 0."""
-        return {
-            text.tokenizer: "!" if text.openclip else "<|endoftext|>" for text in self.layout.text
-        }
+        return {text.tokenizer: "!" if text.openclip else END for text in self.layout.text}
 
     def _conversion(self, part: str) -> tuple[str, Any]:
         """The prefix of a part's tensors, and the function that converts each to diffusers'."""
@@ -108,29 +104,23 @@ def open_single_file(path: Path) -> SingleFile:
     """Opens a safetensors file and finds its family by its tensors' names and shapes.
 
     Raises:
-        CheckpointError: it is broken, or of no known family.
+        CheckpointError: it is broken, of no known family, or of another kind of diffusion.
     """
-    shapes = {tensor.name: tensor.shape for tensor in read_tensors(path)}
+    tensors = _tensors(path)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     layout = find_layout(path, shapes)
     configs = read_configs(path, shapes, layout)
-    configs["scheduler"] = _scheduler_config(path, shapes)
+    schedule = declared_schedule(path, tensors, read_metadata(path))
     log.info("%s: %s", path.name, layout.title)
-    return SingleFile(path, layout, configs)
+    return SingleFile(path, layout, configs, schedule)
 
 
-def _scheduler_config(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The scheduler's configuration: the same betas for all families. The prediction type is read
-    from keys or metadata of newer files; the default is epsilon."""
-    found = set(names)
-    prediction = _PREDICTIONS.get(
-        stated := read_metadata(path).get(_PREDICTION_METADATA, "epsilon")
-    )
-    if prediction is None:
-        log.warning("%s: %s %r is unknown", path.name, _PREDICTION_METADATA, stated)
-        prediction = "epsilon"
-    if found.intersection(_V_PREDICTION_KEYS):
-        prediction = "v_prediction"
-    return {
-        "prediction_type": prediction,
-        "rescale_betas_zero_snr": _ZERO_SNR_KEY in found,
-    }
+def _tensors(path: Path) -> dict[str, StoredTensor]:
+    """The file's tensors by their present names."""
+    found: dict[str, StoredTensor] = {}
+    for tensor in read_tensors(path):
+        name = clip_tensor(tensor.name)
+        if name in found:
+            raise CheckpointError(f"{path}: {tensor.name} and {found[name].name} are the same")
+        found[name] = tensor
+    return found

@@ -179,9 +179,16 @@ def _text_config(shapes: Shapes, text: TextPart) -> dict[str, Any]:
         "max_position_embeddings": shapes.size(positions, 0),
         "num_attention_heads": max(1, width // HEAD_WIDTH),
         "num_hidden_layers": layers,
-        "projection_dim": shapes.size("text_projection", 1) if text.projection else width,
+        "projection_dim": _projection_dim(shapes) if text.projection else width,
         "vocab_size": shapes.size(tokens, 0),
         "bos_token_id": 49406,
         "eos_token_id": 49407,
         "pad_token_id": 0 if text.openclip else 49407,
     }
+
+
+def _projection_dim(shapes: Shapes) -> int:
+    """P of the pooled text's projection: OpenCLIP's [D, P], or a layer's weight [P, D]."""
+    if "text_projection.weight" in shapes:
+        return shapes.size("text_projection.weight", 0)
+    return shapes.size("text_projection", 1)

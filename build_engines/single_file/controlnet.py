@@ -11,10 +11,13 @@ from typing import Any
 
 from build_engines.checkpoint import Checkpoint, StoredTensor, read_tensors, refuse_pickle
 from build_engines.errors import CheckpointError, first_names
+from build_engines.options import PredictionType
 from build_engines.single_file.configs import Shapes
 from build_engines.single_file.layout import UNET_PREFIX, VAE_PREFIX, summary
 from build_engines.single_file.names import controlnet_module
+from build_engines.vocabulary import Vocabulary
 from networks.diffusion import ADDITION_INPUT, ADDITION_SIZE
+from pipelines.descriptor import NoiseSchedule
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,14 @@ class SingleControlNet(Checkpoint):
     def has(self, part: str) -> bool:
         return part == "."
 
-    def text(self, relative: str) -> str:
-        raise CheckpointError(f"{self.root}: a single file has no {relative}")
+    def vocabulary(self, tokenizer: str) -> Vocabulary:
+        raise CheckpointError(f"{self.root}: a ControlNet has no {tokenizer}")
+
+    def schedule(self) -> NoiseSchedule:
+        raise CheckpointError(f"{self.root}: a ControlNet has no noise schedule")
+
+    def prediction(self) -> PredictionType | None:
+        return None
 
     def json(self, relative: str) -> dict[str, Any]:
         if relative != _CONFIG:
@@ -71,7 +80,7 @@ class SingleControlNet(Checkpoint):
             if (name := self.rename(tensor.name)) is not None:
                 yield replace(tensor, name=name)
 
-    def source_files(self, *parts: object) -> dict[str, Path]:
+    def source_files(self, parts: Iterable[str], tokenizers: Iterable[str]) -> dict[str, Path]:
         return {self.root.name: self.root}
 
 

@@ -14,6 +14,7 @@ from build_engines.single_file.names import openclip_module, unet_module, vae_mo
 
 _LEFT_OUT_OF_VAE = ("loss.", "model_ema.")
 _LEFT_OUT_OF_OPENCLIP = ("logit_scale", "attn_mask")
+_PROJECTION = ("text_projection", "text_projection.weight")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -48,7 +49,10 @@ def openclip_tensors(tensor: StoredTensor, layers: int, projection: bool) -> Ite
         projection: whether the projection of the pooled output is used.
     """
     name = tensor.name
-    if name in _LEFT_OUT_OF_OPENCLIP or (name == "text_projection" and not projection):
+    if name in _LEFT_OUT_OF_OPENCLIP or (name in _PROJECTION and not projection):
+        return
+    if name == "text_projection.weight":  # [P, D], as transformers stores it
+        yield tensor
         return
     if name == "text_projection":  # multiplied from the right: pooled [D] @ projection [D, P]
         turned = (tensor.shape[1], tensor.shape[0])

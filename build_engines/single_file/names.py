@@ -49,6 +49,15 @@ _OPENCLIP_LAYER = {
 }
 
 
+_OLD_CLIP = re.compile(r"(.+\.transformer)\.((?:embeddings|encoder|final_layer_norm)\..+)")
+
+
+def clip_tensor(name: str) -> str:
+    """``….transformer.embeddings.…`` → ``….transformer.text_model.embeddings.…``: files of 2022,
+    and of transformers 5, lack that level. Other names are returned unchanged."""
+    return _OLD_CLIP.sub(r"\1.text_model.\2", name)
+
+
 def unet_module(name: str, layers_per_block: int) -> str:
     """``input_blocks.4.1.proj_in`` → ``down_blocks.1.attentions.0.proj_in`` (2 layers a block).
 

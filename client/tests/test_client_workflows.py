@@ -255,7 +255,7 @@ def test_what_is_linked_is_followed_or_named() -> None:
 
 def test_what_a_request_has_no_place_for_is_named() -> None:
     workflow = api(scheduler_func_opt=["9", 0])
-    workflow["7"] = _node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["1", 1])
+    workflow["7"] = _node("CLIPLoader", clip_name="other.safetensors")
     workflow["8"] = _node("VAELoader", vae_name="other.pt")
     workflow["9"] = _node("GITSSchedulerFuncProvider", coeff=1.2, denoise=1.0)
     workflow["10"] = _node("FreeU_V2", model=["1", 0])
@@ -265,7 +265,7 @@ def test_what_a_request_has_no_place_for_is_named() -> None:
     }  # fmt: skip
     told = " ".join(only(workflow).notes)
     for part in (
-        "clip: node 7 (CLIPSetLastLayer) is not the checkpoint's own",
+        "clip: node 7 (CLIPLoader) is not the checkpoint's own",
         "vae: node 8 (VAELoader) is not",
         "scheduler_func_opt: node 9 (GITSSchedulerFuncProvider) is not carried over",
         "node 10 (FreeU_V2) changes the model",
@@ -273,6 +273,39 @@ def test_what_a_request_has_no_place_for_is_named() -> None:
         "paste: no SEGSPaste follows",
     ):
         assert part in told
+
+
+@pytest.mark.parametrize("form", ["api", "editor"])
+@pytest.mark.parametrize("linked", ["prompts", "pipe", "both"])
+def test_clip_skip_becomes_an_option_of_the_build(form: str, linked: str) -> None:
+    workflow = api()
+    workflow["7"] = _node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["8", 1])
+    workflow["8"] = _node(
+        "LoraLoader",
+        **{"lora_name": "ink.safetensors", "strength_model": 1, "strength_clip": 1},
+        **{"model": ["1", 0], "clip": ["1", 1]},
+    )
+    workflow["4"]["inputs"] |= {"model": ["8", 0]}
+    if linked != "pipe":
+        for prompt in ("2", "3"):
+            workflow[prompt]["inputs"]["clip"] = ["7", 0]
+    if linked != "prompts":
+        workflow["4"]["inputs"]["clip"] = ["7", 0]
+    if linked == "pipe":  # and the prompts come from nodes that are more than a prompt
+        workflow["9"] = _node("ConditioningCombine", conditioning_1=["2", 0])
+        workflow["4"]["inputs"]["positive"] = ["9", 0]
+    notes = only(editors(workflow) if form == "editor" else workflow).notes
+    (build,) = [note for note in notes if "build_engines" in note]
+    assert build.endswith("--name real --lora ink.safetensors:1 --clip-skip 2")
+    assert "not the checkpoint's own" not in " ".join(notes)
+
+
+@pytest.mark.parametrize("layer", [0, 2, "last"])
+def test_a_clip_skip_that_is_none_is_left_out(layer: object) -> None:
+    workflow = api()
+    workflow["7"] = _node("CLIPSetLastLayer", stop_at_clip_layer=layer, clip=["1", 1])
+    workflow["2"]["inputs"]["clip"] = ["7", 0]
+    assert "--clip-skip" not in " ".join(only(workflow).notes)
 
 
 def test_values_that_the_contract_refuses_are_left_out() -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from build_engines import build
 from tests.conftest import CHECKPOINTS
@@ -46,6 +47,24 @@ def copy_checkpoint(name: str, target: Path) -> Path:
 def edit(path: Path, **values: object) -> None:
     """Changes fields of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def make_sd2(folder: Path) -> Path:
+    """The small SD1 checkpoint in SD2's form: linear projections, heads by number, gelu."""
+    checkpoint = copy_checkpoint("sd15", folder)
+    unet = checkpoint / "unet"
+    edit(unet / "config.json", use_linear_projection=True, attention_head_dim=[4, 8])
+    weights = unet / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    for name in state:
+        if name.endswith(("proj_in.weight", "proj_out.weight")):
+            state[name] = state[name][:, :, 0, 0].contiguous()
+    save_file(state, weights)
+    edit(checkpoint / "text_encoder/config.json", hidden_act="gelu")
+    edit(checkpoint / "tokenizer/tokenizer_config.json", pad_token="!")
+    scheduler = checkpoint / "scheduler/scheduler_config.json"
+    edit(scheduler, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    return checkpoint
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

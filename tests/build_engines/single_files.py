@@ -16,7 +16,7 @@ def single_file_tensors(folder: Path, family: str) -> dict[str, torch.Tensor]:
     """The tensors of the folder's checkpoint under their published names."""
     parts = ["unet", "vae", *TEXT_PREFIXES[family]]
     checkpoint = DiffusersFolder(folder)
-    state = {part: load_file(checkpoint.path(checkpoint.weights(part))) for part in parts}
+    state = {part: load_file(checkpoint.path(*checkpoint.weights(part))) for part in parts}
     configs = {part: checkpoint.json(f"{part}/config.json") for part in parts}
     shapes = {
         part: {name: tuple(value.shape) for name, value in tensors.items()}
@@ -44,7 +44,8 @@ def published_controlnet(folder: Path) -> dict[str, torch.Tensor]:
     checkpoint = DiffusersFolder(folder)
     layers = checkpoint.json("config.json")["layers_per_block"]
     tensors = {}
-    for name, value in load_file(checkpoint.path(checkpoint.weights("."))).items():
+    (weights,) = checkpoint.weights(".")
+    for name, value in load_file(checkpoint.path(weights)).items():
         module, _, kind = name.rpartition(".")
         tensors[f"{_controlnet_module(module, layers)}.{kind}"] = value
     return tensors

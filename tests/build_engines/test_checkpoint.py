@@ -12,7 +12,6 @@ from build_engines.checkpoint import DiffusersFolder
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, detect
 from build_engines.formats import open_checkpoint
-from build_engines.schedule import read_prediction, read_schedule
 from build_engines.weights import load_network
 from networks import ClipTextEncoder, VaeDecoder
 from tests.build_engines.conftest import edit
@@ -57,11 +56,6 @@ def test_missing_weights_are_named(checkpoint: Path, file: str) -> None:
         SD1.source_files(open_checkpoint(checkpoint))
 
 
-def test_half_precision_variants_are_found(checkpoint: Path) -> None:
-    (checkpoint / UNET).rename((checkpoint / UNET).with_suffix(".fp16.safetensors"))
-    assert DiffusersFolder(checkpoint).weights("unet").endswith(".fp16.safetensors")
-
-
 def test_a_path_with_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a folder nor a file"):
         open_checkpoint(tmp_path / "nowhere")
@@ -81,21 +75,12 @@ def test_another_family_is_refused(checkpoint: Path, file: str, field: str, valu
         detect(open_checkpoint(checkpoint))
 
 
-def test_another_schedule_is_refused(checkpoint: Path) -> None:
-    edit(checkpoint / "scheduler/scheduler_config.json", beta_schedule="linear")
-    with pytest.raises(CheckpointError, match="beta_schedule 'linear'"):
-        read_schedule(open_checkpoint(checkpoint))
-
-
-def test_another_prediction_is_refused(checkpoint: Path) -> None:
-    edit(checkpoint / "scheduler/scheduler_config.json", prediction_type="sample")
-    with pytest.raises(CheckpointError, match=r"prediction_type 'sample'.*epsilon, v_prediction"):
-        read_prediction(open_checkpoint(checkpoint))
-
-
-def test_zero_terminal_snr_is_read(checkpoint: Path) -> None:
-    edit(checkpoint / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True)
-    assert read_schedule(open_checkpoint(checkpoint)).zero_terminal_snr
+@pytest.mark.parametrize("name", ["text_projection.weight", "logit_scale"])
+def test_what_a_text_encoder_does_not_use_is_left_out(checkpoint: Path, name: str) -> None:
+    """As saved with CLIP's projection, which Stable Diffusion 1.x has no use for."""
+    state = load_file(checkpoint / TEXT)
+    save_file({**state, name: torch.zeros(32, 32)}, checkpoint / TEXT)
+    assert load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint)).state_dict().keys()
 
 
 def test_broken_json_is_refused(checkpoint: Path) -> None:

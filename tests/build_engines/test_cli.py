@@ -33,7 +33,7 @@ def test_help_names_the_options_and_exit_codes() -> None:
     assert result.returncode == 0
     for text in (
         *("--name", "--repository", "--target", "--controlnet", "--prediction", "--lora"),
-        *("--embedding", "exit codes"),
+        *("--embedding", "--clip-skip", "exit codes"),
     ):
         assert text in result.stdout
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from build_engines import build
@@ -18,8 +17,14 @@ from build_engines.errors import CheckpointError
 from build_engines.families import detect
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
-from pipelines.descriptor import load_all
-from tests.build_engines.conftest import assert_close, copy_checkpoint, edit, open_model
+from pipelines.descriptor import Schedule, load_all
+from tests.build_engines.conftest import (
+    assert_close,
+    copy_checkpoint,
+    edit,
+    make_sd2,
+    open_model,
+)
 from tests.conftest import CHECKPOINTS, PIPELINES
 
 FAMILY = {"sdxl": "sdxl", "sdxl-refiner": "sdxl_refiner"}
@@ -35,7 +40,7 @@ def test_descriptor(repository: Path, name: str) -> None:
     descriptor, _ = load_all([repository])[name]
     assert descriptor.family == FAMILY.get(name, "sd1")
     assert descriptor.prediction == ("v_prediction" if name == "sd15-v" else "epsilon")
-    assert not descriptor.schedule.zero_terminal_snr
+    assert descriptor.schedule == Schedule()
     assert descriptor.unet_channels == (9 if name == "sd15-inpaint" else 4)
     assert descriptor.latent_channels == 4
     assert descriptor.latent_scale == pytest.approx(0.13025 if name in FAMILY else 0.18215)
@@ -109,31 +114,13 @@ def test_widths_that_do_not_fit_are_refused(
         open_pipeline("p", open_checkpoint(checkpoint), {})
 
 
-def make_sd2(folder: Path) -> Path:
-    """The small SD1 checkpoint in SD2's form: linear projections, heads by number, gelu."""
-    checkpoint = copy_checkpoint("sd15", folder)
-    unet = checkpoint / "unet"
-    edit(unet / "config.json", use_linear_projection=True, attention_head_dim=[4, 8])
-    weights = unet / "diffusion_pytorch_model.safetensors"
-    state = load_file(weights)
-    for name in state:
-        if name.endswith(("proj_in.weight", "proj_out.weight")):
-            state[name] = state[name][:, :, 0, 0].contiguous()
-    save_file(state, weights)
-    edit(checkpoint / "text_encoder/config.json", hidden_act="gelu")
-    edit(checkpoint / "tokenizer/tokenizer_config.json", pad_token="!")
-    scheduler = checkpoint / "scheduler/scheduler_config.json"
-    edit(scheduler, prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    return checkpoint
-
-
 @torch.inference_mode()
 def test_sd2(tmp_path: Path) -> None:
     checkpoint = make_sd2(tmp_path / "checkpoint")
     repository = tmp_path / "repository"
     descriptor = build(checkpoint, "p", repository)
     assert (descriptor.family, descriptor.prediction) == ("sd2", "v_prediction")
-    assert descriptor.schedule.zero_terminal_snr
+    assert descriptor.schedule == Schedule(zero_terminal_snr=True)
     (encoder,) = descriptor.text_encoders
     assert (encoder.role, encoder.padding, encoder.pooled) == ("text_encoder", 0, False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 
-from build_engines.checkpoint import SCHEDULER_CONFIG, Checkpoint, DiffusersFolder
+from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, SD2, detect
 from build_engines.formats import open_checkpoint
@@ -75,7 +76,6 @@ def test_all_sizes_are_those_of_the_folder(pair: tuple[Path, Path]) -> None:
             expected["transformer_layers_per_block"] = [depth] * len(expected["block_out_channels"])
         for field in found.keys() - NOT_IN_SHAPES:
             assert found[field] == expected[field], f"{part}: {field}"
-    assert file.json(SCHEDULER_CONFIG)["prediction_type"] == "epsilon"
 
 
 def test_modules_load_as_the_folders(pair: tuple[Path, Path]) -> None:
@@ -103,10 +103,12 @@ def test_tensors_are_those_of_diffusers_converters(pair: tuple[Path, Path]) -> N
 def test_vocabulary_is_that_of_the_folder(pair: tuple[Path, Path]) -> None:
     folder, file = (open_checkpoint(path) for path in pair)
     for part in sorted(path.parent.name for path in pair[0].glob("*/vocab.json")):
-        assert file.json(f"{part}/vocab.json") == folder.json(f"{part}/vocab.json")
-        assert file.text(f"{part}/merges.txt") == folder.text(f"{part}/merges.txt")
-        name = f"{part}/tokenizer_config.json"
-        assert file.json(name)["pad_token"] == folder.json(name)["pad_token"]
+        own, theirs = file.vocabulary(part), folder.vocabulary(part)
+        assert (own.tokens, own.merges, own.padding) == (
+            theirs.tokens,
+            theirs.merges,
+            theirs.padding,
+        )
 
 
 def sd1_file(folder: Path, **more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -149,6 +151,92 @@ def test_only_the_parts_are_read(tmp_path: Path) -> None:
     assert load_network(encoder, file).state_dict()
 
 
+def _old_clip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        name.replace(".transformer.text_model.", ".transformer."): tensors[name] for name in tensors
+    }
+
+
+def _clip_projection(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CLIP's own projection beside the first encoder, which does not use it."""
+    (stem,) = {name.split("text_model.")[0] for name in tensors if ".text_model." in name}
+    extra = {
+        f"{stem}text_projection.weight": torch.zeros(32, 32),
+        f"{stem}logit_scale": torch.ones(()),
+    }
+    return {**tensors, **extra}
+
+
+def _linear_projection(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """OpenCLIP's projection as the weight of a layer."""
+    (name,) = (name for name in tensors if name.endswith(".text_projection"))
+    rest = {key: value for key, value in tensors.items() if key != name}
+    return {**rest, f"{name}.weight": tensors[name].T.contiguous()}
+
+
+def _new_vae_attention(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The VAE's attention by diffusers' names, as some trainers write it, each [C, C]."""
+    new = {".q.": ".to_q.", ".k.": ".to_k.", ".v.": ".to_v.", ".proj_out.": ".to_out.0."}
+    renamed = {}
+    for name, value in tensors.items():
+        if name.startswith("first_stage_model.") and ".attn_1." in name:
+            for old, current in new.items():
+                name = name.replace(old, current)
+            value = value.flatten(1) if value.dim() == 4 else value
+        renamed[name] = value
+    assert renamed.keys() != tensors.keys()
+    return renamed
+
+
+Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+SPELLINGS: list[tuple[str, str, Change]] = [
+    ("sd15", "sd1", _old_clip),
+    ("sd15", "sd1", _clip_projection),
+    ("sd15", "sd1", _new_vae_attention),
+    ("sdxl", "sdxl", _old_clip),
+    ("sdxl", "sdxl", _clip_projection),
+    ("sdxl", "sdxl", _linear_projection),
+    ("sdxl", "sdxl", _new_vae_attention),
+    ("sdxl-refiner", "sdxl_refiner", _linear_projection),
+]
+
+
+def networks(path: Path) -> list[dict[str, torch.Tensor]]:
+    """The weights of all networks, as a build loads them."""
+    pipeline = open_pipeline("x", open_checkpoint(path), {}, "epsilon")
+    return [load_network(own, one).state_dict() for own, one in pipeline.exports]
+
+
+@pytest.mark.parametrize(("name", "family", "change"), SPELLINGS)
+def test_other_spellings_of_the_same_checkpoint(
+    tmp_path: Path, name: str, family: str, change: Change
+) -> None:
+    plain = write_single_file(tmp_path / "plain.safetensors", CHECKPOINTS / name, family)
+    other = tmp_path / "other.safetensors"
+    save_file(change(load_file(plain)), other)
+    assert all(map(same, networks(other), networks(plain)))
+
+
+def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    tensors = sd1_file(SD15)
+    name = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+    tensors[name.replace(".text_model.", ".")] = tensors[name].clone()
+    message = refusal(tmp_path / "m.safetensors", tensors)
+    assert "are the same" in message
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str
+)
+def test_every_type_of_stored_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    stored = {name: value.to(dtype) for name, value in sd1_file(SD15).items()}
+    save_file(stored, tmp_path / "m.safetensors")
+    rounded = {name: value.float() for name, value in stored.items()}
+    save_file(rounded, tmp_path / "rounded.safetensors")
+    found, expected = (networks(tmp_path / f"{name}.safetensors") for name in ("m", "rounded"))
+    assert all(map(same, found, expected))
+
+
 def test_nine_channels(tmp_path: Path) -> None:
     folder = CHECKPOINTS / "sd15-inpaint"
     path = write_single_file(tmp_path / "m.safetensors", folder, "sd1")
@@ -169,39 +257,12 @@ def test_sd2_leaves_out_the_last_text_layer(tmp_path: Path, last: int, used: int
     file = open_checkpoint(tmp_path / "m.safetensors")
     config = file.json("text_encoder/config.json")
     assert (config["num_hidden_layers"], config["hidden_act"]) == (used, "gelu")
-    assert file.json("tokenizer/tokenizer_config.json") == {"pad_token": "!"}
+    assert file.vocabulary("tokenizer").padding == "!"
     found, expected = values(file, "text_encoder"), values(open_checkpoint(SD15), "text_encoder")
     assert same({name: found[name] for name in expected}, expected)
     assert {name.split(".")[2] for name in found if ".layers." in name} == {
         str(layer) for layer in range(used)
     }
-
-
-@pytest.mark.parametrize(
-    ("keys", "metadata", "prediction", "zero_snr"),
-    [
-        ((), {}, "epsilon", False),
-        (("v_pred",), {}, "v_prediction", False),
-        (("v_pred", "ztsnr"), {}, "v_prediction", True),
-        ((), {"modelspec.prediction_type": "v"}, "v_prediction", False),
-        ((), {"modelspec.prediction_type": "epsilon"}, "epsilon", False),
-        ((), {"modelspec.prediction_type": "other"}, "epsilon", False),
-    ],
-)
-def test_prediction_is_told_by_keys_or_metadata(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    keys: tuple[str, ...],
-    metadata: dict[str, str],
-    prediction: str,
-    zero_snr: bool,
-) -> None:
-    marks = {key: torch.zeros(0) for key in keys}
-    save_file(sd1_file(SD15, **marks), tmp_path / "m.safetensors", {"format": "pt", **metadata})
-    config = open_checkpoint(tmp_path / "m.safetensors").json(SCHEDULER_CONFIG)
-    assert config["prediction_type"] == prediction
-    assert config["rescale_betas_zero_snr"] is zero_snr
-    assert ("'other' is unknown" in caplog.text) is ("other" in metadata.values())
 
 
 def refusal(path: Path, tensors: dict[str, torch.Tensor]) -> str:
@@ -277,6 +338,8 @@ def test_other_files_are_named_when_asked_for(sd15_file: Path) -> None:
     file = open_checkpoint(sd15_file)
     assert file.has("unet")
     assert not file.has("text_encoder_2")
+    with pytest.raises(CheckpointError, match=r"Diffusion 1\.x file has no tokenizer_2"):
+        file.vocabulary("tokenizer_2")
     with pytest.raises(CheckpointError, match=r"no text_encoder_2/config\.json"):
         file.json("text_encoder_2/config.json")
     assert json.dumps(file.json("unet/config.json"))

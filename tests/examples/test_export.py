@@ -11,7 +11,6 @@ from transformers import CLIPTextModel
 from build_engines.checkpoint import DiffusersFolder
 from build_engines.controlnets import open_controlnets
 from build_engines.families import SD1, detect
-from build_engines.schedule import read_prediction
 from examples.demo_checkpoint.export import CONTROLNET, export, inpaint_checkpoint, restore
 from examples.demo_checkpoint.run import Pace, is_done
 from examples.demo_checkpoint.stages import (
@@ -66,7 +65,7 @@ def test_every_stage_ends_with_weights_and_samples(state: Path) -> None:
 def test_the_checkpoint_is_one_that_can_be_built(checkpoint: Path) -> None:
     folder = DiffusersFolder(checkpoint)
     assert detect(folder) is SD1
-    assert read_prediction(folder) == "v_prediction"
+    assert folder.prediction() == "v_prediction"
     unet = Unet(folder.json("unet/config.json"), True)
     assert len(open_controlnets({"edges": checkpoint / CONTROLNET}, unet)) == 1
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from build_engines import TargetOptions, build
-from build_engines.checkpoint import SCHEDULER_CONFIG
 from build_engines.options import Lora
+from build_engines.schedule import SCHEDULER_CONFIG
 from tests.golden.cases import CONTROLNET, ZERO_SNR, Case
 
 

@@ -20,6 +20,8 @@ RELATED = ("DetailerForEach", "DetailerForEachPipe", "FaceDetailer", "FaceDetail
 _OPTIONS = WIDGETS[DETAILER]
 _CONTROLNETS = ("ImpactControlNetApplySEGS", "ImpactControlNetApplyAdvancedSEGS")
 _LORAS = ("LoraLoader", "LoraLoaderModelOnly")
+_CLIP_CHANGES = (*_LORAS, "CLIPSetLastLayer")
+"""Nodes between a checkpoint's text encoder and the prompts that are carried over."""
 _MOST_HOPS = 100
 
 
@@ -141,7 +143,8 @@ class _Converter:
         self._parts(pipe, chain[-1])
         checkpoint = str(chain[-1].values["ckpt_name"])
         name = self.pipelines.get(checkpoint) or _name(checkpoint)
-        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *self._loras(pipe, chain)])
+        options = [*self._loras(pipe, chain), *self._clip_skip(pipe)]
+        build = " ".join([shlex.quote(checkpoint), f"--name {name}", *options])
         self._note(f"pipeline {name}: build it with python -m build_engines {build}")
         return name
 
@@ -188,12 +191,20 @@ class _Converter:
         """Adds a note if the text encoder or the VAE is not the checkpoint's."""
         for name in ("clip", "vae"):
             source, hops = self.graph.source(pipe, name), 0
-            while source is not None and source.kind == "LoraLoader" and hops < _MOST_HOPS:
+            while source is not None and source.kind in _CLIP_CHANGES and hops < _MOST_HOPS:
                 source, hops = self.graph.source(source, name), hops + 1
             if source is not None and source.id != checkpoint.id:
                 self._note(
                     f"{name}: {source} is not the checkpoint's own; that is not carried over"
                 )
+
+    def _clip_skip(self, pipe: Node) -> list[str]:
+        """The build's option for a CLIPSetLastLayer before the prompt, or before the pipe."""
+        for node in self._encoders(pipe, "positive"):
+            if node.kind == "CLIPSetLastLayer":
+                layer = self._value(node, "stop_at_clip_layer")
+                return [f"--clip-skip {-layer}"] if isinstance(layer, int) and layer < 0 else []
+        return []
 
     def _text(self, pipe: Node, side: str) -> str:
         source = self.graph.source(pipe, side)

@@ -23,6 +23,7 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "SEGSPaste": ("feather", "alpha"),
     "CLIPTextEncode": ("text",),
     "CheckpointLoaderSimple": ("ckpt_name",),
+    "CLIPSetLastLayer": ("stop_at_clip_layer",),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "LoraLoaderModelOnly": ("lora_name", "strength_model"),
     "ControlNetLoader": ("control_net_name",),
