@@ -91,7 +91,6 @@ def test_whole_numbers_count_in_pythons() -> None:
         ([np.float32(1.5), np.int64(2), 30, np.float64(40.5)], (1.5, 2, 30, 40.5)),
         (Tensor([-2.5, 10.25, 15.0, 30.5]), (-2.5, 10.25, 15.0, 30.5)),
     ],
-    ids=str,
 )
 def test_numbers_are_kept_as_given(given: Any, kept: Any) -> None:
     box = checked_box(given, "bbox")

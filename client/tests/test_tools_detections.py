@@ -225,7 +225,6 @@ def test_oriented_boxes_become_polygons(form: Any) -> None:
             r"masks\.data: wrong shape \(got \[24, 32\]\); allowed: \[N, h, w\]",
         ),
     ],
-    ids=str,
 )
 def test_what_is_no_ultralytics_result(given: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
@@ -239,7 +238,6 @@ def test_what_is_no_ultralytics_result(given: Any, words: str) -> None:
         (a_result(), r"detections: has no xyxy \(got 'SimpleNamespace'\)"),
         ({"bboxes": [], "labels": []}, r"has no xyxy \(got 'dict'\); .*tools\.from_detections"),
     ],
-    ids=str,
 )
 def test_what_is_no_supervision_result(given: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
