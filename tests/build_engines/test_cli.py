@@ -196,12 +196,14 @@ def test_options_reach_the_build(
     monkeypatch.setattr(cli, "build", lambda *args, **options: given.update(options))
     arguments = ["m.safetensors", "--name", "x", "--repository", "r", "--lora", argument]
     arguments += ["--lora", "b", "--embedding", "cat=c.safetensors", "--prediction", "v_prediction"]
+    arguments += ["--clip-skip", "2"]
     assert cli.main(arguments) == 0
     assert given == {
         "controlnets": {},
         "prediction": "v_prediction",
         "loras": [(Path(expected[0]), *expected[1:]), (Path("b"), 1.0, 1.0)],
         "embeddings": {"cat": Path("c.safetensors")},
+        "clip_skip": 2,
     }
 
 
