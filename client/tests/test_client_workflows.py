@@ -213,7 +213,8 @@ def test_loras_are_told_first_to_last() -> None:
     workflow["4"]["inputs"]["model"] = ["8", 0]
     for prompt in ("2", "3"):
         workflow[prompt]["inputs"]["clip"] = ["10", 0]
-    assert loras(workflow) == ("--lora 'my ink.safetensors:0.8:-0.5' --lora b:1:0 --lora c:0:0.25")
+    expected = "--lora 'my ink.safetensors:0.8:-0.5' --lora b:1:0 --lora c:0:0.25 --clip-skip 2"
+    assert loras(workflow) == expected
 
 
 def test_strengths_that_are_linked_and_loras_of_one_side() -> None:
@@ -296,7 +297,7 @@ def test_clip_skip_becomes_an_option_of_the_build(form: str, linked: str) -> Non
         workflow["4"]["inputs"]["positive"] = ["9", 0]
     notes = only(editors(workflow) if form == "editor" else workflow).notes
     (build,) = [note for note in notes if "build_engines" in note]
-    assert build.endswith("--name real --lora ink.safetensors:1 --clip-skip 2")
+    assert build.endswith("--name real --lora ink.safetensors:1:1 --clip-skip 2")
     assert "not the checkpoint's own" not in " ".join(notes)
 
 

@@ -15,6 +15,7 @@ from segs_client.arrays import ByteArray, FloatArray, from_bytes, to_pixels
 from segs_client.blur import BLUR_SIGMA, blur
 from segs_client.boxes import window
 from segs_client.contract import invalid
+from segs_client.conversions import as_array, as_unit_floats
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.morphology import (
@@ -234,13 +235,14 @@ def _combined(
 
 def _one_for_each(segs: Segs, mask: npt.ArrayLike) -> list[FloatArray]:
     """A whole picture's mask for each SEG: the given one for all, or one each."""
-    given = np.asarray(mask)
-    if given.ndim != 3:
-        return [picture_mask(given, segs.size)] * len(segs)
-    if len(given) != len(segs):
+    shape = np.shape(as_array(mask, "mask"))
+    if len(shape) != 3 or shape[0] == 1 or shape[1:] != segs.size:
+        return [picture_mask(mask, segs.size)] * len(segs)
+    if shape[0] != len(segs):
         allowed = f"{len(segs)}, one for each SEG, or one mask [H, W] for all"
-        raise invalid("mask", f"{len(given)} masks given", allowed=allowed)
-    return [picture_mask(each, segs.size) for each in given]
+        raise invalid("mask", f"{shape[0]} masks given", allowed=allowed)
+    stacked = as_array(mask, "mask").reshape(-1, shape[2])  # one rule for the values of all
+    return list(as_unit_floats(stacked, "mask", 2).reshape(shape))
 
 
 def _check_radius(px: int) -> None:
