@@ -1,4 +1,4 @@
-"""Callers' arrays and PIL pictures as the values of the contract: pixels 0..255, masks 0..1."""
+"""Callers' arrays and PIL pictures as pixel values 0..255."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segs_client.arrays import AnyArray, ByteArray, FloatArray, from_bytes, to_pixels
+from segs_client.arrays import AnyArray, ByteArray, to_pixels
 from segs_client.contract import invalid
 
 OVERSHOOT = 0.3
@@ -28,53 +28,14 @@ def as_array(value: Any, name: str) -> AnyArray:
         ContractError: numpy cannot make an array of it.
     """
     try:
-        return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            is_bfloat16 = str(getattr(value, "dtype", "")).endswith("bfloat16")  # numpy has none
+            return np.asarray((value.float() if is_bfloat16 else value).numpy())
+        return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         allowed = "what numpy makes an array of"
         raise invalid(name, f"not an array: {error}", allowed=allowed) from None
-
-
-def as_unit_floats(
-    value: npt.ArrayLike | Image.Image, name: str, axes: Literal[2, 3]
-) -> FloatArray:
-    """A read-only float32 copy of a mask ``[h, w]`` or a picture ``[h, w, 3]``, in 0..1.
-
-    Args:
-        value: bool; float in 0..1; or whole numbers in 0..255, which are divided by 255. A mask of
-            whole numbers without any above 1 is one of 0 and 1. A mask may be ``[1, h, w]`` or
-            ``[h, w, 1]`` too, or a PIL picture, see :func:`mask_levels`.
-        name: in errors.
-        axes: 2 for a mask, 3 for a picture.
-
-    Raises:
-        ContractError: wrong dtype, shape, or values out of range.
-
-    Example:
-        >>> as_unit_floats(np.array([[0, 255]], np.uint8), "mask", 2)
-        array([[0., 1.]], dtype=float32)
-        >>> as_unit_floats(np.array([[0, 1]], np.uint8), "mask", 2)
-        array([[0., 1.]], dtype=float32)
-    """
-    if isinstance(value, Image.Image):
-        value = mask_levels(value, name) if axes == 2 else np.asarray(to_mode(value, "RGB", name))
-    array = as_array(value, name)
-    if axes == 2 and array.ndim == 3:
-        array = array[0] if array.shape[0] == 1 else array[..., 0] if array.shape[2] == 1 else array
-    wanted = "[height, width]" if axes == 2 else "[height, width, 3]"
-    if array.ndim != axes or array.size == 0 or (axes == 3 and array.shape[2] != 3):
-        raise invalid(name, "wrong shape", value=list(array.shape), allowed=wanted)
-    if array.dtype.kind == "f":
-        floats = array.astype(np.float32, order="C", copy=True)
-        low, high = float(floats.min()), float(floats.max())
-        if not (low >= 0 and high <= 1):
-            allowed = "0 … 1, no NaN; divide values of 0 … 255 by 255"
-            raise invalid(name, f"values from {low:g} to {high:g}", allowed=allowed)
-    else:
-        whole = axes == 2 and array.dtype.kind in "iu"
-        is_binary = whole and array.min() >= 0 and array.max() <= 1
-        floats = from_bytes(to_levels(array.astype(bool) if is_binary else array, name))
-    floats.setflags(write=False)
-    return floats
 
 
 def to_levels(array: AnyArray, name: str) -> ByteArray:
@@ -138,34 +99,6 @@ def to_mode(picture: Image.Image, mode: Literal["RGB", "L"], field: str = "image
     except ValueError:
         allowed = "a mode that Pillow converts to RGB"
         raise invalid(field, "wrong mode", value=picture.mode, allowed=allowed) from None
-
-
-def mask_levels(picture: Image.Image, name: str) -> ByteArray:
-    """A picture as a mask uint8 ``[h, w]``, 0..255: white is redrawn, or what is opaque.
-
-    Where the transparency varies, and all that can be seen has one colour, the mask is the alpha
-    channel. Where it does not vary, the mask is how bright the pixels are.
-
-    Raises:
-        ContractError: transparency and colours both vary, so either may be meant.
-
-    Example:
-        >>> picture = Image.new("RGBA", (2, 1), (9, 9, 9, 0))
-        >>> picture.putpixel((1, 0), (9, 9, 9, 200))
-        >>> mask_levels(picture, "mask")
-        array([[  0, 200]], dtype=uint8)
-    """
-    if picture.mode[0] in "IF" or not picture.has_transparency_data:
-        return np.asarray(to_mode(picture, "L", name))
-    pixels = np.asarray(picture.convert("RGBA"))
-    alpha = pixels[..., 3]
-    if alpha.min() == alpha.max():
-        return np.asarray(to_mode(picture, "L", name))
-    seen = pixels[..., :3][alpha > 0]
-    if (seen != seen[0]).any():
-        allowed = "a mask in grey levels without transparency, or one colour with the mask as alpha"
-        raise invalid(name, "both its colours and its transparency vary", allowed=allowed)
-    return alpha
 
 
 def _float_levels(array: AnyArray, name: str) -> ByteArray:

@@ -148,12 +148,27 @@ class SchedulerFunc(Model):
     rho: Annotated[float, Field(ge=0.15, le=100, description="not used by exponential")] = 7.0
     sigmas: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e5)], ...],
-        Field(max_length=10_001, description="falling; for name 'sigmas'", fail_fast=True),
+        Field(
+            max_length=10_001,
+            description="falling; for name 'sigmas', which they imply",
+            fail_fast=True,
+        ),
     ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_levels(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("sigmas") and "name" not in value:
+            return {**value, "name": "sigmas"}
+        return value
 
     @model_validator(mode="after")
     def _is_a_schedule(self) -> SchedulerFunc:
         if self.name != "sigmas":
+            if self.sigmas:
+                allowed = "name 'sigmas', or no levels"
+                message = f"levels for the curve {self.name!r}"
+                raise refuse("sigmas", message, value=list(self.sigmas), allowed=allowed)
             if self.sigma_min >= self.sigma_max:
                 allowed = f"less than sigma_max {self.sigma_max}"
                 raise refuse("sigma_min", "too large", value=self.sigma_min, allowed=allowed)

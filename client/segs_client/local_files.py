@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
@@ -11,15 +12,19 @@ from PIL import Image
 from segs_client.arrays import ByteArray
 from segs_client.boxes import FloatBox
 from segs_client.contract import DetailRequest
-from segs_client.conversions import mask_levels
 from segs_client.errors import InvalidRequest, contract_checked
 from segs_client.messages import refuse_unknown
 from segs_client.pictures import open_upright
 from segs_client.segs import Segs
+from segs_client.unit_floats import mask_levels
+
+log = logging.getLogger("segs_client")
 
 LEAST_SIDE_PX = 10
 """The reference's value; smaller areas count as noise."""
 _JPEG_QUALITY = 95
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_WITH_PROFILE = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "JPEG2000")
 _WITH_QUALITY = (".jpg", ".jpeg", ".webp")
 
 
@@ -32,7 +37,7 @@ def segments(
         image: the picture; read only if there are boxes and masks.
         boxes: half-open pixels.
         masks: pictures whose white areas are segments if their sides are at least
-            :data:`LEAST_SIDE_PX`; or opaque areas, see :func:`segs_client.conversions.mask_levels`.
+            :data:`LEAST_SIDE_PX`; or opaque areas, see :func:`segs_client.unit_floats.mask_levels`.
         options: the request's, for the crop regions.
 
     Raises:
@@ -76,9 +81,13 @@ def check_suffix(path: Path) -> None:
     Raises:
         ValueError: its suffix is unknown.
     """
-    known = Image.registered_extensions()
-    if known.get(path.suffix.lower()) not in Image.SAVE:
+    if not can_write(path):
         raise ValueError(f"{path}: no picture format has the suffix {path.suffix!r}")
+
+
+def can_write(path: Path | PurePath) -> bool:
+    """Whether the format of the file's suffix can be written."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -88,7 +97,10 @@ def save(picture: Image.Image, path: Path) -> None:
         OSError: it cannot be written.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    options: dict[str, Any] = {"icc_profile": picture.info.get("icc_profile")}
+    profile = picture.info.get("icc_profile")
+    if profile and Image.registered_extensions().get(path.suffix.lower()) not in _WITH_PROFILE:
+        log.warning("%s: this format has no colour profile, the picture's is lost", path)
+    options: dict[str, Any] = {"icc_profile": profile}
     if path.suffix.lower() in _WITH_QUALITY:
         options["quality"] = _JPEG_QUALITY
     try:

@@ -20,13 +20,13 @@ from segs_client.contract import (
     SegReport,
     invalid,
 )
-from segs_client.conversions import as_unit_floats
 from segs_client.errors import ServerError, contract_checked
 from segs_client.pictures import Picture, decode_picture, encode_picture, read_pixels
 from segs_client.refusals import closest_name
 from segs_client.scaling import scale_box, warn_if_distorted
 from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.regions import moved
+from segs_client.unit_floats import as_unit_floats
 
 _OWN_FIELDS = ("version", "image", "segs")
 OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")

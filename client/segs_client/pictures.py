@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segs_client.arrays import ByteArray
 from segs_client.boxes import Size, checked_size
@@ -18,6 +19,9 @@ from segs_client.contract import ImageInput, ImageReport, invalid
 from segs_client.conversions import SupportsArray, as_array, to_levels
 from segs_client.picture_files import PictureFile, inspect, is_supported
 from segs_client.picture_metadata import is_sideways, turned
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Of the files of phones that Pillow reads with the package pillow-heif."""
 
 Picture: TypeAlias = "Image.Image | npt.NDArray[Any] | SupportsArray | bytes | str | Path"
 
@@ -193,7 +197,7 @@ def _opened(picture: Picture, field: str = "image") -> Image.Image | PictureFile
     if is_supported(picture):
         return inspect(picture, field)
     try:
-        image = Image.open(io.BytesIO(picture))
+        image = _open(picture)
         frames = getattr(image, "n_frames", 1)
         if frames != 1:
             raise invalid(field, "more than one picture", value=f"{frames} frames", allowed="one")
@@ -201,9 +205,27 @@ def _opened(picture: Picture, field: str = "image") -> Image.Image | PictureFile
         return image
     except Image.DecompressionBombError as error:
         raise invalid(field, f"too large: {error}", allowed="a smaller picture") from None
+    except ImportError:
+        allowed = "PNG, JPEG or WebP, or HEIC where the package pillow-heif is installed"
+        raise invalid(field, "a HEIC file", allowed=allowed) from None
     except (OSError, SyntaxError):
         allowed = "PNG, JPEG, WebP or another file that Pillow reads"
         raise invalid(field, "not a readable picture", allowed=allowed) from None
+
+
+def _open(data: bytes) -> Image.Image:
+    """Opens a file by Pillow; of HEIF by its plugin, which is an option.
+
+    Raises:
+        ImportError: the plugin is needed and not installed.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+            raise
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return Image.open(io.BytesIO(data))
 
 
 def _pixels(

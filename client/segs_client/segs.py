@@ -26,9 +26,9 @@ from segs_client.boxes import (
 )
 from segs_client.contours import filled_regions
 from segs_client.contract import SegOptions, invalid
-from segs_client.conversions import as_unit_floats
 from segs_client.errors import contract_checked
 from segs_client.pictures import Picture, size_of
+from segs_client.unit_floats import as_unit_floats
 
 __all__ = ["Box", "Boxes", "FloatBox", "Seg", "Segs", "Size", "crop_region"]
 
@@ -48,7 +48,7 @@ class Seg:
         options: of this segment instead of the request's: fields of
             :class:`~segs_client.contract.SegOptions`, such as ``{"prompt": "blue eyes"}``.
 
-    Other masks and images are converted, see :func:`segs_client.conversions.as_unit_floats`. The
+    Other masks and images are converted, see :func:`segs_client.unit_floats.as_unit_floats`. The
     arrays are read-only copies.
 
     Raises:
@@ -190,7 +190,7 @@ class Segs:
         order, as in the reference.
 
         Args:
-            mask: [H, W], see :func:`segs_client.conversions.as_unit_floats`.
+            mask: [H, W], see :func:`segs_client.unit_floats.as_unit_floats`.
             combined: one SEG for the whole mask, with its values. As in the reference, the box ends
                 one pixel before the last foreground row and column.
             crop_factor: crop region over box, see :func:`crop_region`.

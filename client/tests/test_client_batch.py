@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from fake_server import FakeTriton, inputs_of, serving
-from PIL import Image
+from PIL import Image, ImageFile
 from test_client_cli import PIXELS, invert
 
 from segs_client import cli
@@ -77,6 +78,44 @@ def test_a_folder_and_again(
     assert len(fake.requests) == 3  # nothing was asked again
     assert capsys.readouterr().out == "3 pictures: 0 done, 3 there already\n"
     assert not list(out.rglob("*.part*"))
+
+
+HEIF = b"\0\0\0\x18ftypheic" + bytes(12)
+
+
+def test_a_heic_that_cannot_be_read_is_a_failure_that_says_so(
+    folder: Path, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (folder / "IMG_1.HEIC").write_bytes(HEIF)
+    assert run(folder, url) == 3
+    told = capsys.readouterr()
+    assert told.out == "4 pictures: 3 done, 1 failed\n"
+    assert "IMG_1.HEIC: image: a HEIC file; allowed: PNG, JPEG or WebP, or HEIC where" in told.err
+
+
+def test_a_heic_is_read_by_its_plugin_and_written_as_png(
+    folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plugin(ImageFile.ImageFile):
+        """Stands in for pillow-heif: its file ends with a picture of Pillow's size and mode."""
+
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._size, self._mode = (PIXELS.shape[1], PIXELS.shape[0]), "RGB"
+            self.tile = [("raw", (0, 0, *self.size), len(HEIF), "RGB")]
+
+    def register() -> None:
+        Image.register_open("HEIF", Plugin, lambda prefix: prefix[4:12] == b"ftypheic")
+
+    for table in ("ID", "OPEN"):
+        monkeypatch.setattr(Image, table, type(getattr(Image, table))(getattr(Image, table)))
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    (folder / "IMG_1.HEIC").write_bytes(HEIF + PIXELS.tobytes())
+    assert run(folder, url) == 0
+    result = Image.open(folder.parent / "out" / "IMG_1.png")
+    np.testing.assert_array_equal(np.asarray(result), 255 - PIXELS)
 
 
 def test_what_has_changed_is_made_anew(

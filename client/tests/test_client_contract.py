@@ -114,6 +114,10 @@ REFUSALS = [
         "scheduler_func.sigmas: no schedule (got [3.0, 3.0, 0.0]); allowed: one level or more",
     ),
     (
+        {"scheduler_func": {"name": "karras", "sigmas": [3, 0]}},
+        "scheduler_func.sigmas: levels for the curve 'karras' (got [3.0, 0.0]); allowed: name",
+    ),
+    (
         {"image": {"encoding": "raw", "shape": [4, 4, 4]}},
         "image.shape.2: unknown value (got 4); allowed: 3",
     ),
@@ -177,7 +181,7 @@ def test_a_seed_that_no_seg_uses_may_be_any() -> None:
 
 @pytest.mark.parametrize("sigmas", [[0.0], [3.0], [3.0, 0.0], [3.0, 0.03]])
 def test_levels_may_be_few_and_need_not_end_with_0(sigmas: list[float]) -> None:
-    func = {"name": "sigmas", "sigmas": sigmas}
+    func = {"sigmas": sigmas}
     request = parse_request(json.dumps({"pipeline": "base", "scheduler_func": func}))
     assert request.scheduler_func is not None
     assert request.scheduler_func.sigmas == tuple(sigmas)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 
 from segs_client import InvalidRequest, Seg, Segs
 from segs_client.contract import ContractError
-from segs_client.conversions import as_unit_floats, mask_levels, to_mode
+from segs_client.conversions import as_array, to_mode
 from segs_client.messages import build
 from segs_client.pictures import open_upright, picture_size, read_picture
 from segs_client.tools import intersected, subtracted
+from segs_client.unit_floats import as_unit_floats, mask_levels
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (4, 6, 3), np.uint8)
 PIXELS[0, :2] = [[255] * 3, [0] * 3]
@@ -200,13 +202,21 @@ def test_a_mask_of_any_dtype_means_the_same_everywhere(place: Any, mask: Any, va
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_mask_may_be_a_file(place: Any, kind: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(BINARY.astype(np.uint8) * 51).save(path)
+    np.testing.assert_allclose(place(kind(path)), BINARY * 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
         (BINARY * 255.0, "values from 0 to 255.*divide values of 0 … 255 by 255"),
         (BINARY * 300, "values from 0 to 300"),
         (-BINARY, "values from -1 to 0"),
-        (BINARY * np.nan, "nan"),
+        (BINARY * np.nan, "not finite"),
         (BINARY.astype(complex), "wrong dtype"),
         (np.stack([BINARY, BINARY]), r"wrong shape \(got \[2, 2, 3\]\)|2 masks given; allowed: 1"),
         (np.dstack([BINARY] * 4), r"wrong shape \(got \[2, 3, 4\]\)"),
@@ -278,3 +288,9 @@ def test_colours_and_alpha_that_both_vary_are_refused() -> None:
         ContractError, match=r"mask\.png: both its colours and its transparency vary"
     ):
         mask_levels(transparent(PIXELS[:2, :3]), "mask.png")
+
+
+def test_a_tensor_of_bfloat16_is_read() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor([[0, 1], [0.5, 0.25]], dtype=torch.bfloat16)
+    np.testing.assert_array_equal(as_array(tensor, "mask"), [[0, 1], [0.5, 0.25]])

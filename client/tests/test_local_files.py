@@ -114,10 +114,15 @@ def test_a_profile_is_written(suffix: str, profile: bytes | None, tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".gif", ".ppm"])
-def test_other_formats_are_written_without(suffix: str, tmp_path: Path) -> None:
+def test_other_formats_are_written_without(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     image = picture()
+    save(image, tmp_path / f"out{suffix}")
+    assert not caplog.records
     image.info["icc_profile"] = icc.rgb()
     save(image, tmp_path / f"out{suffix}")
+    assert "no colour profile" in caplog.text
     assert Image.open(tmp_path / f"out{suffix}").size == SIZE
 
 

@@ -14,8 +14,10 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from segs_client.contract import FloatBox, Model
-from segs_client.local_files import check_options, check_suffix, segments
+from segs_client.local_files import HEIF_SUFFIXES, can_write, check_options, check_suffix, segments
 from segs_client.segs import Segs
+
+_WRITTEN_INSTEAD = ".png"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def from_folder(
         output: folder of the results, which have the pictures' relative paths.
         masks: folder with a mask for each picture, of the same name with any suffix.
         boxes: segments of every picture.
-        suffix: of the results; None: the picture's own.
+        suffix: of the results; None: the picture's own, or PNG's if it cannot be written.
         options: of every request.
 
     Raises:
@@ -95,7 +97,7 @@ def from_folder(
         OSError: a folder cannot be read.
     """
     taken = [path.resolve() for path in (output, masks) if path is not None]
-    known = Image.registered_extensions()
+    known = {*Image.registered_extensions(), *HEIF_SUFFIXES}
     items = []
     for path in sorted(folder.rglob("*")):
         is_ours = any(path.resolve().is_relative_to(each) for each in taken)
@@ -103,6 +105,8 @@ def from_folder(
             continue
         name = path.relative_to(folder)
         place = name if suffix is None else name.with_suffix(suffix)
+        if suffix is None and not can_write(place):
+            place = name.with_suffix(_WRITTEN_INSTEAD)
         own = () if masks is None else (_mask_of(name, masks),)
         items.append(Item(name.as_posix(), path, tuple(boxes), own, options, output / place))
     return _checked(items, folder)

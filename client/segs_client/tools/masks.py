@@ -15,7 +15,7 @@ from segs_client.arrays import ByteArray, FloatArray, from_bytes, to_pixels
 from segs_client.blur import BLUR_SIGMA, blur
 from segs_client.boxes import window
 from segs_client.contract import invalid
-from segs_client.conversions import as_array, as_unit_floats
+from segs_client.conversions import as_array
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.morphology import (
@@ -25,6 +25,7 @@ from segs_client.tools.morphology import (
     kernel_dilated_mask,
 )
 from segs_client.tools.regions import around, grown, mask_box, moved, overlap, picture_mask, whole
+from segs_client.unit_floats import as_unit_floats
 
 
 @contract_checked()
@@ -168,7 +169,7 @@ def intersected(segs: Segs, mask: npt.ArrayLike) -> Segs:
     Args:
         segs: to change.
         mask: [H, W] of the SEGS' size, or [N, H, W], one for each SEG, see
-            :func:`segs_client.conversions.as_unit_floats`. The mask of other SEGS is
+            :func:`segs_client.unit_floats.as_unit_floats`. The mask of other SEGS is
             :func:`combined_mask`.
 
     Raises:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from segs_client.arrays import FloatArray
 from segs_client.boxes import Box, FloatBox, Size, crop_region, window
 from segs_client.contract import invalid
-from segs_client.conversions import as_unit_floats
 from segs_client.segs import Seg
+from segs_client.unit_floats import as_unit_floats
 
 _Number = TypeVar("_Number", int, float)
 _AnyBox = tuple[_Number, _Number, _Number, _Number]
