@@ -120,15 +120,15 @@ def low_rank_product(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
     Args:
         tensors: float32; "down" [r, I] or [r, I, k, k]; "up" [O, r] or [O, r, 1, 1]; optionally
-            "mid" [r, r, k, k], and then down is [r, I, 1, 1].
+            "mid" [r, r] or [r, r, k, k], and then down is [r, I] or [r, I, 1, 1].
 
     Returns:
-        [O, I·k·k], or [O, I, k, k] with "mid".
+        [O, I·k·k]; with "mid" [O, I] or [O, I, k, k], by its axes.
     """
     up, down = (tensors[role].flatten(1) for role in ("up", "down"))
     if "mid" not in tensors:
         return up @ down
-    return torch.einsum("or,rskl,si->oikl", up, tensors["mid"], down)
+    return torch.einsum("or,rs...,si->oi...", up, tensors["mid"], down)
 
 
 def _file(path: Path) -> Path:

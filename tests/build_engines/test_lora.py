@@ -48,6 +48,12 @@ def test_linear(tmp_path: Path) -> None:
     check(folded, {f"{LINEAR}.weight": KOHYA * lora["up"] @ lora["down"]})
 
 
+def test_linear_with_a_matrix_in_the_middle(tmp_path: Path) -> None:
+    lora = {**linear(), "mid": values(RANK, RANK)}
+    folded = folded_unet(write(tmp_path / "l.safetensors", kohya(LINEAR, lora)))
+    check(folded, {f"{LINEAR}.weight": KOHYA * lora["up"] @ lora["mid"] @ lora["down"]})
+
+
 @pytest.mark.parametrize("shape", [(RANK, 32, 1, 1), (RANK, 32)])
 def test_convolution_of_one_pixel(tmp_path: Path, shape: tuple[int, ...]) -> None:
     lora = {"down": values(*shape), "up": values(32, RANK, *shape[2:])}
