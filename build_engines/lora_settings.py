@@ -7,6 +7,7 @@ network alone, without it; PEFT into ``adapter_config.json`` beside ``adapter_mo
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Settings:
         """A module's alpha; None: none is given.
 
         Raises:
-            CheckpointError: it is no number, or its pattern is a regular expression.
+            CheckpointError: it is no finite number, or its pattern is a regular expression.
         """
         alpha = self._get(part, "lora_alpha")
         patterns = self._get(part, "alpha_pattern", {})
@@ -66,11 +67,14 @@ class Settings:
         if alpha is None:
             return None
         try:
-            return float(alpha)
-        except (TypeError, ValueError):
+            number = float(alpha)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
             raise CheckpointError(
-                f"{self.where}: alpha {alpha!r} of {module}; a number is expected"
-            ) from None
+                f"{self.where}: alpha {alpha!r:.80} of {module}; a finite number is expected"
+            )
+        return number
 
     def rank_stabilised(self, part: str | None) -> bool:
         """Whether alpha is divided by the root of the rank, arXiv 2312.03732."""
