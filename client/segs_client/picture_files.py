@@ -22,6 +22,7 @@ from PIL import Image
 from segs_client.boxes import Size
 from segs_client.contract import ContractError, invalid
 from segs_client.picture_metadata import (
+    MAX_PROFILE_BYTES,
     is_sideways,
     joined_profile,
     read_orientation,
@@ -94,7 +95,9 @@ class PictureFile:
             return None
         if self.format == "JPEG":
             return joined_profile(parts)
-        return unpacked_profile(parts[0]) if self.format == "PNG" else bytes(parts[0])
+        if self.format == "PNG":
+            return unpacked_profile(parts[0])
+        return bytes(parts[0]) if len(parts[0]) <= MAX_PROFILE_BYTES else None
 
     def decode(self, field: str) -> Image.Image:
         """The upright picture, loaded, without metadata.

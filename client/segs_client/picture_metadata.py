@@ -128,8 +128,9 @@ def unpacked_profile(content: bytes | memoryview) -> bytes | None:
         return None
     start = len(content[:80]) - len(packed) + 1
     unpacker = zlib.decompressobj()
+    stream = content[start : start + 2 * MAX_PROFILE_BYTES]  # zlib copies what it leaves
     try:
-        profile = unpacker.decompress(content[start:], MAX_PROFILE_BYTES + 1)
+        profile = unpacker.decompress(stream, MAX_PROFILE_BYTES + 1)
     except zlib.error:
         return None
     return profile if unpacker.eof and len(profile) <= MAX_PROFILE_BYTES else None

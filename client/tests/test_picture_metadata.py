@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -193,6 +195,23 @@ def test_a_profile_beyond_the_bound_is_none(kind: str) -> None:
     file = inspect(saved(kind, icc_profile=icc.rgb(MAX_PROFILE_BYTES)), "image")
     found = file.profile()
     assert found is None or profile_space(found) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_profile_beyond_the_bound_takes_no_memory(kind: str) -> None:
+    """Not even where it is stored, not packed, in a PNG."""
+    size = 8 * MAX_PROFILE_BYTES
+    if kind == "png":
+        data = png(1, 1, bytes(4), extra=chunk(b"iCCP", b"n\0\0" + zlib.compress(bytes(size), 0)))
+    else:
+        data = saved(kind, icc_profile=icc.rgb(size if kind == "webp" else 2 * MAX_PROFILE_BYTES))
+    file = inspect(data, "image")
+    tracemalloc.start()
+    try:
+        assert file.profile() is None
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_PROFILE_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_end_of_a_thumbnail_is_not_the_picture_s() -> None:
