@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 
 from segs_client.arrays import from_bytes, resize_bilinear, resize_lanczos, to_pixels
-from segs_client.boxes import Box, FloatBox, Size, arithmetic, checked_size
+from segs_client.boxes import MAX_SIDE_PX, Box, FloatBox, Size, arithmetic, checked_size
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
 from segs_client.segs import Seg, Segs
@@ -79,7 +79,7 @@ def scaled_boxes(
     """A SEG's box and crop region at another size, both truncated to pixels.
 
     Raises:
-        ContractError: a scaled box is empty.
+        ContractError: a scaled box is empty, or no box of the contract.
     """
     scaled, region = (scale_box(box, from_size, to_size) for box in (bbox, crop_region))
     for field, box in (("bbox", scaled), ("crop_region", region)):
@@ -87,6 +87,11 @@ def scaled_boxes(
             message = "nothing is left of it at the picture's size"
             allowed = f"sides of a pixel or more at {to_size[1]}×{to_size[0]}"
             raise invalid(f"{name}.{field}", message, value=list(box), allowed=allowed)
+    if max(map(abs, scaled)) > MAX_SIDE_PX:
+        allowed = f"edges -{MAX_SIDE_PX} … {MAX_SIDE_PX} at {to_size[1]}×{to_size[0]}"
+        raise invalid(
+            f"{name}.bbox", "too far outside the picture", value=list(scaled), allowed=allowed
+        )
     return scaled, region
 
 

@@ -255,6 +255,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"segs": {"size": [960, 1280], "items": [{**SEG, "bbox": [0, 0, 8, 8]}]}},
         "segs.items.0.bbox", "nothing is left",
     ),
+    "a box beyond all pictures at the picture's size": (
+        {"segs": {"size": [64, 64], "items": [
+            {**SEG, "bbox": [-1e6, 0, 8, 8], "crop_region": [0, 0, 64, 64]}
+        ]}},
+        "segs.items.0.bbox", "too far outside the picture",
+    ),
 }  # fmt: skip
 
 
