@@ -53,7 +53,9 @@ def karras_between(
     """Equal distances in σ^(1/ρ): Karras et al., arXiv 2206.00364, equation 5."""
     ramp = torch.linspace(0, 1, steps)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return _ending_in_zero((high + ramp * (low - high)) ** rho)
+    levels = (high + ramp * (low - high)) ** rho
+    # A low that is lost in the difference to high would end the curve with 0 twice.
+    return _ending_in_zero(torch.where(levels > 0, levels, sigma_min))
 
 
 def karras(steps: int, schedule: DiscreteSchedule) -> torch.Tensor:

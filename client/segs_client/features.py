@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -135,16 +137,19 @@ class Refiner(Model):
     negative: PromptText | None = None
 
 
+Sigma = Annotated[float, Field(ge=1e-30, le=1e5)]
+
+
 class SchedulerFunc(Model):
     """Noise levels of the whole schedule (floor(steps/denoise) steps), whose last steps are run.
 
     Either ``sigmas``, the levels themselves, or a named curve between two σ that ends with 0. All
-    levels are used, whichever the sampler.
+    levels are used, whichever the sampler; they count as float32.
     """
 
     name: Literal["karras", "exponential", "polyexponential", "sigmas"] = "karras"
-    sigma_min: Annotated[float, Field(gt=0, le=1e5)] = 0.0291675
-    sigma_max: Annotated[float, Field(gt=0, le=1e5)] = 14.614642
+    sigma_min: Sigma = 0.0291675
+    sigma_max: Sigma = 14.614642
     rho: Annotated[float, Field(ge=0.15, le=100, description="not used by exponential")] = 7.0
     sigmas: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e5)], ...],
@@ -173,9 +178,12 @@ class SchedulerFunc(Model):
                 allowed = f"less than sigma_max {self.sigma_max}"
                 raise refuse("sigma_min", "too large", value=self.sigma_min, allowed=allowed)
             return self
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        levels = struct.unpack(
+            f"{len(self.sigmas)}f", struct.pack(f"{len(self.sigmas)}f", *self.sigmas)
+        )
+        falling = all(a > b for a, b in pairwise(levels))
         if not self.sigmas or not falling:
-            allowed = "one level or more, each below the one before"
+            allowed = "one level or more, each below the one before in float32"
             raise refuse("sigmas", "no schedule", value=list(self.sigmas), allowed=allowed)
         return self
 

@@ -118,6 +118,19 @@ REFUSALS = [
         "scheduler_func.sigmas: levels for the curve 'karras' (got [3.0, 0.0]); allowed: name",
     ),
     (
+        {"scheduler_func": {"name": "sigmas", "sigmas": [1, 1e-46, 0]}},
+        "scheduler_func.sigmas: no schedule (got [1.0, 1e-46, 0.0]); allowed: one level or more, "
+        "each below the one before in float32",
+    ),
+    (
+        {"scheduler_func": {"name": "sigmas", "sigmas": [1, 1 - 1e-9, 0]}},
+        "scheduler_func.sigmas: no schedule (got [1.0, 0.999999999, 0.0]); allowed: one level or",
+    ),
+    (
+        {"scheduler_func": {"name": "exponential", "sigma_min": 1e-46}},
+        "scheduler_func.sigma_min: too small (got 1e-46); allowed: ",
+    ),
+    (
         {"image": {"encoding": "raw", "shape": [4, 4, 4]}},
         "image.shape.2: unknown value (got 4); allowed: 3",
     ),

@@ -11,8 +11,8 @@ import torch
 
 from pipelines import Schedule
 from sampling.schedule import DiscreteSchedule
-from sampling.schedulers import SCHEDULERS, noise_levels, run_levels, simple
-from segs_client.contract import SchedulerName
+from sampling.schedulers import SCHEDULERS, custom, noise_levels, run_levels, simple
+from segs_client.contract import SchedulerFunc, SchedulerName
 from tests.conftest import GOLDEN
 
 SCHEDULE = DiscreteSchedule.of(Schedule())
@@ -77,6 +77,23 @@ def test_sigma_at_percent_spans_the_schedule() -> None:
     assert SCHEDULE.sigma_at_percent(0.5) == pytest.approx(
         float(SCHEDULE.sigma(torch.tensor(499.5)))
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 1000])
+@pytest.mark.parametrize("rho", [0.15, 1, 7, 100])
+@pytest.mark.parametrize("ends", [(1e-30, 1e5), (1, 1e5), (1e-30, 1.1e-30), (9.9999, 10)], ids=str)
+@pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential"])
+def test_only_the_last_level_of_a_curve_is_0(
+    name: str, ends: tuple[float, float], rho: float, steps: int
+) -> None:
+    """Also where float32 cannot tell the smallest level from 0 on the way to it."""
+    func = SchedulerFunc(name=name, sigma_min=ends[0], sigma_max=ends[1], rho=rho)
+    levels = custom(func)(steps, SCHEDULE)
+    assert len(levels) == steps + 1
+    assert levels[-1] == 0
+    assert bool((levels[:-1] > 0).all())
+    assert bool(levels.isfinite().all())
+    assert bool((levels.diff() <= 0).all())
 
 
 def test_a_run_is_the_end_of_a_longer_schedule() -> None:
