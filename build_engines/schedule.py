@@ -18,6 +18,7 @@ import diffusers
 from build_engines.errors import CheckpointError
 from build_engines.options import PREDICTIONS, PredictionType
 from pipelines.descriptor import EdmSchedule, NoiseSchedule, Schedule
+from sampling.schedule import DiscreteSchedule
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 DISCRETE_SCHEDULERS = (
@@ -47,6 +48,7 @@ _REQUIRED: Mapping[str, tuple[object, ...]] = {
 }
 """What a field must have for the schedule to be the one above."""
 _FLOW = "flow_prediction"
+_MOST_TIMESTEPS = 10_000
 
 
 def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -65,12 +67,20 @@ def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     if config.get("prediction_type") == _FLOW:
         raise _other_noise("prediction_type", _FLOW, PREDICTIONS)
     default = Schedule()
-    return Schedule(
+    schedule = Schedule(
         beta_start=config.get("beta_start", default.beta_start),
         beta_end=config.get("beta_end", default.beta_end),
         timesteps=config.get("num_train_timesteps", default.timesteps),
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr")),
     )
+    if schedule.timesteps > _MOST_TIMESTEPS or not _rises(schedule):
+        raise CheckpointError(
+            f"{SCHEDULER_CONFIG}: beta_start {schedule.beta_start:g}, beta_end "
+            f"{schedule.beta_end:g} and num_train_timesteps {schedule.timesteps}; allowed: betas "
+            f"between 0 and 1 and up to {_MOST_TIMESTEPS} timesteps, whose noise levels rise and "
+            "are finite in float32"
+        )
+    return schedule
 
 
 def edm_schedule(sigma_min: float, sigma_max: float, where: str) -> EdmSchedule:
@@ -79,12 +89,14 @@ def edm_schedule(sigma_min: float, sigma_max: float, where: str) -> EdmSchedule:
     Raises:
         CheckpointError: they are no range; the message begins with ``where``.
     """
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise CheckpointError(
-            f"{where}: sigma_min {sigma_min:g} and sigma_max {sigma_max:g}; allowed: "
-            "0 < sigma_min < sigma_max"
-        )
-    return EdmSchedule(sigma_min=sigma_min, sigma_max=sigma_max)
+    if 0 < sigma_min < sigma_max < math.inf:
+        schedule = EdmSchedule(sigma_min=sigma_min, sigma_max=sigma_max)
+        if _rises(schedule):
+            return schedule
+    raise CheckpointError(
+        f"{where}: sigma_min {sigma_min:g} and sigma_max {sigma_max:g}; allowed: "
+        "0 < sigma_min < sigma_max, finite and apart in float32"
+    )
 
 
 def read_prediction(config: Mapping[str, Any]) -> PredictionType | None:
@@ -100,6 +112,16 @@ def read_prediction(config: Mapping[str, Any]) -> PredictionType | None:
             f"allowed: {', '.join(PREDICTIONS)}"
         )
     return cast(PredictionType | None, found)
+
+
+def _rises(schedule: NoiseSchedule) -> bool:
+    """Whether the σ that are sampled are positive, finite and rise."""
+    try:
+        sigmas = DiscreteSchedule.of(schedule).sigmas
+    except RuntimeError:  # the root of a negative beta
+        return False
+    ends = sigmas[0] > 0 and sigmas[0] < sigmas[-1] and sigmas[-1] < math.inf
+    return bool(ends) and bool((sigmas.diff() >= 0).all())
 
 
 def _complete(config: Mapping[str, Any]) -> dict[str, Any]:

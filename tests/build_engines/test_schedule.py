@@ -96,6 +96,24 @@ def test_other_betas_are_sampled_as_they_are() -> None:
     assert read_schedule(config) == Schedule(beta_start=0.001, beta_end=0.02, timesteps=500)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"beta_start": -1.0},
+        {"beta_start": 0.0},
+        {"beta_start": float("nan")},
+        {"beta_end": 5.0},
+        {"beta_end": 0.99},
+        {"num_train_timesteps": 10**9},
+    ],
+    ids=str,
+)
+def test_betas_without_noise_levels_are_refused(values: dict[str, float]) -> None:
+    """By a σ that is NaN, 0 or infinite, or falls."""
+    with pytest.raises(CheckpointError, match=rf"{next(iter(values))} .* allowed: betas between"):
+        read_schedule({**BETAS, **values})
+
+
 def test_zero_terminal_snr_is_read() -> None:
     config = {**BETAS, "rescale_betas_zero_snr": True}
     assert read_schedule(config) == Schedule(zero_terminal_snr=True)
@@ -123,6 +141,9 @@ def test_continuous_noise_is_taken(tmp_path: Path, name: str, ends: dict[str, fl
         ({"sigma_min": 0.0}, "allowed: 0 < sigma_min < sigma_max"),
         ({"sigma_min": 200.0}, "sigma_min 200 and sigma_max 80"),
         ({"sigma_max": float("inf")}, "sigma_max inf"),
+        ({"sigma_max": 1e300}, "sigma_max 1e\\+300; allowed: .* finite and apart in float32"),
+        ({"sigma_min": 1e-300}, "sigma_min 1e-300"),
+        ({"sigma_min": 1.0, "sigma_max": 1 + 1e-12}, "sigma_min 1 and sigma_max 1"),
     ],
 )
 def test_other_continuous_noise_is_refused(
