@@ -71,7 +71,7 @@ def parse_tokenizer(content: Mapping[str, Any], padding: str, source: str) -> Vo
     tokens, merges = model.get("vocab"), model.get("merges")
     if not isinstance(tokens, dict) or not isinstance(merges, list):
         raise CheckpointError(f"{source}: model with vocab and merges is expected")
-    added = [each["content"] for each in content.get("added_tokens") or ()]
+    added = _added_tokens(content.get("added_tokens"), source)
     if unused := [token for token in added if token not in tokens]:
         log.warning(
             "%s: added tokens are not used: %s; textual inversions are given with --embedding",
@@ -79,6 +79,15 @@ def parse_tokenizer(content: Mapping[str, Any], padding: str, source: str) -> Vo
             ", ".join(unused[:5]),
         )
     return Vocabulary(tokens, tuple(_pair(each, source) for each in merges), padding, source)
+
+
+def _added_tokens(value: object, source: str) -> list[str]:
+    match value:
+        case None:
+            return []
+        case list() if all(isinstance(each, dict) for each in value):
+            return [str(each.get("content")) for each in value]
+    raise CheckpointError(f"{source}: added_tokens {value!r:.80}; a list of objects is expected")
 
 
 def padding_token(config: Mapping[str, Any]) -> str:

@@ -152,6 +152,9 @@ def test_both_forms_are_read_as_the_older_one(checkpoint: Path, tokenizer_json: 
         (("model", "merges"), ["a"], "'a': two tokens are expected"),
         (("model", "merges"), [["a", "b", "c"]], "two tokens are expected"),
         (("model", "merges"), [[1, 2]], "two tokens are expected"),
+        (("added_tokens",), ["<my-cat>"], "added_tokens .*a list of objects is expected"),
+        (("added_tokens",), {"<my-cat>": 1}, "added_tokens .*a list of objects is expected"),
+        (("added_tokens",), 5, "added_tokens 5; a list of objects is expected"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_refused(
