@@ -64,7 +64,7 @@ def open_pipeline(
     prediction: PredictionType | None = None,
     clip_skip: int | None = None,
 ) -> SourcePipeline:
-    """Reads the configurations; no weights yet.
+    """Reads the configurations and vocabularies; no weights yet.
 
     Args:
         controlnets: the name of each ControlNet → its folder or file.
@@ -80,6 +80,7 @@ def open_pipeline(
     unet = next(each for each in networks if isinstance(each, Unet))
     text_encoders = [each for each in networks if isinstance(each, ClipTextEncoder)]
     _check_widths(checkpoint, unet, text_encoders)
+    _check_vocabularies(checkpoint, text_encoders)
     schedule = checkpoint.schedule()
     predicted = prediction or _prediction(checkpoint, family)
     if isinstance(schedule, EdmSchedule) and predicted != "v_prediction":
@@ -130,4 +131,16 @@ def _check_widths(
                 f"{checkpoint.root}: unet/config.json has {field} {unet.config.get(field)!r}, "
                 f"{value} is what the text encoders give"
                 + (f" with {unet.time_ids} sizes" if field == ADDITION_INPUT else "")
+            )
+
+
+def _check_vocabularies(checkpoint: Checkpoint, text_encoders: Sequence[ClipTextEncoder]) -> None:
+    """Compares the tokens' ids with the rows of the text encoders' tables."""
+    for encoder in text_encoders:
+        found, rows = checkpoint.vocabulary(encoder.tokenizer), encoder.config["vocab_size"]
+        token, number = max(found.tokens.items(), key=lambda item: item[1])
+        if number >= rows:
+            raise CheckpointError(
+                f"{found.source}: the token {token!r} has the id {number}; {encoder.part} has "
+                f"{rows} tokens"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import CLIPTokenizer
 
 from build_engines.checkpoint import DiffusersFolder
 from build_engines.errors import CheckpointError
+from build_engines.pipeline import open_pipeline
 from build_engines.tokenizer import write_tokenizer
 from tests.conftest import CHECKPOINTS
 
@@ -59,3 +61,12 @@ def test_merges_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) ->
         file.write("neither\u0007 known\u0007\n")
     with pytest.raises(CheckpointError, match=r"merges\.txt"):
         write_tokenizer(DiffusersFolder(checkpoint), "tokenizer", tmp_path)
+
+
+def test_a_vocabulary_that_the_text_encoder_lacks_is_refused_before_the_build(
+    checkpoint: Path,
+) -> None:
+    file = checkpoint / "tokenizer" / "vocab.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"one more": 49408}))
+    with pytest.raises(CheckpointError, match="'one more' has the id 49408; text_encoder has 4940"):
+        open_pipeline("base", DiffusersFolder(checkpoint), {})
