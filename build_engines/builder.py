@@ -74,10 +74,10 @@ def build(
     made_for = open_target(target or TargetOptions())
     with malformed(checkpoint):
         opened = open_checkpoint(checkpoint)
-        if embeddings:
-            opened = WithEmbeddings(opened, embeddings)
         if loras:
             opened = WithLoras(opened, loras)
+        if embeddings:  # after the LoRAs, which change the tables without the added rows
+            opened = WithEmbeddings(opened, embeddings)
         pipeline = open_pipeline(name, opened, controlnets, chosen, clip_skip)
     check_free(repository, name, pipeline.models)
     source = hash_files(pipeline.sources, "Hashing the checkpoint")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from build_engines import build
+from build_engines import build, builder
 from build_engines.checkpoint import Checkpoint, DiffusersFolder
 from build_engines.embeddings import WithEmbeddings
 from build_engines.errors import BuildError, CheckpointError
@@ -163,3 +163,24 @@ def test_a_build_knows_the_ids_and_the_vectors(tmp_path: Path) -> None:
     ids[:, :4] = [[START, 320, 530, END], [START, VOCABULARY, 530, END]]
     (hidden,) = session.run(None, {"input_ids": ids})
     np.testing.assert_allclose(hidden[0], hidden[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_may_change_the_token_table_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its difference has the checkpoint's rows, without those that are added."""
+    opened: list[Checkpoint] = []
+
+    def noted(name: str, checkpoint: Checkpoint, *others: object) -> None:
+        opened.append(checkpoint)
+        raise BuildError("far enough")
+
+    monkeypatch.setattr(builder, "open_pipeline", noted)
+    change = vectors(VOCABULARY)
+    lora = tmp_path / "l.safetensors"
+    save_file({"text_encoder.text_model.embeddings.token_embedding.diff": change}, lora)
+    cat = write(tmp_path / "a.safetensors", emb_params=vectors(3))
+    with pytest.raises(BuildError, match="far enough"):
+        build(SD15, "base", tmp_path, loras=[(lora, 0.5)], embeddings={"cat": cat})
+    before = table(DiffusersFolder(SD15))
+    torch.testing.assert_close(table(opened[0]), torch.cat([before + 0.5 * change, vectors(3)]))
