@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from segs_client import arrays, contract
 from segs_client.arrays import ByteArray, FloatArray
-from segs_client.boxes import Boxes, Size, checked_box
+from segs_client.boxes import Boxes, FloatBox, Size, checked_box
 from segs_client.colors import ColorOption
 from segs_client.contract import (
     DetailRequest,
@@ -31,6 +31,10 @@ from segs_client.unit_floats import as_unit_floats
 _OWN_FIELDS = ("version", "image", "segs")
 OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
 """Names of a response's tensors, as arguments of :func:`parse`."""
+_SEGS = (
+    "Segs, or a list of boxes x1, y1, x2, y2; Segs of others' are made by tools.from_ultralytics, "
+    "from_supervision, from_coco, from_detections and from_impact_pack"
+)
 OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
 
 
@@ -90,6 +94,19 @@ class DetailResult:
         return tuple(seg for seg in self.report.segs if seg.status == "failed")
 
 
+def _boxes(boxes: Boxes) -> list[FloatBox]:
+    given = list(boxes) if isinstance(boxes, Iterable) else [boxes]
+    if len(given) == 4 and all(isinstance(edge, (int, float, np.number)) for edge in given):
+        raise invalid("segs", "one box", value=given, allowed="a list of boxes, or Segs")
+    if len(given) == 2 and isinstance(given[0], (list, tuple)) and len(given[0]) == 2:
+        raise invalid("segs", "a size and a list", value=type(boxes).__name__, allowed=_SEGS)
+    for index, box in enumerate(given):
+        if not isinstance(box, (int, float, Sequence)) and not hasattr(box, "__array__"):
+            kind = type(box).__name__
+            raise invalid(f"segs.items.{index}.bbox", "not a box", value=kind, allowed=_SEGS)
+    return [checked_box(box, f"segs.items.{index}.bbox") for index, box in enumerate(given)]
+
+
 @contract_checked()
 def build(
     image: Picture,
@@ -128,8 +145,7 @@ def build(
         warn_if_distorted(segs.size, size)
         items = [_item(seg, tensors) for seg in segs]
     else:
-        boxes = [checked_box(box, f"segs.items.{index}.bbox") for index, box in enumerate(segs)]
-        items = [{"bbox": box} for box in boxes]
+        items = [{"bbox": box} for box in _boxes(segs)]
     declared_segs = {"size": segs.size if isinstance(segs, Segs) else size, "items": items}
     try:
         request = DetailRequest.model_validate(

@@ -113,7 +113,12 @@ class Segs:
     @contract_checked()
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", checked_size(self.size))
-        object.__setattr__(self, "items", tuple(self.items))
+        items: tuple[Any, ...] = tuple(self.items)
+        for index, item in enumerate(items):
+            if not isinstance(item, Seg):
+                kind, allowed = type(item).__name__, "a Seg; Impact Pack's: tools.from_impact_pack"
+                raise invalid(f"items.{index}", "not a Seg", value=kind, allowed=allowed)
+        object.__setattr__(self, "items", items)
 
     def __len__(self) -> int:
         return len(self.items)

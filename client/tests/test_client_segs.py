@@ -256,7 +256,7 @@ def test_seg_holds_read_only_copies() -> None:
         ({"mask": np.zeros((4, 5, 3))}, r"\[4, 5, 3\].*\[height, width\]"),
         ({"mask": np.zeros((4, 5), complex)}, "wrong dtype .*complex128.*whole numbers"),
         ({"mask": np.full((4, 5), 1.5)}, "values from 1.5 to 1.5.*0 … 1"),
-        ({"mask": np.full((4, 5), np.nan)}, "nan"),
+        ({"mask": np.full((4, 5), np.nan)}, "not finite"),
         ({"image": np.zeros((4, 5))}, r"image: wrong shape .*\[height, width, 3\]"),
         ({"crop_region": (0, 0, 0, 4)}, "crop_region: has no area"),
         ({"bbox": "box"}, "bbox: not a box"),

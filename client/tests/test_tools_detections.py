@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from segs_client import InvalidRequest, Segs, tools
 
@@ -280,3 +281,50 @@ def test_detections_are_chosen(options: dict[str, Any], kept: str) -> None:
         boxes, SIZE, confidence=[0.25, 0.5, 0.75, 1, 1], class_name=list("abcde"), **options
     )
     assert "".join(seg.label for seg in segs) == kept
+
+
+IN_PARTS = [[0.1, 0.2, 0.5, 0.6]]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: tools.from_detections(IN_PARTS, SIZE), r"xyxy: all in 0\.\.1"),
+        (lambda: tools.from_supervision(SimpleNamespace(xyxy=np.array(IN_PARTS)), SIZE), "0..1"),
+        (lambda: tools.from_coco([{"bbox": IN_PARTS[0]}], SIZE), r"bbox: all in 0\.\.1"),
+        (
+            lambda: tools.from_detections([[1, 2, 9, 9], [10, 10, 5, 5]], SIZE),
+            r"xyxy\.1: not a box .*not a width and height",
+        ),
+    ],
+)
+def test_boxes_in_another_form_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tools.from_detections([[1, 2, 9, 9], [200, 5, 220, 20]], SIZE),
+        lambda: tools.from_coco([{"bbox": [1, 2, 8, 7]}, {"bbox": [200, 5, 20, 15]}], SIZE),
+    ],
+)
+def test_boxes_outside_the_picture_are_warned_of(make: Any) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 boxes are outside the picture, .* PIL's is"):
+        assert len(make()) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: tools.from_detections([[1, 2, 9, 9]], size),
+        lambda size: tools.from_supervision(SimpleNamespace(xyxy=np.array([[1, 2, 9, 9]])), size),
+        lambda size: tools.from_coco([{"bbox": [1, 2, 8, 7]}], size),
+        lambda size: tools.from_polygons([[[[1, 2], [9, 2], [9, 9]]]], size),
+        lambda size: tools.tiles(size, 16),
+    ],
+)
+@pytest.mark.parametrize("picture", [np.zeros((*SIZE, 3), np.uint8), Image.new("RGB", SIZE[::-1])])
+def test_the_picture_may_be_the_size(make: Any, picture: Any) -> None:
+    assert make(picture).size == SIZE

@@ -10,8 +10,8 @@ Each is a pure function that returns new SEGS::
 """
 
 from segs_client.tools.coco import decode_rle, from_coco
-from segs_client.tools.detections import from_detections
-from segs_client.tools.detector_results import from_supervision, from_ultralytics
+from segs_client.tools.detections import from_detections, from_supervision, from_ultralytics
+from segs_client.tools.impact_pack import from_impact_pack
 from segs_client.tools.masks import (
     blurred,
     box_filled,
@@ -47,6 +47,7 @@ __all__ = [
     "eroded",
     "from_coco",
     "from_detections",
+    "from_impact_pack",
     "from_polygons",
     "from_supervision",
     "from_ultralytics",

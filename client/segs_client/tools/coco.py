@@ -16,8 +16,10 @@ import numpy.typing as npt
 from segs_client.boxes import FloatBox, Size, checked_size, outer_box
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
+from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
-from segs_client.tools.coco_documents import Categories, Source, picture_part
+from segs_client.tools.coco_documents import Categories, PicturePart, Source, picture_part
+from segs_client.tools.detected_boxes import check_pixels, warn_of_outside
 from segs_client.tools.polygons import polygon_mask
 from segs_client.tools.regions import mask_box, overlap, seg_around, whole
 
@@ -25,7 +27,7 @@ from segs_client.tools.regions import mask_box, overlap, seg_around, whole
 @contract_checked()
 def from_coco(
     annotations: Source,
-    size: Size | None = None,
+    size: Size | Picture | None = None,
     *,
     image_id: int | str | None = None,
     categories: Categories | None = None,
@@ -38,14 +40,14 @@ def from_coco(
     inside, while the COCO API also includes some pixels of the edge), or run lengths, plain or
     compressed. The box is that of the mask. Without a segmentation, the box is the ``bbox`` with
     its fractions, and the mask the pixels that it touches. Annotations without a pixel in the
-    picture are skipped.
+    picture are skipped; boxes outside it with a warning.
 
     Args:
         annotations: dictionaries with ``segmentation`` or ``bbox`` (x, y, width, height),
             ``category_id``, and optionally ``score`` (the confidence; default 1); or a whole COCO
             document, a dictionary with ``images``, ``annotations`` and ``categories``; or the path
             of a JSON file of either.
-        size: height and width of the picture; a document has it.
+        size: the picture, or its height and width; a document has it.
         image_id: which picture's annotations are taken, by its id, or in a document also by its
             file name; required where there are several.
         categories: the label of each ``category_id``, or COCO's list of dictionaries with ``id``
@@ -55,7 +57,7 @@ def from_coco(
 
     Raises:
         InvalidRequest: a malformed annotation or document, run lengths of another size, an unknown
-            category or picture, or several pictures and no ``image_id``.
+            category or picture, boxes in 0..1, or several pictures and no ``image_id``.
         OSError: the path cannot be read.
 
     Example:
@@ -71,14 +73,17 @@ def from_coco(
         >>> from_coco(document)[0].label
         'cat'
     """
-    part = picture_part(annotations, size, image_id, categories)
+    known = None if size is None else size_of(size)
+    part = picture_part(annotations, known, image_id, categories)
     size = part.size
     found: list[Seg] = []
+    outside = 0
+    _check_pixels(part)
     for name, annotation in part.annotations:
         mask, corner = _mask(annotation, size, name)
         label, score = _label(annotation, part.categories, name), _score(annotation, name)
         box: FloatBox | None = mask_box(mask, corner)
-        if box is not None and not annotation.get("segmentation"):
+        if box is not None and _is_plain(annotation):
             box = _bbox(annotation, name)
         if box is not None:
             seg = seg_around(
@@ -86,6 +91,8 @@ def from_coco(
                 label=label, confidence=score,
             )  # fmt: skip
             found.append(seg)
+        outside += box is None and _is_plain(annotation)
+    warn_of_outside(outside, len(part.annotations), size)
     return Segs(size, tuple(found))
 
 
@@ -195,6 +202,20 @@ def _bbox(annotation: Mapping[str, Any], name: str) -> FloatBox:
         allowed = "x, y, width, height in pixels, or a segmentation"
         raise invalid(f"{name}.bbox", "not a box", value=bbox, allowed=allowed) from None
     return box if min(width, height) >= 1 else touched
+
+
+def _is_plain(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation has a box alone."""
+    return not annotation.get("segmentation")
+
+
+def _check_pixels(part: PicturePart) -> None:
+    boxes = []
+    for name, annotation in part.annotations:
+        if _is_plain(annotation):
+            _bbox(annotation, name)  # raises with its own name if it is none
+            boxes.append(annotation["bbox"])
+    check_pixels(np.array(boxes), "annotations.bbox")
 
 
 def _label(annotation: Mapping[str, Any], categories: Mapping[int, str] | None, name: str) -> str:

@@ -86,7 +86,7 @@ def _chosen(images: Any, image_id: int | str | None) -> Mapping[str, Any]:
         image for image in images if image_id is None or _is(image, image_id)
     ]
     if len(chosen) != 1:
-        shown = ", ".join(f"{i.get('id')} ({i.get('file_name', '')})" for i in images[:_SHOWN])
+        shown = ", ".join(f"{_shown(i)}" for i in images[:_SHOWN])
         more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
         told = "" if image_id is None else " have it"
         problem = f"{len(chosen)} pictures of the document{told}"
@@ -94,6 +94,11 @@ def _chosen(images: Any, image_id: int | str | None) -> Mapping[str, Any]:
             "image_id", problem, value=image_id, allowed=f"an id or a file name of: {shown}{more}"
         )
     return chosen[0]
+
+
+def _shown(image: Mapping[str, Any]) -> str:
+    name = image.get("file_name")
+    return f"{image.get('id')} ({name})" if name else str(image.get("id"))
 
 
 def _is(image: Mapping[str, Any], image_id: int | str) -> bool:

@@ -1,58 +1,41 @@
-"""SEGS from what a detector found: arrays of boxes, masks, scores and classes."""
+"""SEGS from what detectors return, read by its attributes without importing their packages."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.arrays import FloatArray
-from segs_client.boxes import Box, FloatBox, Size, checked_size, crop_region
+from segs_client.arrays import FloatArray, resize_bilinear
+from segs_client.boxes import Size, checked_size
 from segs_client.contract import invalid
-from segs_client.conversions import as_array
 from segs_client.errors import contract_checked
-from segs_client.segs import Seg, Segs
-from segs_client.tools.morphology import kernel_dilated_mask
-from segs_client.tools.polygons import polygon_mask
-from segs_client.tools.regions import grown, moved, one_each, overlap, whole
-from segs_client.tools.select import label_test
+from segs_client.pictures import Picture, size_of
+from segs_client.segs import Segs
+from segs_client.tools.detected_boxes import (
+    Choice,
+    Names,
+    box_array,
+    detected,
+    from_detections,
+    given_array,
+    named,
+    polygon_masks,
+)
 
-Names: TypeAlias = Mapping[int, str] | Sequence[str]
+__all__ = ["from_detections", "from_supervision", "from_ultralytics"]
 
-
-@dataclass(frozen=True)
-class Choice:
-    """Which detections become SEGS, and how; the options of :func:`from_detections`."""
-
-    threshold: float | None
-    dilation: int
-    drop_size: int
-    labels: str | Collection[str]
-    crop_factor: float
-    crop_min_size: int | None
-
-    def keeps(self, box: FloatBox, label: str, confidence: float) -> bool:
-        """Whether a box in float32 is sure and large enough, and has one of the labels."""
-        if self.threshold is not None and not np.float32(confidence) > np.float32(self.threshold):
-            return False
-        x1, y1, x2, y2 = (np.float32(edge) for edge in box)
-        if not min(x2 - x1, y2 - y1) > max(self.drop_size, 1):
-            return False
-        return self.labels == "" or label_test(self.labels)(label)
+_CORNERS = "xyxyxyxy"
+"""Where supervision keeps the corners of oriented boxes."""
 
 
 @contract_checked()
-def from_detections(
-    xyxy: Any,
-    size: Size,
+def from_supervision(
+    detections: Any,
+    size: Size | Picture | None = None,
     *,
-    mask: Any = None,
-    confidence: Any = None,
-    class_id: Any = None,
-    class_name: Sequence[str] | None = None,
     names: Names | None = None,
     threshold: float | None = None,
     dilation: int = 0,
@@ -61,145 +44,160 @@ def from_detections(
     crop_factor: float = 3.0,
     crop_min_size: int | None = None,
 ) -> Segs:
-    """One SEG per detected box, by the rules of ComfyUI's detectors.
+    """One SEG per detection of a ``supervision.Detections`` or an object with its attributes.
 
-    Arrays, lists or torch tensors on any device, e.g. of the dictionaries of torchvision, mmdet or
-    transformers. The box is kept as found, in float32: its fractions decide the crop region and the
-    scale, and it may reach out of the picture; a box outside it is left out. Without masks the mask
-    is the pixels from trunc(x1) to trunc(x2) and from trunc(y1) to trunc(y2), **ends included**.
-    (Boxes of your own, half-open: ``Segs.from_boxes``.) Soft masks stay soft.
+    Boxes and masks are read as by :func:`~segs_client.tools.from_detections`. The mask of an
+    oriented box is the pixels whose centres are inside.
 
     Args:
-        xyxy: [N, 4], x1, y1, x2, y2 in pixels.
-        size: height and width of the picture.
-        mask: [N, H, W] or [N, 1, H, W] of the picture's size, 0..1.
-        confidence: [N]; without it, 1.
-        class_id: [N]; named by ``names``.
-        class_name: [N], the labels, if the classes have no numbers.
-        names: the label of each class_id: a mapping, or a list from 0 on.
-        threshold: least confidence, itself excluded; None: all.
-        dilation: side of the square by which the mask is dilated in the picture, before it is cut
-            to the crop region, see :func:`~segs_client.tools.dilated_in_crop`; negative ones have
-            no effect here, as in the reference.
-        drop_size: both sides of a box must be greater, and greater than 1 px.
-        labels: which to keep, see :func:`~segs_client.tools.with_labels`; "": all.
-        crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
-        crop_min_size: least side of the crop region, px.
+        detections: with ``xyxy`` [N, 4], and optionally ``mask`` [N, H, W], ``confidence`` [N],
+            ``class_id`` [N], ``data["class_name"]`` [N] and ``data["xyxyxyxy"]`` [N, 4, 2], the
+            corners of oriented boxes; arrays or torch tensors. Or a list of one such object.
+        size: the picture, or its height and width; required without masks.
+        names: the label of each class_id, if the detections have no ``class_name``.
+        threshold, dilation, drop_size, labels, crop_factor, crop_min_size: as there.
 
     Raises:
-        InvalidRequest: no boxes, arrays of unequal length, masks of another size, or a class
-            without a name.
+        InvalidRequest: no such object, no boxes, arrays of unequal length, or no size.
 
     Example:
-        >>> found = {"boxes": np.array([[10.25, 8, 30.5, 40]]), "scores": np.array([0.75])}
-        >>> seg = from_detections(found["boxes"], (96, 128), confidence=found["scores"])[0]
-        >>> seg.bbox, seg.crop_region, int(seg.mask.sum())
-        ((10.25, 8.0, 30.5, 40.0), (0, 0, 60, 96), 693)
+        >>> class Detections:
+        ...     xyxy = np.array([[1.5, 2, 9, 9]])
+        ...     data = {"class_name": ["cat"]}
+        >>> seg = from_supervision(Detections(), (20, 20))[0]
+        >>> seg.bbox, seg.label
+        ((1.5, 2.0, 9.0, 9.0), 'cat')
     """
-    size = checked_size(size)
-    boxes = box_array(xyxy, "xyxy")
-    if class_name is None:
-        class_name = named(given_array(class_id, "class_id"), names)
+    detections = _the_one(
+        detections, "detections", "xyxy", "supervision.Detections, or a list of one"
+    )
+    masks = given_array(getattr(detections, "mask", None), "mask")
+    if masks is not None and size is None:
+        size = (masks.shape[1], masks.shape[2])
+    elif size is not None:
+        size = size_of(size)
+    if size is None:
+        raise invalid(
+            "size", "required where the detections have no masks", allowed="height and width"
+        )
+    data = getattr(detections, "data", None) or {}
+    corners = given_array(data.get(_CORNERS), _CORNERS)
+    if masks is None and corners is not None:
+        masks = np.array(polygon_masks(corners, size, _CORNERS)).reshape(-1, *size)
+    return from_detections(
+        detections.xyxy,
+        size,
+        mask=masks,
+        confidence=getattr(detections, "confidence", None),
+        class_id=getattr(detections, "class_id", None),
+        class_name=data.get("class_name"),
+        names=names,
+        threshold=threshold,
+        dilation=dilation,
+        drop_size=drop_size,
+        labels=labels,
+        crop_factor=crop_factor,
+        crop_min_size=crop_min_size,
+    )
+
+
+@contract_checked()
+def from_ultralytics(
+    result: Any,
+    *,
+    threshold: float | None = None,
+    dilation: int = 0,
+    drop_size: int = 1,
+    labels: str | Collection[str] = "all",
+    crop_factor: float = 3.0,
+    crop_min_size: int | None = None,
+) -> Segs:
+    """One SEG per detection of an Ultralytics ``Results`` or an object with its attributes.
+
+    Boxes are read as by :func:`~segs_client.tools.from_detections`. Masks may have the network's
+    resolution, with the picture scaled to fit and centred in them: the margin is cut off, the rest
+    is resized bilinearly, and its edges stay soft (hard ones: ``thresholded``). The mask of an
+    oriented box (``obb``) is the pixels whose centres are inside, its box the one around it.
+
+    Args:
+        result: with ``orig_shape`` (height, width), ``names`` (the label of each class) and
+            ``boxes`` of ``xyxy`` [N, 4], ``conf`` [N] and ``cls`` [N]; and ``masks`` of ``data``
+            [N, h, w], or None; or instead of boxes ``obb`` of ``xyxyxyxy`` [N, 4, 2]. Torch tensors
+            or arrays. Or a list of one such object, as ``model(picture)`` returns.
+        threshold, dilation, drop_size, labels, crop_factor, crop_min_size: as there.
+
+    Raises:
+        InvalidRequest: no such object, several pictures' results, a classification, or arrays of
+            unequal length.
+
+    Example:
+        >>> from types import SimpleNamespace as Result
+        >>> boxes = Result(xyxy=np.array([[1, 2, 9, 9]]), conf=np.array([0.5]), cls=np.array([0.0]))
+        >>> result = Result(orig_shape=(20, 20), names={0: "cat"}, boxes=boxes, masks=None)
+        >>> seg = from_ultralytics([result])[0]
+        >>> seg.label, seg.confidence
+        ('cat', 0.5)
+    """
+    result = _the_one(
+        result, "result", "orig_shape", "an Ultralytics Results with boxes, or a list of one"
+    )
+    size = checked_size(result.orig_shape[:2])
     choice = Choice(threshold, dilation, drop_size, labels, crop_factor, crop_min_size)
-    masks = _whole_masks(given_array(mask, "mask"), len(boxes), size)
+    found, oriented = getattr(result, "boxes", None), getattr(result, "obb", None)
+    masks: list[FloatArray] | None = None
+    if found is None and oriented is not None:
+        corners = given_array(oriented.xyxyxyxy, "obb.xyxyxyxy")
+        assert corners is not None
+        corners = corners.reshape(-1, 4, 2)
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        found, boxes = oriented, box_array(boxes, "obb.xyxyxyxy")
+        masks = polygon_masks(corners, size, "obb.xyxyxyxy")
+    elif found is not None:
+        boxes, masks = box_array(found.xyxy, "boxes.xyxy"), _masks(result, size)
+    elif getattr(result, "probs", None) is not None:
+        raise invalid("result", "a classification has no boxes", allowed="a result with boxes")
+    else:
+        return Segs(size)
+    if masks is not None and len(masks) != len(boxes):
+        raise invalid("masks", f"{len(masks)} given", allowed=f"{len(boxes)}, one per box")
     return detected(
         boxes,
         size,
         choice,
         masks=masks,
-        labels=class_name,
-        confidences=given_array(confidence, "confidence"),
+        labels=named(given_array(found.cls, "cls"), result.names),
+        confidences=given_array(found.conf, "conf"),
     )
 
 
-def detected(
-    boxes: npt.NDArray[np.float32],
-    size: Size,
-    choice: Choice,
-    *,
-    masks: Sequence[FloatArray] | None,
-    labels: Sequence[Any] | None,
-    confidences: npt.NDArray[Any] | None,
-) -> Segs:
-    """The SEGS of :func:`from_detections`, of arrays that are checked but for their lengths."""
-    texts = one_each("labels", labels, len(boxes), "")
-    scores = None if confidences is None else confidences.tolist()
-    numbers = one_each("confidence", scores, len(boxes), 1.0)
-    found: list[Seg] = []
-    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        box, label, score = (x1, y1, x2, y2), str(texts[index]), numbers[index]
-        if overlap(box, whole(size)) is None or not choice.keeps(box, label, score):
-            continue
-        region = crop_region(box, size, choice.crop_factor, choice.crop_min_size)
-        if masks is None:
-            lies_in = _ends_included(box)
-            mask = np.ones((lies_in[3] - lies_in[1], lies_in[2] - lies_in[0]), np.float32)
-        else:
-            lies_in, mask = whole(size), masks[index]
-        cut = _dilated(mask, lies_in, region, size, choice.dilation)
-        found.append(Seg(cut, box, region, confidence=score, label=label))
-    return Segs(size, tuple(found))
+def _the_one(given: Any, field: str, attribute: str, allowed: str) -> Any:
+    """The object with this attribute, or the only one of a list, or a ContractError."""
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(several) != 1:
+        allowed = f"{allowed}; of several pictures, one in each call"
+        raise invalid(field, f"{len(several)} of them", allowed=allowed)
+    if not hasattr(several[0], attribute):
+        allowed = f"{allowed}; arrays of boxes: tools.from_detections"
+        kind = type(several[0]).__name__
+        raise invalid(field, f"has no {attribute}", value=kind, allowed=allowed)
+    return several[0]
 
 
-def given_array(value: Any, name: str) -> npt.NDArray[Any] | None:
-    """:func:`~segs_client.conversions.as_array` of what may be left out."""
-    return None if value is None else as_array(value, name)
-
-
-def box_array(xyxy: Any, name: str) -> npt.NDArray[np.float32]:
-    """Boxes as float32 [N, 4], or a ContractError with ``name``."""
-    boxes = given_array(xyxy, name)
-    if boxes is not None and boxes.size == 0:
-        return np.empty((0, 4), np.float32)
-    if boxes is None or boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
-        found = None if boxes is None else list(boxes.shape)
-        raise invalid(name, "not boxes", value=found, allowed="[N, 4]: x1, y1, x2, y2")
-    if not np.isfinite(boxes).all():
-        raise invalid(name, "not finite", allowed="numbers")
-    return boxes.astype(np.float32)
-
-
-def named(classes: npt.NDArray[Any] | None, names: Names | None) -> list[str] | None:
-    """The names of classes [N]; None where there are no names, or a ContractError."""
-    if classes is None or names is None:
+def _masks(result: Any, size: Size) -> list[FloatArray] | None:
+    masks = getattr(result, "masks", None)
+    data: npt.NDArray[Any] | None = None if masks is None else given_array(masks.data, "masks.data")
+    if data is None:
         return None
-    known = names if isinstance(names, Mapping) else dict(enumerate(names))
-    numbers = [int(number) for number in classes]
-    for number in numbers:
-        if number not in known:
-            allowed = ", ".join(str(each) for each in known)
-            raise invalid("names", "lacks a class", value=number, allowed=allowed)
-    return [known[number] for number in numbers]
+    if data.ndim != 3:
+        raise invalid("masks.data", "wrong shape", value=list(data.shape), allowed="[N, h, w]")
+    return [_unboxed(mask, size) for mask in data.astype(np.float32)]
 
 
-def polygon_masks(corners: npt.NDArray[Any], size: Size, name: str) -> list[FloatArray]:
-    """The masks [H, W] of polygons [N, K, 2] of x, y: the pixels whose centres are inside."""
-    return [
-        polygon_mask([ring], size, "union", f"{name}.{index}").astype(np.float32)
-        for index, ring in enumerate(corners)
-    ]
-
-
-def _whole_masks(masks: npt.NDArray[Any] | None, count: int, size: Size) -> list[FloatArray] | None:
-    if masks is None:
-        return None
-    if masks.ndim == 4 and masks.shape[1] == 1:
-        masks = masks[:, 0]
-    if masks.shape != (count, *size) and (count or masks.size):
-        allowed = f"{[count, *size]}, one per box, of the picture's size"
-        raise invalid("mask", "wrong shape", value=list(masks.shape), allowed=allowed)
-    return list(masks.astype(np.float32))
-
-
-def _ends_included(box: FloatBox) -> Box:
-    """The pixels of a detected box, by the reference's rule: those of both its ends too."""
-    x1, y1, x2, y2 = (int(edge) for edge in box)
-    return x1, y1, x2 + 1, y2 + 1
-
-
-def _dilated(mask: FloatArray, lies_in: Box, region: Box, size: Size, dilation: int) -> FloatArray:
-    """A mask's part in ``region`` after a dilation in the picture."""
-    reach = max(dilation, 0)
-    around = overlap(grown(region, reach), whole(size)) or region
-    inside = kernel_dilated_mask(moved(mask, lies_in, around), reach)
-    return moved(inside, around, region)
+def _unboxed(mask: FloatArray, size: Size) -> FloatArray:
+    """A mask of the picture's size from a mask [h, w] with the picture scaled to fit and centred
+    in it."""
+    height, width = mask.shape
+    scale = min(height / size[0], width / size[1])
+    rows, columns = (max(1, round(side * scale)) for side in size)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return resize_bilinear(mask[top : top + rows, left : left + columns], *size)

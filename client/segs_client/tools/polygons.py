@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from segs_client.boxes import Size, checked_size
+from segs_client.boxes import Size
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
+from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
 from segs_client.tools.regions import mask_box, one_each, seg_around
 
@@ -21,7 +22,7 @@ Rule: TypeAlias = Literal["even-odd", "union"]
 @contract_checked()
 def from_polygons(
     objects: Sequence[Sequence[Ring]],
-    size: Size,
+    size: Size | Picture,
     *,
     rule: Rule = "even-odd",
     crop_factor: float = 3.0,
@@ -37,7 +38,7 @@ def from_polygons(
     Args:
         objects: per object its rings, per ring its vertices x, y in pixels (a pixel's centre is at
             half-integers); at least three, the last joined to the first.
-        size: height and width of the picture; parts outside are cut off.
+        size: the picture, or its height and width; parts outside are cut off.
         rule: "even-odd": inside an odd number of rings, so that a ring in a ring is a hole;
             "union": inside any of the rings.
         crop_factor: crop region over box, see :func:`~segs_client.crop_region`.
@@ -54,7 +55,7 @@ def from_polygons(
         >>> segs[0].bbox, int(segs[0].mask.sum())
         ((2, 2, 8, 8), 32)
     """
-    size = checked_size(size)
+    size = size_of(size)
     texts = one_each("labels", labels, len(objects), "")
     numbers = one_each("confidences", confidences, len(objects), 1.0)
     found: list[Seg] = []

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from segs_client.boxes import Size, checked_size, crop_region
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
+from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs, box_mask
 from segs_client.tools.masks import intersected, subtracted
 from segs_client.tools.regions import around, picture_mask
@@ -15,7 +16,7 @@ from segs_client.tools.regions import around, picture_mask
 
 @contract_checked()
 def tiles(
-    size: Size,
+    size: Size | Picture,
     tile: int | Size = 512,
     *,
     overlap: int = 64,
@@ -32,7 +33,7 @@ def tiles(
     neighbours overlap by at least ``overlap``. Each tile's mask is the tile.
 
     Args:
-        size: height and width of the picture.
+        size: the picture, or its height and width.
         tile: side, or height and width, of a tile, px.
         overlap: least overlap of neighbours, px; less than a tile's sides.
         crop_factor: crop region over tile, see :func:`~segs_client.crop_region`.
@@ -50,7 +51,7 @@ def tiles(
         >>> [seg.bbox for seg in tiles((100, 180), 100, overlap=10)]
         [(0, 0, 100, 100), (80, 0, 180, 100)]
     """
-    height, width = checked_size(size)
+    height, width = size_of(size)
     tile_height, tile_width = checked_size((tile, tile) if isinstance(tile, int) else tile)
     if not 0 <= overlap < min(tile_height, tile_width):
         allowed = f"0 … {min(tile_height, tile_width) - 1}, less than a tile's sides"

@@ -1,0 +1,77 @@
+"""SEGS from those of ComfyUI's Impact Pack, read by their fields."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from segs_client.contract import invalid
+from segs_client.conversions import as_array
+from segs_client.errors import contract_checked
+from segs_client.segs import Seg, Segs
+
+_ALLOWED = "((height, width), [SEG, …])"
+_NEEDED = ("cropped_mask", "crop_region", "bbox")
+
+
+@contract_checked()
+def from_impact_pack(segs: Any) -> Segs:
+    """The SEGS of ComfyUI's Impact Pack, as one of its nodes returns them.
+
+    Control images and ControlNets (``control_net_wrapper``) are ComfyUI's objects and cannot be
+    sent: they are left out with a warning, see ``controlnets`` of the request.
+
+    Args:
+        segs: ``((height, width), [SEG, …])``. A SEG is an object or a dict with ``cropped_mask``
+            [h, w] or [1, h, w], ``crop_region`` and ``bbox`` (x1, y1, x2, y2), and optionally
+            ``cropped_image`` [h, w, 3] or [1, h, w, 3] in 0..1, ``confidence`` and ``label``;
+            arrays or torch tensors.
+
+    Raises:
+        InvalidRequest: not such SEGS; names the SEG and its field.
+
+    Example:
+        >>> from types import SimpleNamespace as SEG
+        >>> import numpy as np
+        >>> face = SEG(cropped_image=None, cropped_mask=np.ones((30, 30)), confidence=0.9,
+        ...            crop_region=[0, 0, 30, 30], bbox=[10.0, 10.0, 20.5, 20.0], label="face",
+        ...            control_net_wrapper=None)
+        >>> from_impact_pack(((96, 128), [face]))[0].bbox
+        (10.0, 10.0, 20.5, 20.0)
+    """
+    try:
+        size, items = segs
+        items = list(items)
+    except (TypeError, ValueError):
+        raise invalid("segs", "not SEGS", value=type(segs).__name__, allowed=_ALLOWED) from None
+    found = tuple(_seg(item, f"segs.{index}") for index, item in enumerate(items))
+    controlled = sum(_field(item, "control_net_wrapper") is not None for item in items)
+    if controlled:
+        text = f"the ControlNets of {controlled} SEGS are left out; see controlnets of the request"
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return Segs(size, found)
+
+
+def _seg(item: Any, name: str) -> Seg:
+    for field in _NEEDED:
+        if _field(item, field) is None:
+            allowed = "a SEG with cropped_mask, crop_region and bbox"
+            raise invalid(f"{name}.{field}", "missing", value=type(item).__name__, allowed=allowed)
+    image = _field(item, "cropped_image")
+    if image is not None:
+        image = as_array(image, f"{name}.cropped_image")
+        image = image[0] if image.ndim == 4 and len(image) == 1 else image
+    confidence = _field(item, "confidence")
+    return Seg(
+        mask=_field(item, "cropped_mask"),
+        bbox=_field(item, "bbox"),
+        crop_region=_field(item, "crop_region"),
+        confidence=1.0 if confidence is None else float(as_array(confidence, name).reshape(-1)[0]),
+        label=str(_field(item, "label") or ""),
+        image=image,
+    )
+
+
+def _field(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

@@ -1,0 +1,116 @@
+"""SEGS of Impact Pack: objects, named tuples and dicts with its fields."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segs_client import InvalidRequest, Segs, tools
+from segs_client.messages import build
+
+FIELDS = ("cropped_image", "cropped_mask", "confidence", "crop_region", "bbox", "label",
+          "control_net_wrapper")  # fmt: skip
+SEG = namedtuple("SEG", FIELDS, defaults=[None])
+SIZE = (96, 128)
+
+
+class Tensor:
+    """What a tensor of torch offers."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = np.asarray(array)
+
+    def detach(self) -> Tensor:
+        return self
+
+    def cpu(self) -> Tensor:
+        return self
+
+    def numpy(self) -> Any:
+        return self._array
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self._array
+
+
+def seg(**changes: Any) -> Any:
+    values = {
+        "cropped_image": None,
+        "cropped_mask": np.full((30, 40), 0.5, np.float32),
+        "confidence": np.array([0.75], np.float32),
+        "crop_region": [10, 20, 50, 50],
+        "bbox": np.array([15.5, 25, 40, 45], np.float32),
+        "label": "face",
+        "control_net_wrapper": None,
+    }
+    return SEG(**{**values, **changes})
+
+
+@pytest.mark.parametrize("form", [lambda item: item, lambda item: item._asdict(),
+                                  lambda item: SimpleNamespace(**item._asdict())])  # fmt: skip
+def test_the_fields_are_taken(form: Any) -> None:
+    (found,) = tools.from_impact_pack((SIZE, [form(seg())]))
+    assert found.bbox == (15.5, 25.0, 40.0, 45.0)
+    assert found.crop_region == (10, 20, 50, 50)
+    assert (found.label, found.confidence, found.image) == ("face", 0.75, None)
+    np.testing.assert_array_equal(found.mask, np.full((30, 40), 0.5))
+
+
+def test_masks_and_crops_may_be_batches_of_one_and_tensors() -> None:
+    crop = np.random.default_rng(0).random((1, 30, 40, 3), np.float32)
+    mask = Tensor(np.ones((1, 30, 40), np.float32))
+    segs = tools.from_impact_pack((SIZE, [seg(cropped_image=Tensor(crop), cropped_mask=mask)]))
+    np.testing.assert_array_equal(segs[0].image, crop[0])
+    assert segs[0].mask.shape == (30, 40)
+    built = build(np.zeros((*SIZE, 3)), segs, pipeline="base")
+    assert built.request.segs.items[0].image is not None
+
+
+def test_empty_segs_are_empty() -> None:
+    assert tools.from_impact_pack((SIZE, [])).size == SIZE
+
+
+def test_controlnets_are_left_out_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="ControlNets of 1 SEGS are left out"):
+        tools.from_impact_pack((SIZE, [seg(), seg(control_net_wrapper=object())]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (5, r"segs: not SEGS \(got 'int'\); allowed: \(\(height, width\), "),
+        ((SIZE, [seg()], 1), "segs: not SEGS"),
+        (((96,), [seg()]), "size"),
+        ((SIZE, [object()]), r"segs\.0\.cropped_mask: missing \(got 'object'\)"),
+        ((SIZE, [seg(), seg(bbox=None)]), r"segs\.1\.bbox: missing"),
+        ((SIZE, [seg(cropped_mask=np.ones((3, 3)))]), "mask: wrong shape"),
+    ],
+)  # fmt: skip
+def test_what_is_none_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        tools.from_impact_pack(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((SIZE, [seg()]), "segs: a size and a list.*from_impact_pack"),
+        ([SimpleNamespace(orig_shape=SIZE)], r"segs\.items\.0\.bbox: not a box.*from_ultralytics"),
+        ([{"bbox": [1, 2, 3, 4]}], r"segs\.items\.0\.bbox: not a box.*from_coco"),
+        ((40, 50, 90, 90), r"segs: one box.*a list of boxes"),
+        (np.array([40, 50, 90, 90]), r"segs: one box.*a list of boxes"),
+        (7, r"segs\.items\.0\.bbox: not a box"),
+    ],
+)  # fmt: skip
+def test_what_is_given_in_place_of_boxes_is_named(given: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        build(np.zeros((*SIZE, 3)), given, pipeline="base")
+
+
+def test_segs_hold_segs_alone() -> None:
+    with pytest.raises(InvalidRequest, match=r"items\.0: not a Seg.*from_impact_pack"):
+        Segs(SIZE, [seg()])  # type: ignore[arg-type]
