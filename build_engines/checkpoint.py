@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ _PICKLE_REASON = (
     "pickle files can run any code when they are loaded and are refused; "
     "convert it to safetensors (diffusers: save_pretrained(..., safe_serialization=True))"
 )
+_INDEX = "model_index.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 _TOKENIZER_FILE = "tokenizer.json"
@@ -55,6 +57,10 @@ class Checkpoint(ABC):
 
     root: Path
     """Its name in messages."""
+
+    def kind(self) -> str | None:
+        """What the checkpoint says that it is, for messages; None if it says nothing."""
+        return None
 
     @abstractmethod
     def has(self, part: str) -> bool:
@@ -219,11 +225,29 @@ class DiffusersFolder(Checkpoint):
             self.json(vocab), parse_merges(self.text(merges), source), padding, source
         )
 
+    def kind(self) -> str | None:
+        try:
+            name = self.json(_INDEX).get("_class_name")
+        except CheckpointError:
+            return None
+        return name if isinstance(name, str) else None
+
     def schedule(self) -> NoiseSchedule:
-        return read_schedule(self.json(SCHEDULER_CONFIG))
+        with self._named():
+            return read_schedule(self.json(SCHEDULER_CONFIG))
 
     def prediction(self) -> PredictionType | None:
-        return read_prediction(self.json(SCHEDULER_CONFIG))
+        with self._named():
+            return read_prediction(self.json(SCHEDULER_CONFIG))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            folder = str(self.root)
+            named = folder in str(error)
+            raise error if named else CheckpointError(f"{folder}: {error}") from error
 
     def tensors(self, part: str) -> Iterator[StoredTensor]:
         first, *shards = self.weights(part)

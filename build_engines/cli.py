@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from build_engines import build
-from build_engines.errors import BuildError
+from build_engines.errors import BuildError, OptionError
 from build_engines.options import (
     PRECISIONS,
     PREDICTIONS,
@@ -224,10 +224,10 @@ def _add_quantization(group: argparse._ArgumentGroup) -> None:
 def _quantize(options: argparse.Namespace) -> QuantizeOptions | None:
     if options.quantize is None:
         if options.calibration is not None:
-            raise BuildError("calibration: only with --quantize")
+            raise OptionError("calibration: only with --quantize")
         return None
     if options.calibration is None:
-        raise BuildError("quantize: --calibration DIR is needed, a folder; it may be a new one")
+        raise OptionError("quantize: --calibration DIR is needed, a folder; it may be a new one")
     limits = {each.name: getattr(options, f"max_{each.name}") for each in fields(QualityLimits)}
     return QuantizeOptions(
         mode=options.quantize,
@@ -277,7 +277,7 @@ def _lora(text: str) -> Lora:
 def _by_name(option: str, pairs: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     by_name = dict(pairs)
     if len(by_name) < len(pairs):
-        raise BuildError(f"{option}: {', '.join(name for name, _ in pairs)}: a name comes twice")
+        raise OptionError(f"{option}: {', '.join(name for name, _ in pairs)}: a name comes twice")
     return by_name
 
 

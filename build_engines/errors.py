@@ -13,6 +13,12 @@ class BuildError(Exception):
     exit_code = 1
 
 
+class OptionError(BuildError):
+    """An option, or two together, have a value that is not allowed."""
+
+    exit_code = 2
+
+
 class CheckpointError(BuildError):
     """The checkpoint is incomplete, of an unknown family, or in a refused format."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from build_engines.errors import BuildError
+from build_engines.errors import OptionError
 from build_engines.fingerprint import hash_files
 from build_engines.options import PredictionType
 from pipelines.descriptor import DESCRIPTOR_SUFFIX, PipelineDescriptor
@@ -55,16 +55,16 @@ def check_free(repository: Path, name: str, models: Iterable[str]) -> None:
     ``a_controlnet`` has the same name as the ControlNet ``unet`` of the pipeline ``a``.
 
     Raises:
-        BuildError: names the model and the other pipeline; or the repository is Python code.
+        OptionError: names the model and the other pipeline; or the repository is Python code.
     """
     if (repository / "__init__.py").exists():
-        raise BuildError(f"repository: {repository} is a Python package; choose another folder")
+        raise OptionError(f"repository: {repository} is a Python package; choose another folder")
     for path in sorted(repository.glob(f"*{DESCRIPTOR_SUFFIX}")):
         other = path.name.removesuffix(DESCRIPTOR_SUFFIX)
         found = None if other == name else read_descriptor(repository, other)
         taken = set(found.models).intersection(models) if found else ()
         for model in taken:
-            raise BuildError(f"name: the pipeline {other!r} in {repository} has a {model!r} too")
+            raise OptionError(f"name: the pipeline {other!r} in {repository} has a {model!r} too")
 
 
 def _is_whole(found: PipelineDescriptor, repository: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
-from build_engines.errors import BuildError, CheckpointError
+from build_engines.errors import CheckpointError, OptionError
 from build_engines.requirements import Field, NoPart, Requirement
 from networks import (
     ClipTextEncoder,
@@ -53,7 +53,7 @@ class Family:
             clip_skip: the text encoders' layer, counted from the last one; None: the family's own.
 
         Raises:
-            BuildError: there is no such layer, or it is after the family's own.
+            OptionError: there is no such layer, or it is after the family's own.
         """
         skipped = 0 if clip_skip is None else clip_skip - self.clip_skip
         networks: list[NetworkExport] = []
@@ -63,7 +63,7 @@ class Family:
                 networks.append(encoder := cls(config, skipped))
                 if not 0 <= skipped <= encoder.most_skipped:
                     most = self.clip_skip + encoder.most_skipped
-                    raise BuildError(
+                    raise OptionError(
                         f"clip_skip: {clip_skip}; allowed for this {self.title} checkpoint: "
                         f"{self.clip_skip} (its own) to {most}"
                     )
@@ -157,7 +157,8 @@ def detect(checkpoint: Checkpoint) -> Family:
     problems = {family: _problems(family, checkpoint) for family in FAMILIES}
     nearest = min(problems, key=lambda family: len(problems[family]))
     if problems[nearest]:
-        raise CheckpointError(f"{problems[nearest][0]}; not a {nearest.title} checkpoint")
+        found = f", but a {kind}" if (kind := checkpoint.kind()) else ""
+        raise CheckpointError(f"{problems[nearest][0]}; not a {nearest.title} checkpoint{found}")
     return nearest
 
 

@@ -131,6 +131,14 @@ def low_rank_product(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.einsum("or,rs...,si->oi...", up, tensors["mid"], down)
 
 
+def _beside_colon(path: Path) -> str:
+    """A hint for strengths that are none."""
+    start, colon, end = str(path).partition(":")
+    if not colon or not Path(start).is_file():
+        return ""
+    return f"; {start} is one, but {end!r} is not a strength or MODEL:CLIP, two numbers"
+
+
 def _file(path: Path) -> Path:
     """The file of a LoRA that is given as a file or as a folder."""
     refuse_pickle(path)
@@ -142,7 +150,7 @@ def _file(path: Path) -> Path:
             refuse_pickle(each)
         raise CheckpointError(f"{path}: the folder has no {' and no '.join(_FOLDER_FILES)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such LoRA file")
+        raise CheckpointError(f"{path}: no such LoRA file{_beside_colon(path)}")
     return path
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
-from build_engines.errors import BuildError
+from build_engines.errors import OptionError
 from pipelines.descriptor import Precision, Quantization, TargetName
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -55,11 +55,11 @@ class QualityLimits:
     def __post_init__(self) -> None:
         """
         Raises:
-            BuildError: names the option, its value and what is allowed.
+            OptionError: names the option, its value and what is allowed.
         """
         for field in fields(self):
             if not (value := getattr(self, field.name)) > 0:
-                raise BuildError(f"max_{field.name}: {value}; allowed: more than 0")
+                raise OptionError(f"max_{field.name}: {value}; allowed: more than 0")
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,16 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         """
         Raises:
-            BuildError: names the option, its value and what is allowed.
+            OptionError: names the option, its value and what is allowed.
         """
         if self.mode not in QUANTIZATIONS:
-            raise BuildError(f"quantize: {self.mode!r}; allowed: {', '.join(QUANTIZATIONS)}")
+            raise OptionError(f"quantize: {self.mode!r}; allowed: {', '.join(QUANTIZATIONS)}")
         if self.rows < 1 or self.steps < 1:
-            raise BuildError(f"quantize: {self.rows} rows, {self.steps} steps; allowed: at least 1")
+            raise OptionError(
+                f"quantize: {self.rows} rows, {self.steps} steps; allowed: at least 1"
+            )
         if self.side is not None and not 64 <= self.side <= 2048:
-            raise BuildError(f"calibration_side: {self.side}; allowed: 64 to 2048")
+            raise OptionError(f"calibration_side: {self.side}; allowed: 64 to 2048")
 
 
 @dataclass(frozen=True)
@@ -116,33 +118,33 @@ class TargetOptions:
     def __post_init__(self) -> None:
         """
         Raises:
-            BuildError: names the option, its value and what is allowed.
+            OptionError: names the option, its value and what is allowed.
         """
         if self.name not in TARGETS:
-            raise BuildError(f"target: {self.name!r}; allowed: {', '.join(TARGETS)}")
+            raise OptionError(f"target: {self.name!r}; allowed: {', '.join(TARGETS)}")
         if self.precision not in (None, *PRECISIONS):
-            raise BuildError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+            raise OptionError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
         if self.name == "onnx" and self.precision == "bf16":
-            raise BuildError(
+            raise OptionError(
                 "precision: bf16 with target onnx, which onnxruntime has not on a CPU; "
                 "allowed: fp32, fp16"
             )
         if not 0 <= self.optimization_level <= 5:
-            raise BuildError(f"optimization_level: {self.optimization_level}; allowed: 0 to 5")
+            raise OptionError(f"optimization_level: {self.optimization_level}; allowed: 0 to 5")
         if self.memory_gb is not None and not self.memory_gb > 0:
-            raise BuildError(f"memory: {self.memory_gb}; allowed: more than 0")
+            raise OptionError(f"memory: {self.memory_gb}; allowed: more than 0")
         if self.quantize is not None:
             self._check_quantize()
 
     def _check_quantize(self) -> None:
         if self.refit:
-            raise BuildError("quantize: with refit; an engine's scales cannot be exchanged")
+            raise OptionError("quantize: with refit; an engine's scales cannot be exchanged")
         # onnxruntime quantises float16 values wrongly on a CPU, see docs/quantization.md.
         allowed = {"onnx": ("fp32",), "tensorrt": ("fp16", "fp32")}
         if self.name not in allowed:
-            raise BuildError(f"quantize: with target {self.name}; allowed: {', '.join(allowed)}")
+            raise OptionError(f"quantize: with target {self.name}; allowed: {', '.join(allowed)}")
         if self.precision not in (None, *allowed[self.name]):
-            raise BuildError(
+            raise OptionError(
                 f"quantize: with precision {self.precision} for {self.name}; "
                 f"allowed: {', '.join(allowed[self.name])}"
             )
@@ -158,16 +160,16 @@ def check_options(
     returns the prediction.
 
     Raises:
-        BuildError: names the option, its value and what is allowed.
+        OptionError: names the option, its value and what is allowed.
     """
     if prediction is not None and prediction not in PREDICTIONS:
-        raise BuildError(f"prediction: {prediction!r}; allowed: {', '.join(PREDICTIONS)}")
+        raise OptionError(f"prediction: {prediction!r}; allowed: {', '.join(PREDICTIONS)}")
     names = [("name", name)]
     names += [("controlnet", each) for each in controlnets]
     names += [("embedding", each) for each in embeddings]
     for option, value in names:
         if not _NAME.fullmatch(value):
-            raise BuildError(
+            raise OptionError(
                 f"{option}: {value!r}; allowed: 1 to 64 of A-Z a-z 0-9 _ . -, "
                 "the first a letter or digit"
             )
@@ -178,12 +180,12 @@ def check_loras(loras: Sequence[LoraArgument]) -> list[Lora]:
     """The LoRAs, each with both strengths.
 
     Raises:
-        BuildError: a strength is not finite.
+        OptionError: a strength is not finite.
     """
     checked = [Lora(lora[0], lora[1], lora[-1]) for lora in loras]
     for lora in checked:
         if not (math.isfinite(lora.model) and math.isfinite(lora.clip)):
-            raise BuildError(
+            raise OptionError(
                 f"lora: {lora.path}: strengths {lora.strengths}; allowed: finite numbers"
             )
     return checked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.controlnets import controlnet_files, open_controlnets
-from build_engines.errors import BuildError, CheckpointError
+from build_engines.errors import CheckpointError, OptionError
 from build_engines.families import SD2, Family, detect
 from build_engines.options import PredictionType
 from build_engines.triton_config import ensemble_name
@@ -73,7 +73,7 @@ def open_pipeline(
 
     Raises:
         CheckpointError: a part is missing, of an unknown kind, or does not fit the others.
-        BuildError: the text encoders have no such layer, or the noise no such prediction.
+        OptionError: the text encoders have no such layer, or the noise no such prediction.
     """
     family = detect(checkpoint)
     networks = family.open_networks(checkpoint, bool(controlnets), clip_skip)
@@ -84,7 +84,7 @@ def open_pipeline(
     schedule = checkpoint.schedule()
     predicted = prediction or _prediction(checkpoint, family)
     if isinstance(schedule, EdmSchedule) and predicted != "v_prediction":
-        raise BuildError(
+        raise OptionError(
             f"prediction: {predicted!r} with EDM's noise levels, which the checkpoint has; "
             "allowed: v_prediction"
         )

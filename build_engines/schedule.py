@@ -65,7 +65,7 @@ def read_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     _require(config, _REQUIRED)
     # --prediction overrules the prediction type, but not that there is another kind of noise.
     if config.get("prediction_type") == _FLOW:
-        raise _other_noise("prediction_type", _FLOW, PREDICTIONS)
+        raise _other_noise(config, "prediction_type", PREDICTIONS)
     default = Schedule()
     schedule = Schedule(
         beta_start=config.get("beta_start", default.beta_start),
@@ -130,7 +130,7 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         return {"beta_schedule": Schedule().beta_schedule, **config}
     if name not in (known := (*DISCRETE_SCHEDULERS, *EDM_SCHEDULERS)):
-        raise _other_noise("_class_name", name, known)
+        raise _other_noise(config, "_class_name", known)
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     return {**defaults, **config}
@@ -139,12 +139,16 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
 def _require(config: Mapping[str, Any], required: Mapping[str, tuple[object, ...]]) -> None:
     for field, allowed in required.items():
         if config.get(field) not in allowed:
-            raise _other_noise(field, config.get(field), allowed)
+            raise _other_noise(config, field, allowed)
 
 
-def _other_noise(field: str, value: object, allowed: tuple[object, ...]) -> CheckpointError:
+def _other_noise(
+    config: Mapping[str, Any], field: str, allowed: tuple[object, ...]
+) -> CheckpointError:
     shown = ", ".join(str(each) for each in allowed if each is not None) or "none"
+    name = config.get("_class_name")
+    owner = "" if name is None or field == "_class_name" else f" of {name}"
     return CheckpointError(
-        f"{SCHEDULER_CONFIG}: {field} {value!r} is not supported, as it stands for other noise "
-        f"levels than are sampled here; allowed: {shown}"
+        f"{SCHEDULER_CONFIG}: {field} {config.get(field)!r}{owner} is not supported, as it stands "
+        f"for other noise levels than are sampled here; allowed: {shown}"
     )

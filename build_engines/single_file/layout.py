@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,12 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
                     f"a whole checkpoint is needed; found: {summary(shapes)}"
                 )
             return layout
+    for pattern, kind in _OTHER_FAMILIES.items():
+        if any(re.match(pattern, name) for name in shapes):
+            raise CheckpointError(
+                f"{path}: {kind}, which is not supported; Stable Diffusion 1.x, 2.x, XL and its "
+                f"refiner are. Found: {summary(shapes)}"
+            )
     looked_for = "; ".join(
         f"{layout.title}: {', '.join(text.token_key for text in layout.text)}" for layout in LAYOUTS
     )
@@ -121,6 +128,19 @@ def find_layout(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         f"{path}: not a checkpoint of a known layout. Looked for {_UNET_KEY}, {_VAE_KEY} and one "
         f"of ({looked_for}); found: {summary(shapes)}"
     )
+
+
+_OTHER_FAMILIES = {
+    r"(model\.diffusion_model\.)?double_blocks\.": "a transformer of Flux's kind",
+    r"(model\.diffusion_model\.)?joint_blocks\.": "Stable Diffusion 3",
+    r"(model\.diffusion_model\.)?(input|middle|output)_blocks?\..*time_(stack|mixer)": (
+        "a video model, as Stable Video Diffusion"
+    ),
+    r"(model\.diffusion_model\.)?(blocks\.\d+\.cross_attn|patch_embedding)\.": (
+        "a transformer of PixArt's or Wan's kind"
+    ),
+}
+"""Beginnings of the names of other families' tensors, which a Stable Diffusion has not."""
 
 
 def summary(names: Iterable[str]) -> str:

@@ -322,7 +322,7 @@ def test_boxes_outside_the_picture_are_warned_of(make: Any) -> None:
         lambda size: tools.from_supervision(SimpleNamespace(xyxy=np.array([[1, 2, 9, 9]])), size),
         lambda size: tools.from_coco([{"bbox": [1, 2, 8, 7]}], size),
         lambda size: tools.from_polygons([[[[1, 2], [9, 2], [9, 9]]]], size),
-        lambda size: tools.tiles(size, 16),
+        lambda size: tools.tiles(size, 16, overlap=4),
     ],
 )
 @pytest.mark.parametrize("picture", [np.zeros((*SIZE, 3), np.uint8), Image.new("RGB", SIZE[::-1])])

@@ -48,6 +48,23 @@ def test_a_refusal_is_one_line_without_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--clip-skip", "99"), "clip_skip: 99; allowed for this Stable Diffusion 1.x checkpoint"),
+        (("--clip-skip", "0"), "clip_skip: 0; allowed"),
+        (("--lora", "ink.safetensors:nan"), "strengths nan:nan; allowed: finite numbers"),
+        (("--controlnet", "a/b=net"), "controlnet: 'a/b'; allowed"),
+    ],
+)
+def test_a_refused_option_is_a_wrong_argument(
+    options: tuple[str, str], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = str(CHECKPOINTS / "sd15")
+    assert cli.main([checkpoint, "--name", "x", "--repository", str(tmp_path), *options]) == 2
+    assert words in caplog.text
+
+
 def test_a_terminated_build_leaves_nothing(tmp_path: Path) -> None:
     arguments = [str(CHECKPOINTS / "sd15"), "--name", "x", "--repository", str(tmp_path)]
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
 from build_engines import build
@@ -154,3 +155,28 @@ def test_the_small_checkpoints_hold_each_part_once() -> None:
         index = json.loads((CHECKPOINTS / name / "model_index.json").read_text())
         parts = [part for part, value in index.items() if isinstance(value, list) and value[0]]
         assert all((CHECKPOINTS / name / part).is_dir() for part in parts)
+
+
+@pytest.mark.parametrize(
+    "kind", ["FluxPipeline", "StableVideoDiffusionPipeline", "StableDiffusion3Pipeline"]
+)
+def test_a_folder_of_another_family_is_named(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(CheckpointError, match=f"not a Stable Diffusion .*, but a {kind}$"):
+        detect(open_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ("double_blocks.0.img_attn.qkv.weight", "of Flux's kind"),
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "of Flux's kind"),
+        ("model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight", "Diffusion 3"),
+        ("model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.weight", "a video model"),
+        ("blocks.0.cross_attn.q.weight", "Wan"),
+    ],
+)
+def test_a_file_of_another_family_is_named(tensor: str, words: str, tmp_path: Path) -> None:
+    save_file({tensor: torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=f"{words}.*, which is not supported"):
+        open_checkpoint(tmp_path / "other.safetensors")

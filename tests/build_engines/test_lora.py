@@ -175,6 +175,8 @@ def test_a_missing_file_and_a_wrong_weight_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such LoRA"):
         folded_unet(tmp_path / "l.safetensors")
     lora = write(tmp_path / "l.safetensors", kohya(LINEAR, linear()))
+    with pytest.raises(CheckpointError, match=r"l\.safetensors is one, but '0\.8:abc'"):
+        folded_unet(Path(f"{lora}:0.8:abc"))
     nan, inf = float("nan"), float("inf")
     for model, clip in ((nan, nan), (inf, 1.0), (1.0, nan)):
         with pytest.raises(BuildError, match=r"strengths .*(nan|inf).*; allowed: finite numbers"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import schedulers
 
+from build_engines.checkpoint import DiffusersFolder
 from build_engines.errors import BuildError, CheckpointError
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import open_pipeline
@@ -87,8 +88,17 @@ def test_an_absent_field_means_what_it_means_in_diffusers(name: str) -> None:
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", None])
 def test_a_field_of_other_noise_is_named(name: str | None, field: str, value: object) -> None:
     config = {**BETAS, field: value} | ({"_class_name": name} if name else {})
-    with pytest.raises(CheckpointError, match=rf"scheduler_config\.json: {field} "):
+    owner = f".* of {name} is not" if name else ""
+    with pytest.raises(CheckpointError, match=rf"scheduler_config\.json: {field} {owner}"):
         read_schedule(config)
+
+
+def test_the_folder_of_a_refused_schedule_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}: scheduler/scheduler_config"):
+        DiffusersFolder(tmp_path).schedule()
 
 
 def test_other_betas_are_sampled_as_they_are() -> None:
