@@ -165,7 +165,7 @@ def test_quantisation_that_cannot_be_is_refused(
     message: str,
 ) -> None:
     monkeypatch.setattr(cli, "build", lambda *_, **__: pytest.fail("it was built"))
-    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 1
+    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 2
     assert message in caplog.text
 
 
@@ -184,7 +184,7 @@ def test_a_name_that_comes_twice_is_refused(
 ) -> None:
     monkeypatch.setattr(cli, "build", lambda *_, **__: pytest.fail("it was built"))
     options = ["--controlnet", "a=first", "--controlnet", "a=second"]
-    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 1
+    assert cli.main(["checkpoint", "--name", "x", "--repository", "y", *options]) == 2
     assert "comes twice" in caplog.text
 
 

@@ -275,9 +275,9 @@ def refusal(path: Path, tensors: dict[str, torch.Tensor]) -> str:
 def test_an_unknown_file_is_refused_with_what_was_found(tmp_path: Path) -> None:
     message = refusal(
         tmp_path / "m.safetensors",
-        {f"double_blocks.{i}.img_attn.weight": torch.zeros(1) for i in range(3)},
+        {f"other_blocks.{i}.img_attn.weight": torch.zeros(1) for i in range(3)},
     )
-    for text in ("Looked for", "Stable Diffusion 1.x: cond_stage_model", "double_blocks.0 (1)"):
+    for text in ("Looked for", "Stable Diffusion 1.x: cond_stage_model", "other_blocks.0 (1)"):
         assert text in message
 
 
