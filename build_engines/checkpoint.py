@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from build_engines.errors import CheckpointError
+from build_engines.errors import CheckpointError, errors_of
 from build_engines.options import PredictionType
 from build_engines.schedule import SCHEDULER_CONFIG, read_prediction, read_schedule
 from build_engines.vocabulary import Vocabulary, padding_token, parse_merges, parse_tokenizer
@@ -233,21 +232,14 @@ class DiffusersFolder(Checkpoint):
         return name if isinstance(name, str) else None
 
     def schedule(self) -> NoiseSchedule:
-        with self._named():
-            return read_schedule(self.json(SCHEDULER_CONFIG))
+        config = self.json(SCHEDULER_CONFIG)
+        with errors_of(self.root):
+            return read_schedule(config)
 
     def prediction(self) -> PredictionType | None:
-        with self._named():
-            return read_prediction(self.json(SCHEDULER_CONFIG))
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except CheckpointError as error:
-            folder = str(self.root)
-            named = folder in str(error)
-            raise error if named else CheckpointError(f"{folder}: {error}") from error
+        config = self.json(SCHEDULER_CONFIG)
+        with errors_of(self.root):
+            return read_prediction(config)
 
     def tensors(self, part: str) -> Iterator[StoredTensor]:
         first, *shards = self.weights(part)

@@ -35,6 +35,15 @@ def malformed(checkpoint: Path) -> Iterator[None]:
         raise CheckpointError(f"{checkpoint}: cannot be read as it is: {reason}") from error
 
 
+@contextmanager
+def errors_of(checkpoint: Path) -> Iterator[None]:
+    """A context that names the checkpoint in a CheckpointError of what was read from it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
 class VerificationError(BuildError):
     """An exported network's results differ from those of the checkpoint's network."""
 
