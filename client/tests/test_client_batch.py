@@ -89,9 +89,11 @@ def test_a_heic_that_cannot_be_read_is_a_failure_that_says_so(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (folder / "IMG_1.HEIC").write_bytes(HEIF)
     assert run(folder, url) == 3
-    told = capsys.readouterr()
-    assert told.out == "4 pictures: 3 done, 1 failed\n"
-    assert "IMG_1.HEIC: image: a HEIC file; allowed: PNG, JPEG or WebP, or HEIC where" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "4 pictures: 3 done, 1 failed\n"
+    assert (
+        "IMG_1.HEIC: image: a HEIC file; allowed: PNG, JPEG or WebP, or HEIC where" in printed.err
+    )
 
 
 def test_a_heic_is_read_by_its_plugin_and_written_as_png(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tensors import Tensor
 
 from segs_client import InvalidRequest, Seg, Segs, crop_region, scaled_to, tools
 from segs_client.boxes import checked_box
@@ -21,19 +22,6 @@ from segs_client.scaling import scale_box
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "data" / "golden_detail"
 SIZE = (120, 160)
-
-
-class Tensor:
-    """As much of torch's as is used: on a device, without a way to numpy but tolist."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = values
-
-    def tolist(self) -> Any:
-        return self._values
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise TypeError("can't convert a device tensor to numpy")
 
 
 def detected() -> list[tuple[list[float], float, list[int]]]:
@@ -68,7 +56,7 @@ def test_fractions_count_in_float32(
     x1, x2 = (float(np.float32(edge)) for edge in bbox[::2])
     side = (x2 - x1) * factor
     start = int(x1 + (x2 - x1) / 2 - side / 2)
-    assert (start, int(start + side)) == in_float64  # so these boxes tell the two apart
+    assert (start, int(start + side)) == in_float64  # so these boxes differ in the two
     for form in (tuple, np.array, Tensor):
         left, _, right, _ = crop_region(form(bbox), (400, 400), factor)
         assert (left, right) == in_float32

@@ -183,7 +183,7 @@ INK = {"lora_name": "my ink.safetensors", "strength_model": 0.8, "strength_clip"
 
 
 @pytest.mark.parametrize(
-    ("model", "prompts", "told"),
+    ("model", "prompts", "expected"),
     [
         ("7", "7", "--lora 'my ink.safetensors:0.8:-0.5'"),
         ("7", "1", "--lora 'my ink.safetensors:0.8:0'"),
@@ -193,7 +193,7 @@ INK = {"lora_name": "my ink.safetensors", "strength_model": 0.8, "strength_clip"
 )
 @pytest.mark.parametrize("form", ["api", "editor"])
 def test_a_lora_has_both_strengths_where_it_changes_both(
-    model: str, prompts: str, told: str, form: str
+    model: str, prompts: str, expected: str, form: str
 ) -> None:
     """What counts for the text is the encoder of the prompts, before that of the pipe."""
     workflow = api()
@@ -201,7 +201,7 @@ def test_a_lora_has_both_strengths_where_it_changes_both(
     workflow["4"]["inputs"]["model"] = [model, 0]
     for prompt in ("2", "3"):
         workflow[prompt]["inputs"]["clip"] = [prompts, 1]
-    assert loras(editors(workflow) if form == "editor" else workflow) == told
+    assert loras(editors(workflow) if form == "editor" else workflow) == expected
 
 
 def test_loras_are_told_first_to_last() -> None:
@@ -225,9 +225,9 @@ def test_strengths_that_are_linked_and_loras_of_one_side() -> None:
     workflow["4"]["inputs"]["model"] = ["7", 0]
     workflow["2"]["inputs"]["clip"] = ["7", 1]
     assert loras(workflow) == "--lora a:0.25:1"
-    told = only(workflow).notes
-    assert "strength_clip: comes from node 9 (RandomStrength); set it yourself" in told
-    assert "negative: other LoRAs change its text encoder; those of positive are taken" in told
+    notes = only(workflow).notes
+    assert "strength_clip: comes from node 9 (RandomStrength); set it yourself" in notes
+    assert "negative: other LoRAs change its text encoder; those of positive are taken" in notes
 
 
 def test_nodes_that_paste_by_themselves() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tensors import Tensor
 
 from segs_client import InvalidRequest, Seg, Segs
 from segs_client.contract import ContractError
@@ -22,29 +23,6 @@ PIXELS = np.random.default_rng(2).integers(0, 256, (4, 6, 3), np.uint8)
 PIXELS[0, :2] = [[255] * 3, [0] * 3]
 GREY = PIXELS[..., 0]
 GREY_RGB = np.repeat(GREY[..., None], 3, axis=2)
-
-
-class Tensor:
-    """What a tensor of torch offers."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self._array = array
-
-    def detach(self) -> Tensor:
-        return self
-
-    def cpu(self) -> Tensor:
-        return self
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        return self._array
-
-    def __array__(self, dtype: Any = None) -> np.ndarray[Any, Any]:
-        raise RuntimeError("it is on a GPU")
-
-    @property
-    def ndim(self) -> int:
-        return self._array.ndim
 
 
 @pytest.mark.parametrize(

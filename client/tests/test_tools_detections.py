@@ -6,33 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
+from tensors import Tensor
 
 from segs_client import InvalidRequest, Segs, tools
 
 SIZE = (24, 32)
 XYXY = [[1.5, 2, 9, 9.2], [-4, -4, 3, 3], [40, 40, 50, 50]]
-
-
-class Tensor:
-    """As much of torch's as is used."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = np.asarray(values)
-
-    def detach(self) -> Tensor:
-        return self
-
-    def cpu(self) -> Tensor:
-        return self
-
-    def numpy(self) -> npt.NDArray[Any]:
-        return self.values
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
-        raise TypeError("can't convert a device tensor to numpy")
 
 
 @pytest.mark.parametrize("form", [np.array, Tensor])

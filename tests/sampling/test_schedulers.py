@@ -86,7 +86,7 @@ def test_sigma_at_percent_spans_the_schedule() -> None:
 def test_only_the_last_level_of_a_curve_is_0(
     name: str, ends: tuple[float, float], rho: float, steps: int
 ) -> None:
-    """Also where float32 cannot tell the smallest level from 0 on the way to it."""
+    """Also where float32 has no difference between the smallest level and 0 on the way to it."""
     func = {"name": name, "sigma_min": ends[0], "sigma_max": ends[1], "rho": rho}
     levels = custom(SchedulerFunc.model_validate(func))(steps, SCHEDULE)
     assert len(levels) == steps + 1
