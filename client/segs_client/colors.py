@@ -49,7 +49,7 @@ def to_rgb(
 
 
 def kept_profile(mode: str, profile: bytes | None, color: ColorOption) -> bytes | None:
-    """The profile that the values of :func:`to_rgb` have; None if they are sRGB, or untold.
+    """The profile that the values of :func:`to_rgb` have; None if they are sRGB, or unknown.
 
     Args:
         mode: Pillow's, of the picture before.

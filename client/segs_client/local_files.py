@@ -85,9 +85,14 @@ def check_suffix(path: Path) -> None:
         raise ValueError(f"{path}: no picture format has the suffix {path.suffix!r}")
 
 
-def can_write(path: Path | PurePath) -> bool:
+def can_write(path: PurePath) -> bool:
     """Whether the format of the file's suffix can be written."""
-    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+    return _format(path) in Image.SAVE
+
+
+def _format(path: PurePath) -> str | None:
+    """Pillow's name of the format of a file's suffix."""
+    return Image.registered_extensions().get(path.suffix.lower())
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -98,7 +103,7 @@ def save(picture: Image.Image, path: Path) -> None:
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     profile = picture.info.get("icc_profile")
-    if profile and Image.registered_extensions().get(path.suffix.lower()) not in _WITH_PROFILE:
+    if profile and _format(path) not in _WITH_PROFILE:
         log.warning("%s: this format has no colour profile, the picture's is lost", path)
     options: dict[str, Any] = {"icc_profile": profile}
     if path.suffix.lower() in _WITH_QUALITY:

@@ -88,8 +88,8 @@ def _chosen(images: Any, image_id: int | str | None) -> Mapping[str, Any]:
     if len(chosen) != 1:
         shown = ", ".join(f"{_shown(i)}" for i in images[:_SHOWN])
         more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
-        told = "" if image_id is None else " have it"
-        problem = f"{len(chosen)} pictures of the document{told}"
+        matched = "" if image_id is None else " have it"
+        problem = f"{len(chosen)} pictures of the document{matched}"
         raise invalid(
             "image_id", problem, value=image_id, allowed=f"an id or a file name of: {shown}{more}"
         )

@@ -236,13 +236,14 @@ def _combined(
 
 def _one_for_each(segs: Segs, mask: npt.ArrayLike) -> list[FloatArray]:
     """A whole picture's mask for each SEG: the given one for all, or one each."""
-    shape = np.shape(as_array(mask, "mask"))
+    given = as_array(mask, "mask")
+    shape = given.shape
     if len(shape) != 3 or shape[0] == 1 or shape[1:] != segs.size:
         return [picture_mask(mask, segs.size)] * len(segs)
     if shape[0] != len(segs):
         allowed = f"{len(segs)}, one for each SEG, or one mask [H, W] for all"
         raise invalid("mask", f"{shape[0]} masks given", allowed=allowed)
-    stacked = as_array(mask, "mask").reshape(-1, shape[2])  # one rule for the values of all
+    stacked = given.reshape(-1, shape[2])  # one rule for the values of all
     return list(as_unit_floats(stacked, "mask", 2).reshape(shape))
 
 
