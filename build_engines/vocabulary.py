@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from build_engines.errors import CheckpointError
@@ -41,6 +42,7 @@ class Vocabulary:
             )
 
 
+@lru_cache(maxsize=2)  # a build asks several times for its one or two tokenizers' 50,000 lines
 def parse_merges(text: str, source: str) -> tuple[tuple[str, str], ...]:
     """The pairs of a ``merges.txt``: two tokens a line.
 

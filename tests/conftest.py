@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
     """Where there are several workers."""
     config.option.loadscopereorder = False
     return Scheduler(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections leave out what all modules hold, a million objects; builds make many."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

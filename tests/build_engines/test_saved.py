@@ -71,10 +71,17 @@ def same_text(one: SourcePipeline, other: SourcePipeline, folder: Path) -> None:
         assert specs[0] == specs[1]
 
 
+@pytest.fixture(scope="module")
+def loaded(original: Path) -> Any:
+    """diffusers' pipeline."""
+    return _PIPELINE.from_pretrained(original, torch_dtype=torch.float32)
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_a_saved_pipeline_is_the_same(original: Path, tmp_path: Path, way: str) -> None:
+def test_a_saved_pipeline_is_the_same(
+    original: Path, loaded: Any, tmp_path: Path, way: str
+) -> None:
     saved = tmp_path / "saved"
-    loaded = _PIPELINE.from_pretrained(original, torch_dtype=torch.float32)
     loaded.save_pretrained(saved, **WAYS[way])
     assert not list(saved.glob("tokenizer*/vocab.json"))
     assert bool(list(saved.glob("unet/*.index.*json"))) is way.startswith("sharded")
@@ -99,27 +106,41 @@ def test_a_saved_controlnet_is_the_same(tmp_path: Path, way: str) -> None:
     assert names == {f"controlnets/{CONTROLNET}/{p.name}" for p in (tmp_path / "saved").iterdir()}
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_ids_of_a_tokenizer_json_are_those_of_clip(
-    checkpoint: Path, tmp_path: Path, text: str
-) -> None:
-    reference = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
-    shutil.rmtree(checkpoint / "tokenizer")
-    reference.save_pretrained(checkpoint / "tokenizer")
-    write_tokenizer(DiffusersFolder(checkpoint), "tokenizer", tmp_path)
-    found = Tokenizer.from_file(str(tmp_path / TOKENIZER_FILE))
-    expected = reference(text, add_special_tokens=False, truncation=False)["input_ids"]
-    assert found.encode(text, add_special_tokens=False).ids == expected
+@pytest.fixture(scope="module")
+def saved_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that transformers makes of a checkpoint's tokenizer: one file and its settings."""
+    folder = tmp_path_factory.mktemp("saved") / "tokenizer"
+    CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15/tokenizer").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def tokenizer_json(checkpoint: Path) -> Path:
+def tokenizer_json(checkpoint: Path, saved_tokenizer: Path) -> Path:
     """The one file of a checkpoint's tokenizer."""
     folder = checkpoint / "tokenizer"
-    loaded = CLIPTokenizer.from_pretrained(folder)
     shutil.rmtree(folder)
-    loaded.save_pretrained(folder)
+    shutil.copytree(saved_tokenizer, folder)
     return folder / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def tokenizers(
+    saved_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, CLIPTokenizer]:
+    """Ours of the one file, and transformers' of the checkpoint."""
+    folder = tmp_path_factory.mktemp("written")
+    write_tokenizer(DiffusersFolder(saved_tokenizer.parent), "tokenizer", folder)
+    reference = CLIPTokenizer.from_pretrained(CHECKPOINTS / "sd15/tokenizer")
+    return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), reference
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_of_a_tokenizer_json_are_those_of_clip(
+    tokenizers: tuple[Tokenizer, CLIPTokenizer], text: str
+) -> None:
+    ours, reference = tokenizers
+    expected = reference(text, add_special_tokens=False, truncation=False)["input_ids"]
+    assert ours.encode(text, add_special_tokens=False).ids == expected
 
 
 def test_merges_as_text_are_read_too(checkpoint: Path, tokenizer_json: Path) -> None:
@@ -197,14 +218,19 @@ def test_added_tokens_are_warned_of(
     assert "--embedding" in caplog.text
 
 
-@pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    """A checkpoint whose UNet is in several files."""
-    folder = copy_checkpoint("sd15", tmp_path / "sharded")
+@pytest.fixture(scope="module")
+def saved_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_checkpoint("sd15", tmp_path_factory.mktemp("saved") / "sharded")
     loaded = _PIPELINE.from_pretrained(folder, torch_dtype=torch.float32).unet
     shutil.rmtree(folder / "unet")
     loaded.save_pretrained(folder / "unet", max_shard_size="1MB")
     return folder
+
+
+@pytest.fixture
+def sharded(saved_shards: Path, tmp_path: Path) -> Path:
+    """A checkpoint whose UNet is in several files."""
+    return Path(shutil.copytree(saved_shards, tmp_path / "sharded"))
 
 
 def shards(folder: Path) -> list[Path]:
