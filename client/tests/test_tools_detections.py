@@ -78,6 +78,9 @@ def test_no_detections() -> None:
         ({"xyxy": np.full((2, 4), np.nan)}, "not finite"),
         ({"confidence": np.ones(3)}, "confidence: 3 given; allowed: 2"),
         ({"mask": np.zeros((2, 5, 5), bool)}, r"mask: wrong shape .*\[2, 24, 32\]"),
+        ({"mask": np.full((2, *SIZE), 9)}, r"detections\.0\.mask of 'a': values from 9 to 9"),
+        ({"confidence": ["x", "y"]}, r"confidence\.0: not a number \(got .*x"),
+        ({"class_id": ["x", "y"]}, r"class_id\.0: not a number"),
     ],
 )
 def test_bad_detections(changes: dict[str, Any], words: str) -> None:
@@ -85,11 +88,11 @@ def test_bad_detections(changes: dict[str, Any], words: str) -> None:
         "xyxy": np.array(XYXY[:2]),
         "mask": None,
         "confidence": None,
-        "class_id": None,
+        "class_id": [0, 0],
         "data": {},
     }
     with pytest.raises(InvalidRequest, match=words):
-        tools.from_supervision(SimpleNamespace(**{**good, **changes}), SIZE)
+        tools.from_supervision(SimpleNamespace(**{**good, **changes}), SIZE, names=["a"])
 
 
 @pytest.mark.parametrize("shape", [(24, 32), (48, 64), (64, 64), (96, 96), (32, 64)])
