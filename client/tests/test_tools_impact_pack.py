@@ -106,22 +106,6 @@ def test_segs_of_another_size_are_refused() -> None:
             tools.from_impact_pack((SIZE, items), SIZE[::-1])
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ((SIZE, [seg()]), "segs: a size and a list.*from_impact_pack"),
-        ([SimpleNamespace(orig_shape=SIZE)], r"segs\.items\.0\.bbox: not a box.*from_ultralytics"),
-        ([{"bbox": [1, 2, 3, 4]}], r"segs\.items\.0\.bbox: not a box.*from_coco"),
-        ((40, 50, 90, 90), r"segs: one box.*a list of boxes"),
-        (np.array([40, 50, 90, 90]), r"segs: one box.*a list of boxes"),
-        (7, r"segs\.items\.0\.bbox: not a box"),
-    ],
-)  # fmt: skip
-def test_what_is_given_in_place_of_boxes_is_named(given: Any, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        build(np.zeros((*SIZE, 3)), given, pipeline="base")
-
-
 def test_segs_hold_segs_alone() -> None:
     with pytest.raises(InvalidRequest, match=r"items\.0: not a Seg.*from_impact_pack"):
         Segs(SIZE, [seg()])  # type: ignore[arg-type]
