@@ -142,6 +142,9 @@ def test_the_real_ultralytics() -> None:
         (seg,) = tools.from_ultralytics(given, crop_factor=1)
         assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
         assert seg.mask.min() == 1
+    for part, name in ((result.boxes, "Boxes"), (result.masks, "Masks")):
+        with pytest.raises(InvalidRequest, match=rf"a part of a result \(got '{name}'\)"):
+            tools.from_ultralytics(part)
     oriented = torch.tensor([[12.0, 12.0, 10.0, 6.0, 0.5, 0.9, 0.0]])  # x, y, w, h, angle
     result = results.Results(
         np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"}, obb=oriented
@@ -149,6 +152,8 @@ def test_the_real_ultralytics() -> None:
     (seg,) = tools.from_ultralytics(result)
     assert seg.mask.sum() == 60
     assert len(tools.from_ultralytics(result[:0])) == 0
+    with pytest.raises(InvalidRequest, match=r"a part of a result \(got 'OBB'\)"):
+        tools.from_ultralytics(result.obb)
 
 
 def a_result(**changes: Any) -> SimpleNamespace:
@@ -200,6 +205,11 @@ def test_oriented_boxes_become_polygons(form: Any) -> None:
         (SimpleNamespace(xyxy=[]), r"has no orig_shape \(got 'SimpleNamespace'\)"),
         ([[a_result()]], r"has no orig_shape \(got 'list'\)"),
         (None, r"has no orig_shape \(got 'NoneType'\)"),
+        (
+            SimpleNamespace(orig_shape=SIZE, xyxy=[], conf=[], cls=[], boxes=Tensor([])),
+            r"result: a part of a result \(got 'SimpleNamespace'\); allowed: the Results that it",
+        ),
+        ([SimpleNamespace(orig_shape=SIZE, data=[])], "a part of a result .*from_detections"),
         (a_result(boxes=None, probs=SimpleNamespace(top1=0)), "a classification has no boxes"),
         (
             a_result(masks=SimpleNamespace(data=Tensor(np.zeros((2, 24, 32))))),
