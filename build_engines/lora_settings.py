@@ -6,7 +6,6 @@ network alone, without it; PEFT into ``adapter_config.json`` beside ``adapter_mo
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,11 +15,11 @@ from typing import Any
 
 from build_engines.checkpoint import read_metadata
 from build_engines.errors import CheckpointError
+from build_engines.json_objects import parse_object, read_text
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"
-_MOST_CONFIG_BYTES = 16 << 20
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations after which the adapter belongs to weights that are not the checkpoint's."""
 
@@ -110,22 +109,8 @@ def read_settings(path: Path) -> Settings:
         CheckpointError: they cannot be read.
     """
     if (text := read_metadata(path).get(_METADATA)) is not None:
-        return Settings(f"{path}: {_METADATA}", _object(text, f"{path}: {_METADATA}"))
+        where = f"{path}: {_METADATA}"
+        return Settings(where, parse_object(text, where))
     if (beside := settings_file(path)) is None:
         return Settings()
-    if beside.stat().st_size > _MOST_CONFIG_BYTES:
-        raise CheckpointError(f"{beside}: longer than {_MOST_CONFIG_BYTES} bytes")
-    try:
-        return Settings(str(beside), _object(beside.read_text(encoding="utf-8"), str(beside)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{beside}: not readable: {error}") from error
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not readable: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is not readable: a JSON object is expected")
-    return value
+    return Settings(str(beside), parse_object(read_text(beside), str(beside)))

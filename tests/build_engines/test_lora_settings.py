@@ -105,8 +105,8 @@ def test_settings_of_another_network_and_alpha_tensors_are_kept_apart(tmp_path: 
         ('{"lora_alpha": Infinity}', f"alpha inf of {LINEAR}; a finite number"),
         ('{"alpha_pattern": {"to_q": 1' + "0" * 400 + "}}", f"alpha 10+ of {LINEAR}"),
         ('{"unet.alpha_pattern": [1]}', "alpha_pattern is not a JSON object"),
-        ("{", "not readable"),
-        ("[]", "a JSON object is expected"),
+        ("{", r"l\.safetensors: lora_adapter_metadata: not readable as JSON"),
+        ("[]", "lora_adapter_metadata: a JSON object is expected"),
     ],
 )
 def test_settings_that_are_no_plain_loras_are_refused(
