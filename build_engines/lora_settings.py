@@ -40,7 +40,7 @@ class Settings:
         kind = str(self._get(part, "peft_type", "LORA")).rpartition(".")[2]
         if kind.upper() != "LORA":
             raise CheckpointError(f"{self.where}: peft_type {kind}; only LoRA can be folded in")
-        if self._get(part, "use_dora"):
+        if self._flag(part, "use_dora"):
             raise CheckpointError(f"{self.where}: a DoRA (use_dora); only LoRA can be folded in")
         start = self._get(part, "init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
@@ -65,9 +65,10 @@ class Settings:
                 break
         if alpha is None:
             return None
+        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
         try:
-            number = float(alpha)
-        except (TypeError, ValueError, OverflowError):
+            number = float(alpha) if is_number else math.nan
+        except OverflowError:
             number = math.nan
         if not math.isfinite(number):
             raise CheckpointError(
@@ -76,8 +77,18 @@ class Settings:
         return number
 
     def rank_stabilised(self, part: str | None) -> bool:
-        """Whether alpha is divided by the root of the rank, arXiv 2312.03732."""
-        return bool(self._get(part, "use_rslora"))
+        """Whether alpha is divided by the root of the rank, arXiv 2312.03732.
+
+        Raises:
+            CheckpointError: it is neither true nor false.
+        """
+        return self._flag(part, "use_rslora")
+
+    def _flag(self, part: str | None, name: str) -> bool:
+        value = self._get(part, name, False)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.where}: {name} {value!r:.80}; true or false is expected")
+        return value
 
     def _get(self, part: str | None, name: str, default: Any = None) -> Any:
         for key in (f"{part}.{name}", name):
