@@ -6,7 +6,6 @@ network alone, without it; PEFT into ``adapter_config.json`` beside ``adapter_mo
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,11 +15,11 @@ from typing import Any
 
 from build_engines.checkpoint import read_metadata
 from build_engines.errors import CheckpointError
+from build_engines.json_objects import parse_object, read_text
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"
-_MOST_CONFIG_BYTES = 16 << 20
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations after which the adapter belongs to weights that are not the checkpoint's."""
 
@@ -41,7 +40,7 @@ class Settings:
         kind = str(self._get(part, "peft_type", "LORA")).rpartition(".")[2]
         if kind.upper() != "LORA":
             raise CheckpointError(f"{self.where}: peft_type {kind}; only LoRA can be folded in")
-        if self._get(part, "use_dora"):
+        if self._flag(part, "use_dora"):
             raise CheckpointError(f"{self.where}: a DoRA (use_dora); only LoRA can be folded in")
         start = self._get(part, "init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
@@ -66,9 +65,10 @@ class Settings:
                 break
         if alpha is None:
             return None
+        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
         try:
-            number = float(alpha)
-        except (TypeError, ValueError, OverflowError):
+            number = float(alpha) if is_number else math.nan
+        except OverflowError:
             number = math.nan
         if not math.isfinite(number):
             raise CheckpointError(
@@ -77,8 +77,18 @@ class Settings:
         return number
 
     def rank_stabilised(self, part: str | None) -> bool:
-        """Whether alpha is divided by the root of the rank, arXiv 2312.03732."""
-        return bool(self._get(part, "use_rslora"))
+        """Whether alpha is divided by the root of the rank, arXiv 2312.03732.
+
+        Raises:
+            CheckpointError: it is neither true nor false.
+        """
+        return self._flag(part, "use_rslora")
+
+    def _flag(self, part: str | None, name: str) -> bool:
+        value = self._get(part, name, False)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.where}: {name} {value!r:.80}; true or false is expected")
+        return value
 
     def _get(self, part: str | None, name: str, default: Any = None) -> Any:
         for key in (f"{part}.{name}", name):
@@ -110,22 +120,8 @@ def read_settings(path: Path) -> Settings:
         CheckpointError: they cannot be read.
     """
     if (text := read_metadata(path).get(_METADATA)) is not None:
-        return Settings(f"{path}: {_METADATA}", _object(text, f"{path}: {_METADATA}"))
+        where = f"{path}: {_METADATA}"
+        return Settings(where, parse_object(text, where))
     if (beside := settings_file(path)) is None:
         return Settings()
-    if beside.stat().st_size > _MOST_CONFIG_BYTES:
-        raise CheckpointError(f"{beside}: longer than {_MOST_CONFIG_BYTES} bytes")
-    try:
-        return Settings(str(beside), _object(beside.read_text(encoding="utf-8"), str(beside)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{beside}: not readable: {error}") from error
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not readable: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is not readable: a JSON object is expected")
-    return value
+    return Settings(str(beside), parse_object(read_text(beside), str(beside)))

@@ -22,7 +22,8 @@ def load_network(network: NetworkExport, checkpoint: Checkpoint) -> Adapter:
     """The checkpoint's own network in float32.
 
     Raises:
-        CheckpointError: the weights are missing or do not fit.
+        CheckpointError: the weights are missing, do not fit, or have values that are NaN or
+            infinite.
     """
     module = network.skeleton()
     _load_weights(module.model, checkpoint, network.part, network.current_name)
@@ -40,7 +41,8 @@ def _load_weights(module: nn.Module, checkpoint: Checkpoint, part: str, rename: 
         rename: the checkpoint's tensor name → the module's; None skips the tensor.
 
     Raises:
-        CheckpointError: the file is broken, a tensor is missing, left over, or of another shape.
+        CheckpointError: the file is broken, a tensor is missing, left over, of another shape, or
+            has values that are NaN or infinite.
     """
     where = f"{checkpoint.root}: {part}"
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}

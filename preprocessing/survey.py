@@ -294,9 +294,11 @@ def _check_inside(box: Box, size: Size, field: str) -> None:
 def _check_centre(box: FloatBox, size: Size, field: str) -> None:
     """A box at the picture's edge may reach out of it; one of another picture hardly passes."""
     height, width = size
-    if not (0 <= box[0] + box[2] <= 2 * width and 0 <= box[1] + box[3] <= 2 * height):
-        allowed = f"boxes with their centre inside, x up to {width}, y up to {height}"
-        raise invalid(field, "outside the picture", value=list(box), allowed=allowed)
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    if not (0 <= x <= width and 0 <= y <= height):
+        message = f"its centre x {x:g}, y {y:g} is outside the picture"
+        allowed = f"boxes with their centre inside: x 0 … {width}, y 0 … {height}"
+        raise invalid(field, message, value=list(box), allowed=allowed)
 
 
 def _check_shape(place: Buffer, expected: tuple[int, ...], field: str) -> None:

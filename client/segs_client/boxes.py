@@ -159,6 +159,20 @@ def _numbers(box: Any, name: str, allowed: str) -> list[float]:
     return [int(value) if isinstance(value, Integral) else float(value) for value in values]
 
 
+def agreed_size(own: Size, given: Size | None, whose: str) -> Size:
+    """The size that SEGS bring along, which a given one must equal, or a ContractError.
+
+    Args:
+        own: checked.
+        given: checked; None: not given.
+        whose: of the own size, for the error.
+    """
+    if given is not None and given != own:
+        allowed = f"{list(own)}, {whose}, or None"
+        raise invalid("size", "differs", value=list(given), allowed=allowed)
+    return own
+
+
 def checked_size(size: Sequence[int]) -> Size:
     """Height and width as ints, or a ContractError."""
     try:

@@ -38,6 +38,22 @@ def as_array(value: Any, name: str) -> AnyArray:
         raise invalid(name, f"not an array: {error}", allowed=allowed) from None
 
 
+def as_number(value: Any, name: str) -> float:
+    """A number of Python or numpy, or the only one of an array or tensor.
+
+    Raises:
+        ContractError: not one finite number.
+
+    Example:
+        >>> as_number(np.array([0.5]), "confidence")
+        0.5
+    """
+    array = as_array(value, name)
+    if array.size != 1 or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise invalid(name, "not a number", value=value, allowed="a finite number")
+    return float(array.reshape(-1)[0])
+
+
 def to_levels(array: AnyArray, name: str) -> ByteArray:
     """Numbers of any dtype as pixel values 0..255, in the same shape.
 

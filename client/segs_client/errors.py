@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from tritonclient.utils import InferenceServerException
@@ -123,6 +124,7 @@ class ServerError(SegsError):
     """The server failed; its log has details under the request id."""
 
 
+_UNCHANGED: Mapping[str, str] = MappingProxyType({})
 _CLASSES: dict[ErrorCode, type[SegsError]] = {
     "UNAUTHENTICATED": Unauthenticated,
     "NOT_FOUND": NotFound,
@@ -207,6 +209,36 @@ def contract_checked() -> Iterator[None]:
         yield
     except ContractError as error:
         raise from_detail(error.detail) from None
+
+
+@contextlib.contextmanager
+def within(place: str, label: str = "", names: Mapping[str, str] = _UNCHANGED) -> Iterator[None]:
+    """Puts the place of a part before the field of an InvalidRequest raised inside.
+
+    Args:
+        place: of the part among those that the caller gave, such as ``segs.1``.
+        label: of the SEG there, for the message.
+        names: the caller's names of fields that have other ones in the error; "" for the part.
+
+    Example:
+        >>> with within("segs.1", "face", {"mask": "cropped_mask"}):
+        ...     raise InvalidRequest("mask: wrong shape", field="mask")
+        Traceback (most recent call last):
+        segs_client.errors.InvalidRequest: segs.1.cropped_mask of 'face': wrong shape
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        own = error.field or ""
+        field = ".".join(filter(None, (place, names.get(own, own))))
+        of = f" of {label!r:.40}" if label else ""
+        raise InvalidRequest(
+            field + of + error.message.removeprefix(own),
+            request_id=error.request_id,
+            field=field,
+            value=error.value,
+            allowed=error.allowed,
+        ) from None
 
 
 def _details_of(error: grpc.RpcError) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from segs_client.pictures import Picture, decode_picture, encode_picture, read_p
 from segs_client.refusals import closest_name
 from segs_client.scaling import scale_box, warn_if_distorted
 from segs_client.segs import Seg, Segs, box_mask
+from segs_client.segs_hints import hint_for
 from segs_client.tools.regions import moved
 from segs_client.unit_floats import as_unit_floats
 
@@ -33,7 +34,7 @@ OUTPUTS = ("report", "detailed_image", "detailed_segs", "used_control_images")
 """Names of a response's tensors, as arguments of :func:`parse`."""
 _SEGS = (
     "Segs, or a list of boxes x1, y1, x2, y2; Segs of others' are made by tools.from_ultralytics, "
-    "from_supervision, from_coco, from_detections and from_impact_pack"
+    "from_supervision, from_coco, from_detections, from_polygons and from_impact_pack"
 )
 OPTIONS = tuple(name for name in DetailRequest.model_fields if name not in _OWN_FIELDS)
 
@@ -95,11 +96,17 @@ class DetailResult:
 
 
 def _boxes(boxes: Boxes) -> list[FloatBox]:
-    given = list(boxes) if isinstance(boxes, Iterable) else [boxes]
+    kind = type(boxes).__name__
+    if isinstance(boxes, Iterator):
+        boxes = list(boxes)
+    if (hint := hint_for(boxes)) is not None:
+        allowed = f"Segs, as {hint.maker} makes them of it, or a list of boxes x1, y1, x2, y2"
+        raise invalid("segs", hint.what, value=kind, allowed=allowed)
+    if not isinstance(boxes, Iterable) or isinstance(boxes, (bytes, Mapping)):
+        raise invalid("segs", "not SEGS", value=kind, allowed=_SEGS)
+    given = list(boxes)
     if len(given) == 4 and all(isinstance(edge, (int, float, np.number)) for edge in given):
         raise invalid("segs", "one box", value=given, allowed="a list of boxes, or Segs")
-    if len(given) == 2 and isinstance(given[0], (list, tuple)) and len(given[0]) == 2:
-        raise invalid("segs", "a size and a list", value=type(boxes).__name__, allowed=_SEGS)
     for index, box in enumerate(given):
         if not isinstance(box, (int, float, Sequence)) and not hasattr(box, "__array__"):
             kind = type(box).__name__

@@ -6,14 +6,15 @@ import warnings
 from dataclasses import replace
 
 from segs_client.arrays import from_bytes, resize_bilinear, resize_lanczos, to_pixels
-from segs_client.boxes import MAX_SIDE_PX, Box, FloatBox, Size, arithmetic, checked_size
+from segs_client.boxes import MAX_SIDE_PX, Box, FloatBox, Size, arithmetic
 from segs_client.contract import invalid
 from segs_client.errors import contract_checked
+from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
 
 
 @contract_checked()
-def scaled_to(segs: Segs, size: Size) -> Segs:
+def scaled_to(segs: Segs, size: Size | Picture) -> Segs:
     """The SEGS in pixels of a picture of another size, as the server scales them.
 
     Boxes are truncated, masks resized bilinearly, crops by Lanczos. Another aspect ratio is warned
@@ -21,17 +22,18 @@ def scaled_to(segs: Segs, size: Size) -> Segs:
 
     Args:
         segs: returned unchanged if they have this size.
-        size: height and width.
+        size: the picture, or its height and width.
 
     Raises:
-        InvalidRequest: not a size, or a scaled box is empty.
+        InvalidRequest: not a size or a picture, or a scaled box is empty.
+        OSError: the picture's path cannot be read.
 
     Example:
         >>> segs = Segs.from_boxes([(10, 12, 51, 63)], (100, 200), crop_factor=1)
         >>> scaled_to(segs, (150, 300))[0].bbox
         (15, 18, 76, 94)
     """
-    size = checked_size(size)
+    size = size_of(size)
     if size == segs.size:
         return segs
     warn_if_distorted(segs.size, size)

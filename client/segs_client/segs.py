@@ -26,7 +26,8 @@ from segs_client.boxes import (
 )
 from segs_client.contours import filled_regions
 from segs_client.contract import SegOptions, invalid
-from segs_client.errors import contract_checked
+from segs_client.conversions import as_number
+from segs_client.errors import contract_checked, within
 from segs_client.pictures import Picture, size_of
 from segs_client.unit_floats import as_unit_floats
 
@@ -87,7 +88,7 @@ class Seg:
             ("bbox", bbox),
             ("crop_region", region),
             ("image", image),
-            ("confidence", float(self.confidence)),
+            ("confidence", as_number(self.confidence, "confidence")),
             ("options", MappingProxyType(dict(self.options))),
         ):
             object.__setattr__(self, name, value)
@@ -170,9 +171,8 @@ class Segs:
             bbox = checked_box(box, f"boxes.{index}")
             check_overlap(bbox, (height, width), f"boxes.{index}")
             region = crop_region(bbox, size, crop_factor, crop_min_size)
-            items.append(
-                Seg(box_mask(bbox, region), bbox, region, confidence=confidence, label=label)
-            )
+            score = as_number(confidence, f"confidences.{index}")
+            items.append(Seg(box_mask(bbox, region), bbox, region, confidence=score, label=label))
         return cls(size, tuple(items))
 
     @classmethod
@@ -274,25 +274,26 @@ class Segs:
             'a'
         """
         texts = [""] * len(masks) if labels is None else labels
-        if not masks or len(texts) != len(masks):
+        if len(masks) == 0 or len(texts) != len(masks):
             raise invalid(
                 "masks",
                 f"{len(masks)} masks and {len(texts)} labels",
                 allowed="at least one mask, one label per mask",
             )
-        parts = [
-            cls.from_mask(
-                mask,
-                combined=combined,
-                crop_factor=crop_factor,
-                bbox_fill=bbox_fill,
-                drop_size=drop_size,
-                contour_fill=contour_fill,
-                crop_min_size=crop_min_size,
-                label=label,
-            )
-            for mask, label in zip(masks, texts, strict=True)
-        ]
+        parts = []
+        for index, (mask, label) in enumerate(zip(masks, texts, strict=True)):
+            with within(f"masks.{index}", label, {"mask": ""}):
+                part = cls.from_mask(
+                    mask,
+                    combined=combined,
+                    crop_factor=crop_factor,
+                    bbox_fill=bbox_fill,
+                    drop_size=drop_size,
+                    contour_fill=contour_fill,
+                    crop_min_size=crop_min_size,
+                    label=label,
+                )
+            parts.append(part)
         return parts[0].plus(*parts[1:])
 
     @contract_checked()

@@ -14,6 +14,10 @@ from segs_client.contract import invalid
 from segs_client.conversions import as_array, to_levels, to_mode
 from segs_client.pictures import open_upright
 
+ROUNDING = float(np.finfo(np.float16).eps)
+"""How far floats of a mask or a crop may be beyond 0..1 by the rounding of what made them, a blur
+for one: the step of float16 at 1. What is beyond is clipped."""
+
 
 def as_unit_floats(
     value: npt.ArrayLike | Image.Image | str | Path, name: str, axes: Literal[2, 3]
@@ -21,10 +25,10 @@ def as_unit_floats(
     """A read-only float32 copy of a mask ``[h, w]`` or a picture ``[h, w, 3]``, in 0..1.
 
     Args:
-        value: bool; float in 0..1; or whole numbers in 0..255, which are divided by 255. A mask of
-            whole numbers without any above 1 is one of 0 and 1. A mask may be ``[1, h, w]`` or
-            ``[h, w, 1]`` too. Or a PIL picture or the path of a file, of a mask see
-            :func:`mask_levels`.
+        value: bool; float in 0..1, which may be beyond by :data:`ROUNDING`; or whole numbers in
+            0..255, which are divided by 255. A mask of whole numbers without any above 1 is one of
+            0 and 1. A mask may be ``[1, h, w]`` or ``[h, w, 1]`` too. Or a PIL picture or the path
+            of a file, of a mask see :func:`mask_levels`.
         name: in errors.
         axes: 2 for a mask, 3 for a picture.
 
@@ -51,10 +55,12 @@ def as_unit_floats(
     if array.dtype.kind == "f":
         floats = array.astype(np.float32, order="C", copy=True)
         low, high = float(floats.min()), float(floats.max())
-        if not (low >= 0 and high <= 1):
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             found = "not finite" if low != low else f"values from {low:g} to {high:g}"
             allowed = "0 … 1, no NaN; divide values of 0 … 255 by 255"
             raise invalid(name, found, allowed=allowed)
+        if low < 0 or high > 1:
+            floats.clip(0, 1, out=floats)
     else:
         whole = axes == 2 and array.dtype.kind in "iu"
         is_binary = whole and array.min() >= 0 and array.max() <= 1

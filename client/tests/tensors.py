@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,15 @@ class Tensor:
         self.values = np.asarray(values)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
     def ndim(self) -> int:
         return self.values.ndim
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(Tensor, self.values)
 
     def detach(self) -> Tensor:
         return self

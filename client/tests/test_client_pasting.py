@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import timeit
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segs_client import InvalidRequest, Seg, Segs, paste, scaled_to
 from segs_client.arrays import from_bytes, resize_lanczos, to_pixels
@@ -171,6 +173,20 @@ def test_scaling_to_the_same_size_or_of_nothing() -> None:
     segs = Segs((40, 60), (seg((0, 0, 9, 9)),))
     assert scaled_to(segs, (40, 60)) is segs
     assert scaled_to(Segs((40, 60)), (7, 5)).size == (7, 5)
+
+
+@pytest.mark.parametrize("form", ["array", "image", "path", "text", "bytes"])
+def test_scaling_to_a_picture(form: str, tmp_path: Path) -> None:
+    segs = Segs((40, 60), (seg((0, 0, 10, 10)),))
+    image = Image.new("RGB", (120, 80))
+    path = tmp_path / "picture.png"
+    image.save(path)
+    pictures: dict[str, Any] = {
+        "array": np.asarray(image), "image": image, "path": path, "text": str(path),
+        "bytes": path.read_bytes(),
+    }  # fmt: skip
+    scaled = scaled_to(segs, pictures[form])
+    assert (scaled.size, scaled[0].crop_region) == ((80, 120), (0, 0, 20, 20))
 
 
 def test_scaling_refuses_what_vanishes() -> None:

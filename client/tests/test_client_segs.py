@@ -123,6 +123,9 @@ def test_from_masks_keeps_order_and_labels() -> None:
         Segs.from_masks([first, second], labels=["a"])
     with pytest.raises(InvalidRequest, match=r"size: unequal .*\[30, 30\]"):
         Segs.from_masks([first, np.zeros((3, 3))])
+    with pytest.raises(InvalidRequest, match=r"^masks\.1 of 'b': values from 3 to 3"):
+        Segs.from_masks([first, np.full(first.shape, 3.0)], labels=["a", "b"])
+    assert len(Segs.from_masks(np.stack([first, second]))) == 2
 
 
 def test_from_boxes() -> None:
@@ -231,6 +234,7 @@ def test_the_same_aspect_ratio_is_not(segs_size: Any, picture_size: Any) -> None
         ([(0, 0, 5)], {}, "not a box"),
         ([(100, 0, 110, 5)], {}, "outside the picture.*30 wide and 20 high"),
         ([(0, 0, 5, 5)], {"labels": []}, "labels: 0 given; allowed: 1, one per box"),
+        ([(0, 0, 5, 5)], {"confidences": ["x"]}, r"confidences\.0: not a number \(got 'x'\)"),
     ],
 )
 def test_bad_boxes(boxes: Any, options: Any, words: str) -> None:
@@ -260,6 +264,10 @@ def test_seg_holds_read_only_copies() -> None:
         ({"image": np.zeros((4, 5))}, r"image: wrong shape .*\[height, width, 3\]"),
         ({"crop_region": (0, 0, 0, 4)}, "crop_region: has no area"),
         ({"bbox": "box"}, "bbox: not a box"),
+        ({"confidence": "x"}, r"confidence: not a number \(got 'x'\); allowed: a finite number"),
+        ({"confidence": np.nan}, "confidence: not a number"),
+        ({"confidence": None}, "confidence: not a number"),
+        ({"confidence": [0.5, 0.5]}, "confidence: not a number"),
     ],
 )
 def test_bad_seg(changes: dict[str, Any], words: str) -> None:

@@ -13,7 +13,7 @@ from tensors import Tensor
 
 from segs_client import InvalidRequest, Seg, Segs
 from segs_client.contract import ContractError
-from segs_client.conversions import as_array, to_mode
+from segs_client.conversions import as_array, as_number, to_mode
 from segs_client.messages import build
 from segs_client.pictures import open_upright, picture_size, read_picture
 from segs_client.tools import intersected, subtracted
@@ -179,6 +179,31 @@ def test_a_mask_of_any_dtype_means_the_same_everywhere(place: Any, mask: Any, va
     np.testing.assert_allclose(place(mask), values, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("beyond", [1e-7, 2e-7, 9e-4])
+def test_floats_beyond_by_rounding_are_clipped(dtype: Any, beyond: float) -> None:
+    values = np.array([[-beyond, 0.5, 1 + beyond]], dtype)
+    np.testing.assert_array_equal(as_unit_floats(values, "mask", 2), np.float32([[0, 0.5, 1]]))
+    assert values[0, 0] < 0  # the caller's own stay
+    assert np.signbit(as_unit_floats(np.array([[-0.0]]), "mask", 2)).all()  # and what is in range
+    with pytest.raises(ContractError, match=r"values from -0\.01 to 0\.5"):
+        as_unit_floats(np.array([[-0.01, 0.5]]), "mask", 2)
+    with pytest.raises(ContractError, match=r"values from 0\.5 to 1\.002"):
+        as_unit_floats(np.array([[0.5, 1.002]]), "mask", 2)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array([[0.5]]), Tensor([0.5])])
+def test_numbers_of_any_kind(value: Any) -> None:
+    number = as_number(value, "confidence")
+    assert (number, type(number)) == (0.5, float)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [], [0.5, 0.5], float("nan"), float("inf"), 1j])
+def test_what_is_no_number(value: Any) -> None:
+    with pytest.raises(ContractError, match="confidence: not a number"):
+        as_number(value, "confidence")
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_mask_may_be_a_file(place: Any, kind: Any, tmp_path: Path) -> None:
@@ -205,7 +230,7 @@ def test_a_mask_may_be_a_file(place: Any, kind: Any, tmp_path: Path) -> None:
 def test_masks_that_are_refused(place: Any, mask: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as caught:
         place(mask)
-    assert caught.value.field == "mask"
+    assert caught.value.field == ("masks.0" if place is of_from_masks else "mask")
 
 
 def test_a_crop_of_dark_pixels_is_not_a_mask() -> None:

@@ -78,6 +78,9 @@ def test_no_detections() -> None:
         ({"xyxy": np.full((2, 4), np.nan)}, "not finite"),
         ({"confidence": np.ones(3)}, "confidence: 3 given; allowed: 2"),
         ({"mask": np.zeros((2, 5, 5), bool)}, r"mask: wrong shape .*\[2, 24, 32\]"),
+        ({"mask": np.full((2, *SIZE), 9)}, r"detections\.0\.mask of 'a': values from 9 to 9"),
+        ({"confidence": ["x", "y"]}, r"confidence\.0: not a number \(got .*x"),
+        ({"class_id": ["x", "y"]}, r"class_id\.0: not a number"),
     ],
 )
 def test_bad_detections(changes: dict[str, Any], words: str) -> None:
@@ -85,11 +88,11 @@ def test_bad_detections(changes: dict[str, Any], words: str) -> None:
         "xyxy": np.array(XYXY[:2]),
         "mask": None,
         "confidence": None,
-        "class_id": None,
+        "class_id": [0, 0],
         "data": {},
     }
     with pytest.raises(InvalidRequest, match=words):
-        tools.from_supervision(SimpleNamespace(**{**good, **changes}), SIZE)
+        tools.from_supervision(SimpleNamespace(**{**good, **changes}), SIZE, names=["a"])
 
 
 @pytest.mark.parametrize("shape", [(24, 32), (48, 64), (64, 64), (96, 96), (32, 64)])
@@ -139,6 +142,9 @@ def test_the_real_ultralytics() -> None:
         (seg,) = tools.from_ultralytics(given, crop_factor=1)
         assert (seg.label, seg.confidence, seg.bbox) == ("cat", 0.5, (6, 3, 18, 15))
         assert seg.mask.min() == 1
+    for part, name in ((result.boxes, "Boxes"), (result.masks, "Masks")):
+        with pytest.raises(InvalidRequest, match=rf"a part of a result \(got '{name}'\)"):
+            tools.from_ultralytics(part)
     oriented = torch.tensor([[12.0, 12.0, 10.0, 6.0, 0.5, 0.9, 0.0]])  # x, y, w, h, angle
     result = results.Results(
         np.zeros((*SIZE, 3), np.uint8), path="", names={0: "cat"}, obb=oriented
@@ -146,6 +152,8 @@ def test_the_real_ultralytics() -> None:
     (seg,) = tools.from_ultralytics(result)
     assert seg.mask.sum() == 60
     assert len(tools.from_ultralytics(result[:0])) == 0
+    with pytest.raises(InvalidRequest, match=r"a part of a result \(got 'OBB'\)"):
+        tools.from_ultralytics(result.obb)
 
 
 def a_result(**changes: Any) -> SimpleNamespace:
@@ -197,6 +205,11 @@ def test_oriented_boxes_become_polygons(form: Any) -> None:
         (SimpleNamespace(xyxy=[]), r"has no orig_shape \(got 'SimpleNamespace'\)"),
         ([[a_result()]], r"has no orig_shape \(got 'list'\)"),
         (None, r"has no orig_shape \(got 'NoneType'\)"),
+        (
+            SimpleNamespace(orig_shape=SIZE, xyxy=[], conf=[], cls=[], boxes=Tensor([])),
+            r"result: a part of a result \(got 'SimpleNamespace'\); allowed: the Results that it",
+        ),
+        ([SimpleNamespace(orig_shape=SIZE, data=[])], "a part of a result .*from_detections"),
         (a_result(boxes=None, probs=SimpleNamespace(top1=0)), "a classification has no boxes"),
         (
             a_result(masks=SimpleNamespace(data=Tensor(np.zeros((2, 24, 32))))),

@@ -52,8 +52,19 @@ def test_masks_and_crops_may_be_batches_of_one_and_tensors() -> None:
     assert built.request.segs.items[0].image is not None
 
 
+@pytest.mark.parametrize("outputs", [tuple, list])
+def test_the_outputs_of_a_node_are_taken(outputs: Any) -> None:
+    (found,) = tools.from_impact_pack(outputs([(SIZE, [seg()])]))
+    assert found.label == "face"
+
+
 def test_empty_segs_are_empty() -> None:
     assert tools.from_impact_pack((SIZE, [])).size == SIZE
+    for size in (SIZE, np.zeros((*SIZE, 3), np.uint8)):
+        for own in (SIZE, (0, 0)):
+            segs = tools.from_impact_pack(((own, []),), size)
+            assert (segs.size, len(segs)) == (SIZE, 0)
+    assert len(tools.from_impact_pack((SIZE, [seg()]), SIZE)) == 1
 
 
 def test_controlnets_are_left_out_with_a_warning() -> None:
@@ -69,7 +80,18 @@ def test_controlnets_are_left_out_with_a_warning() -> None:
         (((96,), [seg()]), "size"),
         ((SIZE, [object()]), r"segs\.0\.cropped_mask: missing \(got 'object'\)"),
         ((SIZE, [seg(), seg(bbox=None)]), r"segs\.1\.bbox: missing"),
-        ((SIZE, [seg(cropped_mask=np.ones((3, 3)))]), "mask: wrong shape"),
+        ((SIZE, [seg(), seg(cropped_mask=np.ones((3, 3)))]),
+         r"^segs\.1\.cropped_mask of 'face': wrong shape \(got \[3, 3\]\); allowed: \[30, 40\]"),
+        ((SIZE, [seg(cropped_mask=np.full((30, 40), 1.01))]),
+         r"segs\.0\.cropped_mask of 'face': values from 1\.01"),
+        ((SIZE, [seg(label="", cropped_image=np.ones((3, 3)))]),
+         r"^segs\.0\.cropped_image: wrong shape"),
+        ((SIZE, [seg(crop_region=[1, 2, 3])]), r"segs\.0\.crop_region of 'face': not a box"),
+        ((SIZE, [seg(bbox=[1, 2, 3])]), r"segs\.0\.bbox of 'face': not a box"),
+        ((SIZE, [seg(confidence="x")]), r"segs\.0\.confidence of 'face': not a number \(got 'x'\)"),
+        ((SIZE, [seg(confidence=[])]), r"segs\.0\.confidence of 'face': not a number"),
+        (((0, 0), []), "size: required; allowed: the picture, or its height and width"),
+        (((0, 0), [seg()]), "size: not a size"),
     ],
 )  # fmt: skip
 def test_what_is_none_is_refused(given: Any, words: str) -> None:
@@ -77,20 +99,11 @@ def test_what_is_none_is_refused(given: Any, words: str) -> None:
         tools.from_impact_pack(given)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ((SIZE, [seg()]), "segs: a size and a list.*from_impact_pack"),
-        ([SimpleNamespace(orig_shape=SIZE)], r"segs\.items\.0\.bbox: not a box.*from_ultralytics"),
-        ([{"bbox": [1, 2, 3, 4]}], r"segs\.items\.0\.bbox: not a box.*from_coco"),
-        ((40, 50, 90, 90), r"segs: one box.*a list of boxes"),
-        (np.array([40, 50, 90, 90]), r"segs: one box.*a list of boxes"),
-        (7, r"segs\.items\.0\.bbox: not a box"),
-    ],
-)  # fmt: skip
-def test_what_is_given_in_place_of_boxes_is_named(given: Any, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        build(np.zeros((*SIZE, 3)), given, pipeline="base")
+def test_segs_of_another_size_are_refused() -> None:
+    words = r"size: differs \(got \[128, 96\]\); allowed: \[96, 128\], that of the SEGS"
+    for items in ([], [seg()]):
+        with pytest.raises(InvalidRequest, match=words):
+            tools.from_impact_pack((SIZE, items), SIZE[::-1])
 
 
 def test_segs_hold_segs_alone() -> None:

@@ -106,8 +106,8 @@ def test_the_archive_is_good() -> None:
         (archive(header=np.zeros(3, np.uint8)), "not valid JSON"),
         (archive(mask_0=None), "mask_0: missing"),
         (archive(mask_0=np.ones((2, 2))), "mask_0: wrong dtype .*float64.*float32"),
-        (archive(mask_0=np.ones((3, 2), np.float32)), r"segs\.0: mask: wrong shape"),
-        (archive(mask_0=np.full((2, 2), 7, np.float32)), r"segs\.0: mask: values from 7"),
+        (archive(mask_0=np.ones((3, 2), np.float32)), r"segs\.0\.mask: wrong shape"),
+        (archive(mask_0=np.full((2, 2), 7, np.float32)), r"segs\.0\.mask: values from 7"),
     ],
 )
 def test_malformed_files_are_refused(data: bytes, words: str) -> None:

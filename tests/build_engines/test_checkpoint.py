@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from build_engines.checkpoint import DiffusersFolder
+from build_engines.checkpoint import DiffusersFolder, read_tensors
 from build_engines.errors import CheckpointError
 from build_engines.families import SD1, detect
 from build_engines.formats import open_checkpoint
@@ -112,6 +112,44 @@ def test_a_tensor_of_another_shape_is_named(checkpoint: Path) -> None:
     edit(checkpoint / "text_encoder/config.json", intermediate_size=96)
     with pytest.raises(CheckpointError, match=r"shape \[64\].*asks for \[96\]"):
         load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused_when_they_are_read(
+    checkpoint: Path, dtype: torch.dtype, value: float
+) -> None:
+    state = load_file(checkpoint / TEXT)
+    spoilt = state["final_layer_norm.bias"]
+    spoilt[-1] = value
+    save_file({**state, "final_layer_norm.bias": spoilt.to(dtype)}, checkpoint / TEXT)
+    with pytest.raises(
+        CheckpointError,
+        match=r"text_encoder/model\.safetensors: final_layer_norm\.bias has values that are NaN or",
+    ):
+        load_network(text_encoder(checkpoint), DiffusersFolder(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2],
+)
+def test_the_ends_of_each_type_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    ends = torch.tensor([limits.min, limits.max]).to(dtype)
+    save_file({"ends": ends, "none": ends[:0]}, tmp_path / "m.safetensors")
+    found = {each.name: each.read() for each in read_tensors(tmp_path / "m.safetensors")}
+    assert found["ends"].float().tolist() == [limits.min, limits.max]
+    assert found["none"].dtype == dtype
+
+
+def test_values_beyond_float32_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.tensor([0, 1e39], dtype=torch.float64)}, tmp_path / "m.safetensors")
+    (tensor,) = read_tensors(tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="a has values that are NaN or infinite"):
+        tensor.read()
 
 
 @torch.inference_mode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,24 @@ def test_weights_of_any_floating_type_are_read(tmp_path: Path, dtype: torch.dtyp
     loaded = outputs(*opened(one_file(tmp_path / "x.safetensors", tensors), family_unet("sd1")))
     for one, other in zip(loaded, outputs(*opened(SMALL, family_unet("sd1"))), strict=True):
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_values_that_are_not_finite_are_refused_by_file_and_tensor(
+    tmp_path: Path, is_folder: bool
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(SMALL, folder)
+    state = load_file(folder / WEIGHTS)
+    state["conv_in.bias"][0] = float("nan")
+    file, name = one_file(folder / WEIGHTS, state), "conv_in.bias"
+    if not is_folder:
+        file = one_file(tmp_path / "x.safetensors", published_controlnet(folder))
+        name = "input_blocks.0.0.bias"
+    controlnet = opened(folder if is_folder else file, family_unet("sd1"))
+    words = re.escape(f"{file}: {name} has values that are NaN or infinite")
+    with pytest.raises(CheckpointError, match=words):
+        load_network(*controlnet)
 
 
 def test_a_file_is_one_source_of_the_build(tmp_path: Path) -> None:

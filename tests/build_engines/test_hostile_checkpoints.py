@@ -105,7 +105,7 @@ def test_bottomless_json_is_refused(tmp_path: Path) -> None:
     lora = tmp_path / "lora.safetensors"
     state = {f"unet.down.0.{part}.weight": torch.zeros(1, 1) for part in ("lora_A", "lora_B")}
     save_file(state, lora, {"lora_adapter_metadata": "[" * 100_000})
-    with pytest.raises(CheckpointError, match="is not readable"):
+    with pytest.raises(CheckpointError, match="lora_adapter_metadata: not readable as JSON"):
         read_lora(lora)
 
 
@@ -137,3 +137,8 @@ def test_endless_text_is_refused(tmp_path: Path) -> None:
         file.truncate((64 << 20) + 1)
     with pytest.raises(CheckpointError, match="longer than"):
         DiffusersFolder(tmp_path).text("vocab.json")
+    (tmp_path / "vocab.json").rename(tmp_path / "adapter_config.json")
+    lora = tmp_path / "adapter_model.safetensors"
+    save_file({f"unet.down.0.lora_{x}.weight": torch.zeros(1, 1) for x in "AB"}, lora)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: longer than"):
+        read_lora(lora)

@@ -60,6 +60,7 @@ SETTINGS: list[tuple[dict[str, Any], float]] = [
     ({"lora_alpha": 2, "rank_pattern": {"to_q": 4}, "r": 64}, 2 / 4),
     ({"r": RANK}, 1.0),
     ({"peft_type": "LORA", "init_lora_weights": True, "use_dora": False}, 1.0),
+    ({"lora_alpha": 2, "use_rslora": False, "use_dora": None}, 2 / 4),
 ]
 
 
@@ -101,12 +102,17 @@ def test_settings_of_another_network_and_alpha_tensors_are_kept_apart(tmp_path: 
         ('{"unet.init_lora_weights": "pissa_niter_4"}', "init_lora_weights 'pissa_niter_4'"),
         ('{"unet.alpha_pattern": {"attn[12].to_q": 4}}', r"alpha_pattern 'attn\[12\]\.to_q'"),
         ('{"unet.lora_alpha": "many"}', f"alpha 'many' of {LINEAR}"),
+        ('{"unet.lora_alpha": "8"}', f"alpha '8' of {LINEAR}; a finite number"),
+        ('{"unet.lora_alpha": true}', f"alpha True of {LINEAR}; a finite number"),
+        ('{"unet.use_rslora": "false"}', "use_rslora 'false'; true or false is expected"),
+        ('{"use_rslora": 1}', "use_rslora 1; true or false is expected"),
+        ('{"unet.use_dora": "false"}', "use_dora 'false'; true or false is expected"),
         ('{"unet.lora_alpha": NaN}', f"alpha nan of {LINEAR}; a finite number"),
         ('{"lora_alpha": Infinity}', f"alpha inf of {LINEAR}; a finite number"),
         ('{"alpha_pattern": {"to_q": 1' + "0" * 400 + "}}", f"alpha 10+ of {LINEAR}"),
         ('{"unet.alpha_pattern": [1]}', "alpha_pattern is not a JSON object"),
-        ("{", "not readable"),
-        ("[]", "a JSON object is expected"),
+        ("{", r"l\.safetensors: lora_adapter_metadata: not readable as JSON"),
+        ("[]", "lora_adapter_metadata: a JSON object is expected"),
     ],
 )
 def test_settings_that_are_no_plain_loras_are_refused(

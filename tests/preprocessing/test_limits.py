@@ -261,6 +261,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         ]}},
         "segs.items.0.bbox", "too far outside the picture",
     ),
+    "a box that overlaps the picture, its centre to the left of it": (
+        {"segs": {"items": [{"bbox": [-100, 0, 20, 50]}]}},
+        "segs.items.0.bbox", r"its centre x -40, y 25 is outside the picture .* centre inside: x 0",
+    ),
+    "a box that overlaps the picture, its centre below it": (
+        {"segs": {"items": [SEG, {"bbox": [5.5, 10, 20, 1e5]}]}},
+        "segs.items.1.bbox", r"its centre x 12\.75, y 50005 is outside the picture",
+    ),
 }  # fmt: skip
 
 

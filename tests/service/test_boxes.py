@@ -55,8 +55,10 @@ def test_the_fraction_decides_the_scale(server: EmbeddedServer) -> None:
     [
         (
             (128.5, 3, 140, 20),
-            r"segs\.items\.0\.bbox: outside the picture .*x up to 128, y up to 96",
+            r"segs\.items\.0\.bbox: its centre x 134\.25, y 11\.5 is outside the picture .*"
+            "x 0 … 128, y 0 … 96",
         ),
+        ((-100, 0, 20, 50), r"bbox: its centre x -40, y 25 is outside the picture"),
         ((0.25, 0.25, 0.75, 0.75), r"segs\.items\.0\.bbox: smaller than a pixel"),
     ],
 )

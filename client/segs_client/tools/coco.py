@@ -8,20 +8,30 @@ run lengths and their string form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from segs_client.boxes import FloatBox, Size, checked_size, outer_box
 from segs_client.contract import invalid
-from segs_client.errors import contract_checked
+from segs_client.conversions import as_number
+from segs_client.errors import contract_checked, within
 from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
-from segs_client.tools.coco_documents import Categories, PicturePart, Source, picture_part
-from segs_client.tools.detected_boxes import check_pixels, warn_of_outside
-from segs_client.tools.polygons import polygon_mask
+from segs_client.tools.coco_documents import Categories, Source, picture_part
+from segs_client.tools.coordinates import (
+    check_pixels,
+    check_vertices,
+    warn_of_no_area,
+    warn_of_outside,
+)
+from segs_client.tools.polygons import NO_PIXEL, checked_rings, polygon_mask
 from segs_client.tools.regions import mask_box, overlap, seg_around, whole
+
+_Bbox: TypeAlias = tuple[float, float, float, float]
+_Outline: TypeAlias = Mapping[str, Any] | list[npt.NDArray[Any]] | _Bbox
+"""Of an annotation: its run lengths, or rings of vertices [n, 2], or x, y, width and height."""
 
 
 @contract_checked()
@@ -40,7 +50,7 @@ def from_coco(
     inside, while the COCO API also includes some pixels of the edge), or run lengths, plain or
     compressed. The box is that of the mask. Without a segmentation, the box is the ``bbox`` with
     its fractions, and the mask the pixels that it touches. Annotations without a pixel in the
-    picture are skipped; boxes outside it with a warning.
+    picture are left out, with a warning if they have polygons or a box.
 
     Args:
         annotations: dictionaries with ``segmentation`` or ``bbox`` (x, y, width, height),
@@ -57,7 +67,7 @@ def from_coco(
 
     Raises:
         InvalidRequest: a malformed annotation or document, run lengths of another size, an unknown
-            category or picture, boxes in 0..1, or several pictures and no ``image_id``.
+            category or picture, boxes or polygons in 0..1, or several pictures and no ``image_id``.
         OSError: the path cannot be read.
 
     Example:
@@ -76,23 +86,36 @@ def from_coco(
     known = None if size is None else size_of(size)
     part = picture_part(annotations, known, image_id, categories)
     size = part.size
+    outlines = [_outline(annotation, name) for name, annotation in part.annotations]
+    boxes = [each for each in outlines if isinstance(each, tuple)]
+    polygons = [each for each in outlines if isinstance(each, list)]
+    check_pixels(np.array(boxes), "annotations.bbox")
+    check_vertices([ring for rings in polygons for ring in rings], "annotations.segmentation")
     found: list[Seg] = []
-    outside = 0
-    _check_pixels(part)
-    for name, annotation in part.annotations:
-        mask, corner = _mask(annotation, size, name)
-        label, score = _label(annotation, part.categories, name), _score(annotation, name)
+    flat = outside = unseen = 0
+    for (name, annotation), outline in zip(part.annotations, outlines, strict=True):
+        mask, corner = _mask(outline, size, name)
+        label = _label(annotation, part.categories, name)
+        score = as_number(annotation.get("score", 1.0), f"{name}.score")
+        if isinstance(outline, tuple) and min(outline[2:]) <= 0:
+            flat += 1
+            continue
         box: FloatBox | None = mask_box(mask, corner)
-        if box is not None and _is_plain(annotation):
-            box = _bbox(annotation, name)
-        if box is not None:
+        if box is None:
+            outside += isinstance(outline, tuple)
+            unseen += isinstance(outline, list)
+            continue
+        if isinstance(outline, tuple):
+            box = _edges(outline)
+        with within(name, label):
             seg = seg_around(
                 box, mask, corner, size, crop_factor=crop_factor, crop_min_size=crop_min_size,
                 label=label, confidence=score,
             )  # fmt: skip
-            found.append(seg)
-        outside += box is None and _is_plain(annotation)
-    warn_of_outside(outside, len(part.annotations), size)
+        found.append(seg)
+    warn_of_no_area(flat, len(boxes))
+    warn_of_outside(outside, len(boxes), "boxes are outside", size)
+    warn_of_outside(unseen, len(polygons), NO_PIXEL, size)
     return Segs(size, tuple(found))
 
 
@@ -157,65 +180,62 @@ def _uncompressed(text: str | bytes, name: str) -> list[int]:
     return counts
 
 
-def _mask(
-    annotation: Mapping[str, Any], size: Size, name: str
-) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
-    """The annotation's mask [h, w], and the position of its first pixel."""
+def _outline(annotation: Mapping[str, Any], name: str) -> _Outline:
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, Mapping):
-        mask = _decoded(segmentation, f"{name}.segmentation")
+        return segmentation
+    if segmentation:
+        return _rings(segmentation, f"{name}.segmentation")
+    return _bbox(annotation, name)
+
+
+def _mask(
+    outline: _Outline, size: Size, name: str
+) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+    """The mask [h, w], and the position x, y of its first pixel."""
+    if isinstance(outline, Mapping):
+        mask = _decoded(outline, f"{name}.segmentation")
         if mask.shape != size:
             found = list(mask.shape)
             raise invalid(f"{name}.segmentation.size", "not the picture's", value=found,
                           allowed=f"{list(size)}")  # fmt: skip
         return mask, (0, 0)
-    if segmentation:
-        rings = _rings(segmentation, f"{name}.segmentation")
-        return polygon_mask(rings, size, "union", f"{name}.segmentation"), (0, 0)
-    box = overlap(outer_box(_bbox(annotation, name)), whole(size))
-    x1, y1, x2, y2 = box or (0, 0, 0, 0)
+    if isinstance(outline, list):
+        return polygon_mask(outline, size, "union"), (0, 0)
+    x1, y1, x2, y2 = overlap(outer_box(_edges(outline)), whole(size)) or (0, 0, 0, 0)
     return np.ones((y2 - y1, x2 - x1), bool), (x1, y1)
 
 
-def _rings(polygons: Any, name: str) -> list[npt.NDArray[np.float64]]:
+def _rings(polygons: Any, name: str) -> list[npt.NDArray[Any]]:
     """COCO's x, y, x, y, … as rings of vertices [n, 2]."""
     rings = []
     for index, polygon in enumerate(polygons):
         try:
-            rings.append(np.asarray(polygon, np.float64).reshape(-1, 2))
+            rings.append(np.asarray(polygon).reshape(-1, 2))
         except (TypeError, ValueError):
             allowed = "polygons x, y, x, y, …"
             raise invalid(
                 f"{name}.{index}", "not a polygon", value=polygon, allowed=allowed
             ) from None
-    return rings
+    return checked_rings(rings, name)
 
 
-def _bbox(annotation: Mapping[str, Any], name: str) -> FloatBox:
-    """The annotation's x, y, width, height as a box; below a pixel, the pixels that it touches."""
+def _bbox(annotation: Mapping[str, Any], name: str) -> _Bbox:
     bbox: Any = annotation.get("bbox")
     try:
         x, y, width, height = (each if isinstance(each, int) else float(each) for each in bbox)
-        box = (x, y, x + width, y + height)
-        touched = outer_box(box)  # raises if a number is not finite
+        outer_box((x, y, x + width, y + height))  # raises if a number is not finite
     except (TypeError, ValueError, OverflowError):
         allowed = "x, y, width, height in pixels, or a segmentation"
         raise invalid(f"{name}.bbox", "not a box", value=bbox, allowed=allowed) from None
-    return box if min(width, height) >= 1 else touched
+    return x, y, width, height
 
 
-def _is_plain(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation has a box alone."""
-    return not annotation.get("segmentation")
-
-
-def _check_pixels(part: PicturePart) -> None:
-    boxes = []
-    for name, annotation in part.annotations:
-        if _is_plain(annotation):
-            _bbox(annotation, name)  # raises with its own name if it is none
-            boxes.append(annotation["bbox"])
-    check_pixels(np.array(boxes), "annotations.bbox")
+def _edges(bbox: _Bbox) -> FloatBox:
+    """x1, y1, x2, y2; of a side below a pixel, those of the pixels that it touches."""
+    x, y, width, height = bbox
+    box = (x, y, x + width, y + height)
+    return box if min(width, height) >= 1 else outer_box(box)
 
 
 def _label(annotation: Mapping[str, Any], categories: Mapping[int, str] | None, name: str) -> str:
@@ -226,11 +246,3 @@ def _label(annotation: Mapping[str, Any], categories: Mapping[int, str] | None, 
         allowed = ", ".join(str(known) for known in categories)
         raise invalid(f"{name}.category_id", "unknown", value=category, allowed=allowed)
     return categories[category]
-
-
-def _score(annotation: Mapping[str, Any], name: str) -> float:
-    score = annotation.get("score", 1.0)
-    try:
-        return float(score)
-    except (TypeError, ValueError):
-        raise invalid(f"{name}.score", "not a number", value=score, allowed="a number") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
-from segs_client.boxes import Size, checked_size
+from segs_client.boxes import Size, agreed_size, checked_size
 from segs_client.contract import invalid
 
 Annotation: TypeAlias = Mapping[str, Any]
@@ -54,7 +54,7 @@ def picture_part(
         annotations = _named(source)
     if size is None:
         raise invalid("size", "required but for a document with images", allowed="height, width")
-    return PicturePart(_of_picture(annotations, image_id), checked_size(size), _table(categories))
+    return PicturePart(_of_picture(annotations, image_id), size, _table(categories))
 
 
 def _read(path: Path) -> Any:
@@ -111,10 +111,7 @@ def _is(image: Mapping[str, Any], image_id: int | str) -> bool:
 
 def _size(image: Mapping[str, Any], size: Size | None) -> Size:
     own = checked_size((image.get("height"), image.get("width")))  # type: ignore[arg-type]
-    if size is not None and checked_size(size) != own:
-        allowed = f"{list(own)}, the image's in the document, or None"
-        raise invalid("size", "differs", value=list(size), allowed=allowed)
-    return own
+    return agreed_size(own, size, "the image's in the document")
 
 
 def _of_picture(

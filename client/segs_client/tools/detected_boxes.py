@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,12 +12,13 @@ import numpy.typing as npt
 from segs_client.arrays import FloatArray
 from segs_client.boxes import Box, FloatBox, Size, crop_region
 from segs_client.contract import invalid
-from segs_client.conversions import as_array
-from segs_client.errors import contract_checked
+from segs_client.conversions import as_array, as_number
+from segs_client.errors import contract_checked, within
 from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
+from segs_client.tools.coordinates import check_pixels, check_vertices, warn_of_outside
 from segs_client.tools.morphology import kernel_dilated_mask
-from segs_client.tools.polygons import polygon_mask
+from segs_client.tools.polygons import checked_rings, polygon_mask
 from segs_client.tools.regions import grown, moved, one_each, overlap, whole
 from segs_client.tools.select import label_test
 
@@ -127,8 +127,9 @@ def detected(
 ) -> Segs:
     """The SEGS of :func:`from_detections`, of arrays that are checked but for their lengths."""
     texts = one_each("labels", labels, len(boxes), "")
-    scores = None if confidences is None else confidences.tolist()
-    numbers = one_each("confidence", scores, len(boxes), 1.0)
+    scores = None if confidences is None else list(confidences.reshape(-1))
+    given = one_each("confidence", scores, len(boxes), 1.0)
+    numbers = [as_number(each, f"confidence.{index}") for index, each in enumerate(given)]
     found: list[Seg] = []
     outside = 0
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
@@ -145,19 +146,10 @@ def detected(
         else:
             lies_in, mask = whole(size), masks[index]
         cut = _dilated(mask, lies_in, region, size, choice.dilation)
-        found.append(Seg(cut, box, region, confidence=score, label=label))
-    warn_of_outside(outside, len(boxes), size)
+        with within(f"detections.{index}", label):
+            found.append(Seg(cut, box, region, confidence=score, label=label))
+    warn_of_outside(outside, len(boxes), "boxes are outside", size)
     return Segs(size, tuple(found))
-
-
-def warn_of_outside(outside: int, count: int, size: Size) -> None:
-    """Warns of boxes that were left out since no pixel of them is in the picture."""
-    if outside:
-        text = (
-            f"{outside} of {count} boxes are outside the picture, {size[1]} wide and {size[0]} "
-            "high, and left out; a size is (height, width), PIL's is (width, height)"
-        )
-        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def given_array(value: Any, name: str) -> npt.NDArray[Any] | None:
@@ -184,19 +176,13 @@ def box_array(xyxy: Any, name: str) -> npt.NDArray[np.float32]:
     return boxes.astype(np.float32)
 
 
-def check_pixels(boxes: npt.NDArray[Any], name: str) -> None:
-    """Refuses boxes [N, 4] that are parts of a picture's sides."""
-    if len(boxes) and boxes.dtype.kind == "f" and boxes.min() >= 0 and 0 < boxes.max() <= 1:
-        allowed = "pixels: x by the picture's width, y by its height"
-        raise invalid(name, "all in 0..1", value=boxes[0].tolist(), allowed=allowed)
-
-
 def named(classes: npt.NDArray[Any] | None, names: Names | None) -> list[str] | None:
     """The names of classes [N]; None where there are no names, or a ContractError."""
     if classes is None or names is None:
         return None
     known = names if isinstance(names, Mapping) else dict(enumerate(names))
-    numbers = [int(number) for number in classes]
+    given = enumerate(classes.reshape(-1))
+    numbers = [int(as_number(each, f"class_id.{index}")) for index, each in given]
     for number in numbers:
         if number not in known:
             allowed = ", ".join(str(each) for each in known)
@@ -206,10 +192,9 @@ def named(classes: npt.NDArray[Any] | None, names: Names | None) -> list[str] | 
 
 def polygon_masks(corners: npt.NDArray[Any], size: Size, name: str) -> list[FloatArray]:
     """The masks [H, W] of polygons [N, K, 2] of x, y: the pixels whose centres are inside."""
-    return [
-        polygon_mask([ring], size, "union", f"{name}.{index}").astype(np.float32)
-        for index, ring in enumerate(corners)
-    ]
+    rings = checked_rings(list(corners), name)
+    check_vertices(rings, name)
+    return [polygon_mask([ring], size, "union").astype(np.float32) for ring in rings]
 
 
 def _whole_masks(masks: npt.NDArray[Any] | None, count: int, size: Size) -> list[FloatArray] | None:

@@ -27,6 +27,8 @@ from segs_client.tools.detected_boxes import (
 
 __all__ = ["from_detections", "from_supervision", "from_ultralytics"]
 
+_FOUND = ("boxes", "obb", "probs")
+"""What Ultralytics' results have, or None in its place; their parts have a size too."""
 _CORNERS = "xyxyxyxy"
 """Where supervision keeps the corners of oriented boxes."""
 
@@ -127,8 +129,8 @@ def from_ultralytics(
         threshold, dilation, drop_size, labels, crop_factor, crop_min_size: as there.
 
     Raises:
-        InvalidRequest: no such object, several pictures' results, a classification, or arrays of
-            unequal length.
+        InvalidRequest: no such object or only a part of one (``result.boxes``), several pictures'
+            results, a classification, or arrays of unequal length.
 
     Example:
         >>> from types import SimpleNamespace as Result
@@ -141,6 +143,10 @@ def from_ultralytics(
     result = _the_one(
         result, "result", "orig_shape", "an Ultralytics Results with boxes, or a list of one"
     )
+    if hasattr(result, "xyxy") or not any(hasattr(result, name) for name in _FOUND):
+        kind = type(result).__name__
+        allowed = "the Results that it belongs to; arrays of boxes: tools.from_detections"
+        raise invalid("result", "a part of a result", value=kind, allowed=allowed)
     size = checked_size(result.orig_shape[:2])
     choice = Choice(threshold, dilation, drop_size, labels, crop_factor, crop_min_size)
     found, oriented = getattr(result, "boxes", None), getattr(result, "obb", None)

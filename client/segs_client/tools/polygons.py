@@ -10,13 +10,18 @@ import numpy.typing as npt
 
 from segs_client.boxes import Size
 from segs_client.contract import invalid
+from segs_client.conversions import as_number
 from segs_client.errors import contract_checked
 from segs_client.pictures import Picture, size_of
 from segs_client.segs import Seg, Segs
+from segs_client.tools.coordinates import check_vertices, warn_of_outside
 from segs_client.tools.regions import mask_box, one_each, seg_around
 
 Ring: TypeAlias = Sequence[Sequence[float]] | npt.NDArray[np.float64]
 Rule: TypeAlias = Literal["even-odd", "union"]
+
+NO_PIXEL = "polygons have no pixel in"
+"""Of polygons that are left out: they are outside the picture, or too thin for a pixel's centre."""
 
 
 @contract_checked()
@@ -33,7 +38,7 @@ def from_polygons(
     """One SEG per object; an object is one or more closed rings.
 
     A pixel belongs to the object if its centre is inside. The box is that of these pixels; objects
-    without a pixel are skipped.
+    without a pixel in the picture are left out, with a warning.
 
     Args:
         objects: per object its rings, per ring its vertices x, y in pixels (a pixel's centre is at
@@ -47,7 +52,8 @@ def from_polygons(
         confidences: one per object.
 
     Raises:
-        InvalidRequest: not such rings, or lists of unequal length.
+        InvalidRequest: not such rings, vertices in 0..1, or lists of unequal length.
+        OSError: the picture's path cannot be read.
 
     Example:
         >>> square, hole = [[2, 2], [8, 2], [8, 8], [2, 8]], [[4, 4], [6, 4], [6, 6], [4, 6]]
@@ -58,39 +64,51 @@ def from_polygons(
     size = size_of(size)
     texts = one_each("labels", labels, len(objects), "")
     numbers = one_each("confidences", confidences, len(objects), 1.0)
+    if rule not in ("even-odd", "union"):
+        raise invalid("rule", "unknown", value=rule, allowed="'even-odd', 'union'")
+    checked = [checked_rings(rings, f"objects.{index}") for index, rings in enumerate(objects)]
+    check_vertices([ring for rings in checked for ring in rings], "objects")
     found: list[Seg] = []
-    for index, (rings, label, confidence) in enumerate(zip(objects, texts, numbers, strict=True)):
-        mask = polygon_mask(rings, size, rule, f"objects.{index}")
+    outside = 0
+    for index, (rings, label) in enumerate(zip(checked, texts, strict=True)):
+        mask = polygon_mask(rings, size, rule)
         box = mask_box(mask, (0, 0))
-        if box is not None:
-            seg = seg_around(
-                box, mask, (0, 0), size, crop_factor=crop_factor, crop_min_size=crop_min_size,
-                label=label, confidence=confidence,
-            )  # fmt: skip
-            found.append(seg)
+        if box is None:
+            outside += bool(rings)
+            continue
+        seg = seg_around(
+            box, mask, (0, 0), size, crop_factor=crop_factor, crop_min_size=crop_min_size,
+            label=label, confidence=as_number(numbers[index], f"confidences.{index}"),
+        )  # fmt: skip
+        found.append(seg)
+    warn_of_outside(outside, len(checked), NO_PIXEL, size)
     return Segs(size, tuple(found))
 
 
-def polygon_mask(rings: Sequence[Ring], size: Size, rule: Rule, name: str) -> npt.NDArray[np.bool_]:
-    """The pixels [H, W] whose centres are in the rings; ``name`` is that of errors."""
-    vertices = [_checked_ring(ring, f"{name}.{index}") for index, ring in enumerate(rings)]
+def checked_rings(rings: Sequence[Ring], name: str) -> list[npt.NDArray[Any]]:
+    """An object's rings as arrays [n, 2] of their own type, or a ContractError with ``name``."""
+    return [_checked_ring(ring, f"{name}.{index}") for index, ring in enumerate(rings)]
+
+
+def polygon_mask(
+    rings: Sequence[npt.NDArray[Any]], size: Size, rule: Rule
+) -> npt.NDArray[np.bool_]:
+    """The pixels [H, W] whose centres are in the rings, which are checked."""
     inside = np.zeros(size, bool)
-    if rule not in ("even-odd", "union"):
-        raise invalid("rule", "unknown", value=rule, allowed="'even-odd', 'union'")
-    for ring in vertices:
-        if rule == "even-odd":
-            inside ^= _odd(ring, size)
-        else:
-            inside |= _odd(ring, size)
+    for ring in rings:
+        odd = _odd(ring.astype(np.float64), size)
+        inside = inside ^ odd if rule == "even-odd" else inside | odd
     return inside
 
 
-def _checked_ring(ring: Any, name: str) -> npt.NDArray[np.float64]:
+def _checked_ring(ring: Any, name: str) -> npt.NDArray[Any]:
     allowed = "at least three vertices x, y, finite"
     try:
-        vertices = np.asarray(ring, np.float64)
+        vertices = np.asarray(ring)
     except (TypeError, ValueError):
         raise invalid(name, "not a ring", value=ring, allowed=allowed) from None
+    if vertices.dtype.kind not in "iuf":
+        raise invalid(name, "not a ring", value=ring, allowed=allowed)
     if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
         raise invalid(name, "not a ring", value=list(vertices.shape), allowed=allowed)
     if not np.isfinite(vertices).all():

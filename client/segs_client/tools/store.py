@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segs_client.boxes import Box, Size
 from segs_client.contract import FloatBox, invalid
-from segs_client.errors import InvalidRequest, contract_checked
+from segs_client.errors import contract_checked, within
 from segs_client.pictures import read_pixels
 from segs_client.refusals import from_validation_error
 from segs_client.segs import Seg, Segs
@@ -179,7 +179,7 @@ def _with_pictures(options: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]
 def _seg(arrays: Arrays, index: int, stored: StoredSeg) -> Seg:
     mask = _array(arrays, f"mask_{index}", np.float32)
     image = _array(arrays, f"image_{index}", np.float32) if stored.has_image else None
-    try:
+    with within(f"segs.{index}", stored.label):
         return Seg(
             mask=mask,
             bbox=stored.bbox,
@@ -189,5 +189,3 @@ def _seg(arrays: Arrays, index: int, stored: StoredSeg) -> Seg:
             image=image,
             options=_with_pictures(stored.options, arrays),
         )
-    except InvalidRequest as error:
-        raise invalid(f"segs.{index}", error.message) from None
