@@ -133,6 +133,9 @@ class NetworkExport(ABC):
     """Side of the first input that engines are tuned for."""
     exact_inputs: ClassVar[frozenset[str]] = frozenset()
     """Inputs that stay FP32 in a network of lower precision."""
+    exact_in_bf16: ClassVar[bool] = False
+    """It stays in float32 where a CPU runs the pipeline in bfloat16: it takes a small part of the
+    time, and its error goes into every step."""
     checked_sizes: tuple[Mapping[str, int], ...] = ({},)
     """Sizes of the axes for the comparison of the export with torch, beside the profile's least."""
 
