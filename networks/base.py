@@ -184,6 +184,15 @@ class NetworkExport(ABC):
         return {}
 
     @property
+    def warm_up_sizes(self) -> dict[str, int]:
+        """Sizes of the axes for a first run. Sides are four times the least: OpenVINO 2026.4
+        compiles attention at its first run, and if that is of a single token and in bfloat16,
+        later runs of more give NaN."""
+        least = {axis.name: axis.min for axis in self.axes}
+        sides = [least[dim] for dim in self.inputs[0].dims if isinstance(dim, str)]
+        return least | self.sizes_at(4 * max(sides)) if sides else least
+
+    @property
     def max_batch_elements(self) -> int | None:
         """:attr:`max_batch_area` in elements of the first input."""
         if self.max_batch_area is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -140,10 +141,12 @@ def _open_onnx(folder: Path, threads: int) -> LocalSession:
 def _open_openvino(folder: Path, threads: int) -> LocalSession:
     from runners.openvino_session import OpenvinoSettings, open_openvino_session
 
-    settings = OpenvinoSettings.from_config(_model_config(folder))
-    return ArrayNetwork(
-        open_openvino_session(folder / "model.onnx", replace(settings, threads=threads))
-    )
+    config = _model_config(folder)
+    settings = replace(OpenvinoSettings.from_config(config), threads=threads)
+    session = open_openvino_session(folder / "model.onnx", settings)
+    for sample in config["model_warmup"]:
+        session.run(_zeros(sample))
+    return ArrayNetwork(session)
 
 
 def _open_torch(folder: Path) -> LocalSession:
@@ -158,6 +161,15 @@ def _model_config(folder: Path) -> dict[str, Any]:
     text = (folder.parent / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     return dict(json_format.MessageToDict(config, preserving_proto_field_name=True))
+
+
+def _zeros(sample: Mapping[str, Any]) -> NamedArrays:
+    """The inputs of Triton's zero-filled warm-up."""
+    dtypes = {"TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
+    return {
+        name: np.zeros((sample["batch_size"], *map(int, entry["dims"])), dtypes[entry["data_type"]])
+        for name, entry in sample["inputs"].items()
+    }
 
 
 class LocalDetailer:

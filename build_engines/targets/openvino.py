@@ -93,7 +93,8 @@ class OpenvinoTarget:
                 lambda inputs: [
                     session.run(dict(inputs))[tensor.name] for tensor in network.outputs
                 ],
-                expected,
+                # The least shape must not be the first, see NetworkExport.warm_up_sizes.
+                reversed(expected),
                 precision,
             )
         except RuntimeError as error:
