@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("nvidia-pytriton", "onnxruntime", "torch", "numpy")
+_PACKAGES = ("nvidia-pytriton", "onnxruntime", "openvino", "torch", "numpy")
 
 
 def describe() -> str:

@@ -18,6 +18,8 @@ PREDICTIONS: tuple[str, ...] = get_args(PredictionType)
 TARGETS: tuple[str, ...] = get_args(TargetName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+_MISSING = {("onnx", "bf16"), ("openvino", "fp16")}
+"""Targets, and a precision that they do not compute in."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -101,7 +103,7 @@ class TargetOptions:
 
     name: TargetName = "onnx"
     precision: Precision | None = None
-    """None: fp16 for TensorRT, fp32 otherwise."""
+    """None: fp16 for TensorRT, bf16 for OpenVINO, fp32 otherwise."""
     memory_gb: float | None = None
     """Memory of the GPU that the models are built for; None: of the present GPU."""
     timing_cache: Path | None = None
@@ -124,10 +126,11 @@ class TargetOptions:
             raise OptionError(f"target: {self.name!r}; allowed: {', '.join(TARGETS)}")
         if self.precision not in (None, *PRECISIONS):
             raise OptionError(f"precision: {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
-        if self.name == "onnx" and self.precision == "bf16":
+        if (self.name, self.precision) in _MISSING:
+            allowed = (each for each in PRECISIONS if (self.name, each) not in _MISSING)
             raise OptionError(
-                "precision: bf16 with target onnx, which onnxruntime has not on a CPU; "
-                "allowed: fp32, fp16"
+                f"precision: {self.precision} with target {self.name}, which has it not on a CPU; "
+                f"allowed: {', '.join(allowed)}"
             )
         if not 0 <= self.optimization_level <= 5:
             raise OptionError(f"optimization_level: {self.optimization_level}; allowed: 0 to 5")

@@ -17,7 +17,7 @@ CONTROL_SAMPLE = "control_sample"
 def model_config(network: NetworkExport, pipeline: str, target: Target) -> str:
     """The configuration's text.
 
-    A zero-filled warm-up of the profile's least shape makes the first request as fast as the next.
+    A zero-filled warm-up of a small shape makes the first request as fast as the next.
     One instance is enough: its threads or kernels use the whole device.
     """
     config = model_config_pb2.ModelConfig(
@@ -29,12 +29,12 @@ def model_config(network: NetworkExport, pipeline: str, target: Target) -> str:
     for tensor in network.outputs:
         config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
     target.configure(config, network)
-    warmup = config.model_warmup.add(name="least_shape", batch_size=1)
-    least = {axis.name: axis.min for axis in network.axes}
+    warmup = config.model_warmup.add(name="small_shape", batch_size=1)
+    sizes = network.warm_up_sizes
     for tensor in network.inputs:
         entry = warmup.inputs[tensor.name]
         entry.data_type = _data_type(tensor)
-        entry.dims.extend(least[dim] if isinstance(dim, str) else dim for dim in tensor.dims)
+        entry.dims.extend(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.dims)
         entry.zero_data = True
     return str(text_format.MessageToString(config))
 

@@ -133,6 +133,9 @@ class NetworkExport(ABC):
     """Side of the first input that engines are tuned for."""
     exact_inputs: ClassVar[frozenset[str]] = frozenset()
     """Inputs that stay FP32 in a network of lower precision."""
+    exact_in_bf16: ClassVar[bool] = False
+    """It stays in float32 where a CPU runs the pipeline in bfloat16: it takes a small part of the
+    time, and its error goes into every step."""
     checked_sizes: tuple[Mapping[str, int], ...] = ({},)
     """Sizes of the axes for the comparison of the export with torch, beside the profile's least."""
 
@@ -179,6 +182,15 @@ class NetworkExport(ABC):
     def sizes_at(self, side: int) -> dict[str, int]:
         """Sizes of the axes for a first input of ``side`` × ``side``."""
         return {}
+
+    @property
+    def warm_up_sizes(self) -> dict[str, int]:
+        """Sizes of the axes for a first run. Sides are four times the least: OpenVINO 2026.4
+        compiles attention at its first run, and if that is of a single token and in bfloat16,
+        later runs of more give NaN."""
+        least = {axis.name: axis.min for axis in self.axes}
+        sides = [least[dim] for dim in self.inputs[0].dims if isinstance(dim, str)]
+        return least | self.sizes_at(4 * max(sides)) if sides else least
 
     @property
     def max_batch_elements(self) -> int | None:

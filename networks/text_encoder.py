@@ -58,6 +58,7 @@ class ClipTextEncoder(NetworkExport):
     pooled = False
     """Whether it has the output ``pooled``."""
     max_batch = 16
+    exact_in_bf16 = True
     adapter: ClassVar[type[_TextAdapter]] = _LastHiddenState
     last_used: ClassVar[int] = 1
     """The layer that gives the hidden state, counted from the last one, if none is skipped."""

@@ -24,7 +24,7 @@ NetworkRole = Literal["text_encoder", "text_encoder_2", "unet", "vae_encoder", "
 TextRole = Literal["text_encoder", "text_encoder_2"]
 
 
-TargetName = Literal["onnx", "tensorrt", "torch"]
+TargetName = Literal["onnx", "openvino", "tensorrt", "torch"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8", "fp8"]
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
 
 from pipelines import PipelineError, load_all
 from pipelines.descriptor import TargetName
 from preprocessing.composite import Composed, composite
 from preprocessing.prepare import RequestTensors, prepare
-from runners.onnx_session import OnnxSession, open_session
+from runners.onnx_session import NamedArrays, SessionSettings, open_session
 from sampling.pipeline import load_pipelines
 from sampling.program import Tensors
 from sampling.service import DetailService
@@ -38,12 +41,20 @@ class LocalSession(Protocol):
     def run(self, inputs: Tensors) -> Tensors: ...
 
 
+class ArraySession(Protocol):
+    """A loaded network with numpy arrays by name."""
+
+    input_names: tuple[str, ...]
+
+    def run(self, inputs: NamedArrays) -> NamedArrays: ...
+
+
 class LocalNetworks:
-    """The networks of model repositories in onnxruntime or torch, by their target, loaded at first
-    use; torch's on a GPU if there is one.
+    """The networks of model repositories in onnxruntime, OpenVINO or torch, by their target, loaded
+    at first use; torch's on a GPU if there is one.
 
     Args:
-        threads: of one network in onnxruntime; 0: one per core.
+        threads: of one network in onnxruntime or OpenVINO; 0: one per core.
     """
 
     def __init__(self, repositories: Iterable[Path], threads: int = 0) -> None:
@@ -69,14 +80,15 @@ class LocalNetworks:
         """
         if network not in self._sessions:
             target, folder = self._folders[network]
-            if target == "onnx":
-                session: LocalSession = OnnxNetwork(
-                    open_session(folder / "model.onnx", self._threads)
-                )
-            elif target == "torch":
-                session = _open_torch(folder)
-            else:
-                raise PipelineError(f"{network}: networks for {target} run in a server only")
+            match target:
+                case "onnx":
+                    session: LocalSession = _open_onnx(folder, self._threads)
+                case "openvino":
+                    session = _open_openvino(folder, self._threads)
+                case "torch":
+                    session = _open_torch(folder)
+                case _:
+                    raise PipelineError(f"{network}: networks for {target} run in a server only")
             self._sessions[network] = session
         return self._sessions[network]
 
@@ -103,10 +115,10 @@ class LocalNetworks:
         return await self.run(unet, {**tensors, **residuals})
 
 
-class OnnxNetwork:
-    """An onnxruntime session on a CPU, with torch tensors as inputs and outputs."""
+class ArrayNetwork:
+    """A session on numpy arrays, with torch tensors as inputs and outputs."""
 
-    def __init__(self, session: OnnxSession) -> None:
+    def __init__(self, session: ArraySession) -> None:
         self.input_names = session.input_names
         self._session = session
 
@@ -116,19 +128,55 @@ class OnnxNetwork:
         return {name: torch.from_numpy(array) for name, array in outputs.items()}
 
 
+def _open_onnx(folder: Path, threads: int) -> LocalSession:
+    settings = SessionSettings.from_config(_model_config(folder))
+    return ArrayNetwork(
+        open_session(folder / "model.onnx", settings=replace(settings, threads=threads))
+    )
+
+
+# Imported here: only pipelines built for them need their libraries.
+
+
+def _open_openvino(folder: Path, threads: int) -> LocalSession:
+    from runners.openvino_session import OpenvinoSettings, open_openvino_session
+
+    config = _model_config(folder)
+    settings = replace(OpenvinoSettings.from_config(config), threads=threads)
+    session = open_openvino_session(folder / "model.onnx", settings)
+    for sample in config["model_warmup"]:
+        session.run(_zeros(sample))
+    return ArrayNetwork(session)
+
+
 def _open_torch(folder: Path) -> LocalSession:
-    # Imported here: only pipelines built for torch need its libraries.
     from runners.torch_session import open_torch_session
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return open_torch_session(folder, device)
 
 
+def _model_config(folder: Path) -> dict[str, Any]:
+    """Triton's configuration of the model with this version, as its Python models get it."""
+    text = (folder.parent / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    return dict(json_format.MessageToDict(config, preserving_proto_field_name=True))
+
+
+def _zeros(sample: Mapping[str, Any]) -> NamedArrays:
+    """The inputs of Triton's zero-filled warm-up."""
+    dtypes = {"TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
+    return {
+        name: np.zeros((sample["batch_size"], *map(int, entry["dims"])), dtypes[entry["data_type"]])
+        for name, entry in sample["inputs"].items()
+    }
+
+
 class LocalDetailer:
     """Runs the steps of the ensemble in one process.
 
     Args:
-        repositories: folders with pipelines built for onnxruntime or torch.
+        repositories: folders with pipelines built for onnxruntime, OpenVINO or torch.
         networks: run the batches; None: those of the repositories.
     """
 

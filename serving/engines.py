@@ -1,4 +1,5 @@
-"""Checks that compiled engines run here: they are tied to one TensorRT and one kind of GPU."""
+"""Checks that pipelines run here: engines are tied to one TensorRT and one kind of GPU, bfloat16 in
+OpenVINO to a CPU that has it."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.cpu import CpuError, require_bf16
 from pipelines.descriptor import EngineSpec, load_all
 from pipelines.gpu import GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version
@@ -16,15 +18,26 @@ _BACKEND = Path("tensorrt") / "libtriton_tensorrt.so"
 
 
 def check_engines(repositories: Sequence[Path], installation: Installation) -> None:
-    """Compares the TensorRT version and GPU of the pipelines' engines with this machine's.
+    """Compares what the pipelines need with this machine's TensorRT, GPU and CPU.
 
     Raises:
-        EngineError: an engine cannot run; the message has the remedy.
+        EngineError: a pipeline cannot run; the message has the remedy.
     """
     for name, (descriptor, folder) in load_all(repositories).items():
         if descriptor.engine is not None:
             command = f"--name {name} --target tensorrt --repository {folder}"
             _check(_needs(name, descriptor.engine), descriptor.engine, installation, command)
+        if (descriptor.target, descriptor.precision) == ("openvino", "bf16"):
+            _check_bf16(name)
+
+
+def _check_bf16(name: str) -> None:
+    try:
+        require_bf16()
+    except CpuError as error:
+        raise EngineError(
+            f"pipeline {name!r}: {error}. Build it with --precision fp32, or with --target onnx"
+        ) from error
 
 
 def _check(needs: str, engine: EngineSpec, installation: Installation, command: str) -> None:

@@ -21,6 +21,8 @@ from triton_models.in_flight import POOL_THREADS
 from triton_models.tracing import is_wanted, tracing_environment
 
 OWN_BACKENDS = REPOSITORY_ROOT / "backends"
+PREFERRED = ("openvino",)
+"""Backends of this project that take the place of native ones: theirs would round timesteps."""
 _PINGS = (
     # A call may have no traffic for minutes. Pings keep it open in proxies and firewalls, and
     # detect a client that has disconnected without notice.
@@ -36,7 +38,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def build_backends(installation: Installation, workspace: Path) -> Path:
     """Builds the backend directory: the installation's backends, and this project's others.
 
-    A backend of this project never replaces a native one of the same name. Folders are linked.
+    A backend of this project replaces no native one of the same name but those of
+    :data:`PREFERRED`. Folders are linked.
     nvidia-pytriton's Python backend is copied: its stub must be beside it, and Triton refuses a
     backend library that is a link out of its folder.
     """
@@ -48,8 +51,9 @@ def build_backends(installation: Installation, workspace: Path) -> Path:
         for name in (PYTHON_BACKEND, "triton_python_backend_utils.py"):
             shutil.copy2(installation.backends / "python" / name, python / name)
         shutil.copy2(installation.stub, python / installation.stub.name)
-    own = (folder for folder in OWN_BACKENDS.iterdir() if (folder / "model.py").is_file())
-    for folder in (*installation.backends.iterdir(), *own):
+    own = [folder for folder in OWN_BACKENDS.iterdir() if (folder / "model.py").is_file()]
+    preferred = [folder for folder in own if folder.name in PREFERRED]
+    for folder in (*preferred, *installation.backends.iterdir(), *own):
         link = backends / folder.name
         if not link.exists():
             link.symlink_to(folder, target_is_directory=True)

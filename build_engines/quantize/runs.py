@@ -14,7 +14,7 @@ from build_engines.errors import BuildError
 from build_engines.quantize.workload import CalibrationRequest
 from pipelines.descriptor import PipelineDescriptor
 from preprocessing.prepare import RequestTensors
-from runners.in_process import LocalDetailer, LocalNetworks, LocalSession, OnnxNetwork
+from runners.in_process import ArrayNetwork, LocalDetailer, LocalNetworks, LocalSession
 from runners.onnx_session import OnnxSession
 from sampling.program import Tensors
 from segs_client.arrays import ByteArray
@@ -89,7 +89,7 @@ class _Networks(LocalNetworks):
 
     def session(self, network: str) -> LocalSession:
         if network == self._unet and self.other is not None:
-            return OnnxNetwork(self.other)
+            return ArrayNetwork(self.other)
         return super().session(network)
 
     async def run(self, network: str, inputs: Tensors) -> Tensors:

@@ -1,4 +1,4 @@
-"""The targets of a build, which run the networks: onnxruntime, TensorRT or torch."""
+"""The targets of a build, which run the networks: onnxruntime, OpenVINO, TensorRT or torch."""
 
 from build_engines.options import TargetOptions
 from build_engines.targets.base import Target
@@ -21,5 +21,9 @@ def open_target(options: TargetOptions) -> Target:
 
     if options.name == "torch":
         return open_torch(options)
+    if options.name == "openvino":
+        from build_engines.targets.openvino import open_openvino
+
+        return open_openvino(options)
     quantization = options.quantize.mode if options.quantize else None
     return OnnxTarget(options.precision or "fp32", quantization)

@@ -109,7 +109,7 @@ class TensorRtTarget:
     ) -> None:
         """See :meth:`Target.write`. The graph goes away again; it is as large as the engine."""
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            graph = write_graph(
+            graph, _ = write_graph(
                 *(network, checkpoint, Path(scratch), report),
                 precision=self.precision,
                 attention=PLAIN,

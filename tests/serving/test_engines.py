@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cpu import require_bf16
 from pipelines.descriptor import EngineSpec, TargetName
 from pipelines.gpu import Gpu, GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version, version_text
+from serving import engines
 from serving.engines import check_engines
 from serving.errors import EngineError
 from serving.installation import Installation
@@ -142,6 +144,20 @@ def test_pipelines_without_engines_need_nothing(
     monkeypatch.setenv("PATH", "/nonexistent")
     folder = write_descriptor(tmp_path / "onnx", "onnx", None)
     check_engines([folder], Installation(tmp_path / "tritonserver", (), tmp_path / "backends"))
+
+
+@pytest.mark.parametrize("flags", [["avx2", "avx512_bf16"], ["avx2", "avx512f"]])
+def test_bf16_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    monkeypatch.setattr(engines, "require_bf16", lambda: require_bf16(frozenset(flags)))
+    descriptor = bare_pipeline(target="openvino", precision="bf16")
+    (tmp_path / "base.pipeline.json").write_text(descriptor.model_dump_json())
+    here = Installation(tmp_path / "tritonserver", (), tmp_path / "backends")
+    if "avx512_bf16" in flags:
+        check_engines([tmp_path], here)
+        return
+    message = r"pipeline 'base': bf16 needs .*has avx2, avx512f\. Build it with --precision fp32"
+    with pytest.raises(EngineError, match=message):
+        check_engines([tmp_path], here)
 
 
 def test_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from serving.server import EmbeddedServer
 from serving.workspace import build_backends
 from tests.serving import toys
 
-OWN = {"onnxruntime": 2, "torch": 5}
+OWN = {"onnxruntime": 2, "openvino": 7, "torch": 5}
 """Stand-ins for our backends, and what each multiplies with."""
 
 
@@ -72,11 +72,13 @@ def test_an_image_keeps_its_own_and_gets_the_rest(
     own_backends: Path, image: Path, tmp_path: Path
 ) -> None:
     native = image.parent.parent / "backends" / "tensorrt"
-    native.mkdir()
-    (native / "libtriton_tensorrt.so").touch()
+    for name in ("tensorrt", "openvino"):
+        (native.parent / name).mkdir()
+        (native.parent / name / f"libtriton_{name}.so").touch()
     made = build_backends(find_installation(image), tmp_path)
     assert _names(made) == {
         "onnxruntime": native.parent / "onnxruntime",
+        "openvino": own_backends / "openvino",  # the native one would round timesteps
         "python": native.parent / "python",
         "tensorrt": native,
         "torch": own_backends / "torch",
