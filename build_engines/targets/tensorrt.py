@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 RECORD_FILE = "engine.json"
 """The record of a refittable engine's source without its weights, beside its plan."""
-WORKSPACE_SHARE = 0.25
-"""Of the GPU's memory, for one kernel's scratch; the rest is for weights and activations."""
 _BF16_SINCE = 8.0
 
 
@@ -134,7 +132,6 @@ class TensorRtTarget:
                 {tensor.name: profile.shapes(tensor) for tensor in network.inputs}
                 for profile in network.profiles(self.memory_gb)
             ],
-            workspace_bytes=int(self.memory_gb * 1e9 * WORKSPACE_SHARE),
             optimization_level=options.optimization_level,
             timing_cache=options.timing_cache,
             refit=options.refit,

@@ -1,6 +1,6 @@
-"""Engines by TensorRT's Python package, 11.x.
+"""Engines by TensorRT's Python package, 11.x, or TensorRT for RTX's, 1.x, which has the same API.
 
-All networks of 11.x are strongly typed: the graph's types are the engine's.
+All their networks are strongly typed: the graph's types are the engine's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EngineBuilder:
     """Builds engines.
 
     Args:
-        trt: the module ``tensorrt``.
+        trt: the module ``tensorrt``, or ``tensorrt_rtx``.
     """
 
     def __init__(self, trt: Any) -> None:
@@ -54,7 +54,7 @@ class EngineBuilder:
 
         plan = _run(lambda: builder.build_serialized_network(network, config), cancelled)
         if plan is None:
-            raise BuildError(f"TensorRT cannot build the engine: {logger.said()}")
+            raise BuildError(f"TensorRT cannot build the engine{_within(job)}: {logger.said()}")
         _write(job.plan, plan)
         if job.timing_cache is not None:
             self._keep_timings(config, job.timing_cache)
@@ -91,7 +91,9 @@ class EngineBuilder:
     def _config(self, builder: Any, job: Job) -> Any:
         trt = self._trt
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+        if job.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+        self._set_capabilities(config, job.compute_capabilities)
         config.builder_optimization_level = job.optimization_level
         if job.refit:
             config.set_flag(trt.BuilderFlag.REFIT)
@@ -108,6 +110,24 @@ class EngineBuilder:
         if job.timing_cache is not None:
             self._use_timings(config, job.timing_cache)
         return config
+
+    def _set_capabilities(self, config: Any, wanted: Sequence[str]) -> None:
+        """
+        Raises:
+            BuildError: this library builds for none such.
+        """
+        if not wanted:
+            return
+        known = getattr(self._trt, "ComputeCapability", None)
+        allowed = {} if known is None else known.__members__
+        config.num_compute_capabilities = len(wanted)
+        for index, each in enumerate(wanted):
+            name = f"SM{each.replace('.', '')}"
+            if name not in allowed or not config.set_compute_capability(allowed[name], index):
+                raise BuildError(
+                    f"TensorRT {self.version} builds for no compute capability {each}; "
+                    f"allowed: {', '.join(name for name in allowed if name.startswith('SM'))}"
+                )
 
     def _use_timings(self, config: Any, path: Path) -> None:
         known = timing_cache.read(path)
@@ -143,6 +163,13 @@ def _check_inputs(network: Any, profiles: Profiles) -> None:
             raise BuildError(
                 f"the graph's inputs are {sorted(parsed)}, the profile's {sorted(shapes)}"
             )
+
+
+def _within(job: Job) -> str:
+    """The limit that a build may have failed for."""
+    if job.workspace_bytes is None:
+        return ""
+    return f" within a workspace of {job.workspace_bytes / 1e9:.1f} GB"
 
 
 def _check_complete(refitter: Any, graph: Path) -> None:
