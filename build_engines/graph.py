@@ -8,7 +8,7 @@ from pathlib import Path
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
-from build_engines.verify import onnxruntime_runner, references, verify
+from build_engines.verify import Reference, onnxruntime_runner, references, verify
 from build_engines.weights import load_network
 from networks import Attention, NetworkExport
 from networks.precision import lower
@@ -25,11 +25,11 @@ def write_graph(
     *,
     precision: Precision,
     attention: Attention,
-) -> Path:
+) -> tuple[Path, list[Reference]]:
     """Loads, exports and checks one network, and applies its ``rewrite``. Torch's weights are freed
     before onnxruntime loads its own. ``report`` is called :data:`STAGES` times.
 
-    Returns the path of ``model.onnx`` in ``folder``.
+    Returns the path of ``model.onnx`` in ``folder``, and torch's results before the ``rewrite``.
 
     Raises:
         BuildError: the weights do not fit, the export differs from torch, or the quantised network
@@ -50,4 +50,4 @@ def write_graph(
     report(f"agrees with torch (relative error {error:.1e})")
     if network.rewrite is not None:
         network.rewrite(path)
-    return path
+    return path, expected

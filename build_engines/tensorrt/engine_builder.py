@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from build_engines.errors import BuildError, RefitError
 from build_engines.tensorrt import timing_cache
 from build_engines.tensorrt.callbacks import make_logger, make_monitor
 from build_engines.tensorrt.job import Job, Profiles
+from build_engines.tensorrt.plan import Plan
 from build_engines.tensorrt.structure import read_structure
+from build_engines.verify import Run
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,15 @@ class EngineBuilder:
         if not refitter.refit_cuda_engine():
             raise RefitError(f"TensorRT cannot refit the engine: {logger.said()}")
         _write(plan, self._serialize(engine))
+
+    def load(self, plan: Path, outputs: Sequence[str]) -> Run | None:
+        """Loads a plan to run it, with the names of its outputs in order; None without CUDA in this
+        Python's torch, which has the memory that it runs on.
+
+        Raises:
+            VerificationError: TensorRT cannot load it.
+        """
+        return Plan(self._trt, plan, outputs).run if torch.cuda.is_available() else None
 
     def _start(self, kind: Any, logger: Any) -> Any:
         try:

@@ -39,7 +39,7 @@ def pipeline(name: str, controlled: bool = False) -> SourcePipeline:
 def write(opened: SourcePipeline, role: str, folder: Path, precision: Precision) -> onnx.ModelProto:
     """The graph of one network, which was compared with torch in float32."""
     ((network, checkpoint),) = [each for each in opened.exports if each[0].role == role]
-    path = write_graph(
+    path, _ = write_graph(
         network, checkpoint, folder, lambda stage: None, precision=precision, attention=PLAIN
     )
     return onnx.load(path, load_external_data=False)

@@ -113,7 +113,7 @@ def test_a_graph_for_engines(
     )
     quantizer.reference = build(SD15, "sd15", quantizer.repository, controlnets=controlnets)
     pipeline.unet.rewrite = quantizer
-    path = write_graph(
+    path, _ = write_graph(
         *(pipeline.unet, pipeline.checkpoint, tmp_path, lambda stage: None),
         precision="fp16",
         attention=PLAIN,
