@@ -51,7 +51,7 @@ class EngineBuilder:
         if not parser.parse_from_file(str(job.graph)):
             raise BuildError(f"{job.graph.name}: TensorRT cannot parse it: {_errors(parser)}")
         _check_inputs(network, job.profiles)
-        config = self._config(builder, job)
+        config = self._config(builder, job, logger)
         cancelled = threading.Event()
         monitor = make_monitor(trt, cancelled)
         config.progress_monitor = monitor
@@ -101,7 +101,7 @@ class EngineBuilder:
         except TypeError as error:  # what the bindings make of a null pointer
             raise BuildError(f"TensorRT {self.version} cannot start: {logger.said()}") from error
 
-    def _config(self, builder: Any, job: Job) -> Any:
+    def _config(self, builder: Any, job: Job, logger: Any) -> Any:
         trt = self._trt
         config = builder.create_builder_config()
         if job.workspace_bytes is not None:
@@ -116,10 +116,16 @@ class EngineBuilder:
             config.clear_flag(trt.BuilderFlag.TF32)
         for shapes in job.profiles:
             profile = builder.create_optimization_profile()
-            for name, (least, usual, most) in shapes.items():
-                profile.set_shape(name, least, usual, most)
-            if config.add_optimization_profile(profile) < 0:
-                raise BuildError(f"TensorRT refuses the optimisation profile {dict(shapes)}")
+            try:
+                for name, (least, usual, most) in shapes.items():
+                    profile.set_shape(name, least, usual, most)
+                is_taken = config.add_optimization_profile(profile) >= 0
+            except RuntimeError:  # a shape that cannot be
+                is_taken = False
+            if not is_taken:
+                raise BuildError(
+                    f"TensorRT refuses the optimisation profile {dict(shapes)}: {logger.said()}"
+                )
         if job.timing_cache is not None:
             self._use_timings(config, job.timing_cache)
         return config
@@ -131,16 +137,18 @@ class EngineBuilder:
         """
         if not wanted:
             return
-        known = getattr(self._trt, "ComputeCapability", None)
-        allowed = {} if known is None else known.__members__
-        config.num_compute_capabilities = len(wanted)
-        for index, each in enumerate(wanted):
-            name = f"SM{each.replace('.', '')}"
-            if name not in allowed or not config.set_compute_capability(allowed[name], index):
-                raise BuildError(
-                    f"TensorRT {self.version} builds for no compute capability {each}; "
-                    f"allowed: {', '.join(name for name in allowed if name.startswith('SM'))}"
-                )
+        kind = getattr(self._trt, "ComputeCapability", None)
+        known = {} if kind is None else kind.__members__
+        names = [f"SM{each.replace('.', '')}" for each in wanted]
+        if not known.keys() >= set(names):
+            allowed = ", ".join(name for name in known if name.startswith("SM"))
+            raise BuildError(
+                f"TensorRT {self.version} cannot build for compute capability "
+                f"{', '.join(wanted)}; allowed: {allowed or 'that of the GPU that is here'}"
+            )
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(known[name], index)
 
     def _use_timings(self, config: Any, path: Path) -> None:
         known = timing_cache.read(path)
@@ -212,13 +220,16 @@ def _errors(parser: Any) -> str:
 
 def _run(build: Any, cancelled: threading.Event) -> Any:
     """Runs it on another thread, so that Ctrl-C reaches this one: TensorRT swallows what is
-    raised in its callbacks. An interrupted build ends at its next step."""
+    raised in its callbacks. An interrupted build ends at its next step: nothing else ends it."""
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt") as pool:
         future = pool.submit(build)
         try:
             return future.result()
-        except BaseException:
+        except KeyboardInterrupt:
             cancelled.set()
+            log.warning(
+                "interrupted; the build ends at TensorRT's next step, within a minute or so"
+            )
             raise
 
 
