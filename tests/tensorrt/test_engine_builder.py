@@ -1,11 +1,12 @@
-"""Builder and refitter against a double that has the real bindings' classes and signatures."""
+"""Builder and refitter against a double that has the classes and signatures of TensorRT 11.
+
+What TensorRT for RTX can be asked without a GPU is in test_rtx.py.
+"""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -159,19 +160,6 @@ def test_every_complaint_of_the_parser_is_told(trt: Double, graph: Path) -> None
         EngineBuilder(trt).build(job(graph))
 
 
-def test_a_failed_build_leaves_no_file(trt: Double, graph: Path) -> None:
-    def fail(builder: Any, network: Any, config: Any) -> None:
-        severity = trt.ILogger.Severity
-        builder.__dict__["said"].log(severity.ERROR, "out of memory")
-
-    trt.handlers["Builder.build_serialized_network"] = fail
-    wanted = job(graph, timing_cache=graph.parent / "timings")
-    with pytest.raises(BuildError, match="cannot build the engine: out of memory"):
-        EngineBuilder(trt).build(wanted)
-    assert not wanted.plan.exists()
-    assert not (graph.parent / "timings").exists()
-
-
 def test_no_gpu_is_told(trt: Double, graph: Path) -> None:
     def refuse(builder: Any, logger: Any) -> None:
         logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure")
@@ -182,27 +170,9 @@ def test_no_gpu_is_told(trt: Double, graph: Path) -> None:
         EngineBuilder(trt).build(job(graph))
 
 
-def test_ctrl_c_ends_a_build(trt: Double, graph: Path) -> None:
-    main = threading.main_thread().ident
-    assert main is not None
-    Fake(trt).build_until_stopped(lambda: signal.pthread_kill(main, signal.SIGINT))
-    wanted = job(graph)
-    # A shell that starts this in the background has it ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            EngineBuilder(trt).build(wanted)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert not wanted.plan.exists()
-
-
-def test_another_input_than_the_profiles(trt: Double, graph: Path) -> None:
-    renamed = [{**profile, "latent": profile["sample"]} for profile in PROFILES]
-    for profile in renamed:
-        del profile["sample"]
-    with pytest.raises(BuildError, match=r"\['gain', 'sample'\], the profile's \['gain', 'latent'"):
-        EngineBuilder(trt).build(job(graph, profiles=renamed))
+def test_ahead_of_time_is_not_for_this_tensorrt(trt: Double, graph: Path) -> None:
+    with pytest.raises(BuildError, match=r"compute capability 8\.9; allowed: that of the GPU"):
+        EngineBuilder(trt).build(job(graph, compute_capabilities=("8.9",)))
 
 
 def refit(trt: Double, graph: Path, old: bytes = b"plan:old") -> bytes:

@@ -1,4 +1,4 @@
-"""What runs a plan, on a double whose engine doubles ``sample`` and adds ``gain`` to it."""
+"""A plan is run, on a double whose engine doubles ``sample`` and adds ``gain`` to it."""
 
 from __future__ import annotations
 
