@@ -222,9 +222,8 @@ def _run(build: Any, cancelled: threading.Event) -> Any:
     """Runs it on another thread, so that Ctrl-C reaches this one: TensorRT swallows what is
     raised in its callbacks. An interrupted build ends at its next step: nothing else ends it."""
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt") as pool:
-        future = pool.submit(build)
         try:
-            return future.result()
+            return pool.submit(build).result()
         except KeyboardInterrupt:
             cancelled.set()
             log.warning(
