@@ -102,7 +102,8 @@ def quantized() -> Iterator[Any]:
     """Networks with the modes of quantisation."""
     for name in ("sd15-text_encoder", "sd15-unet", "sdxl-unet"):
         for mode in QUANTIZATIONS:
-            marks = [pytest.mark.engines] if name.endswith("unet") else []
+            later = pytest.mark.slow if name.startswith("sdxl") else pytest.mark.engines
+            marks = [later] if name.endswith("unet") else []
             yield pytest.param(name, mode, marks=marks, id=f"{name}-{mode}")
 
 
@@ -178,6 +179,7 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_profile_is_refused(graph: Path, fault: str) -> None:
     profiles, message = FAULTS[fault]
