@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from build_engines.attention import CONTRIB_DOMAIN
 from build_engines.errors import BuildError
 from build_engines.options import QUANTIZATIONS
 from build_engines.quantize.structure import check_structure
@@ -25,6 +27,8 @@ from tests.tensorrt.graphs import ALL, PARTS, export
 from tests.tensorrt.quantized import quantize
 from tests.tensorrt.rtx import BUILDER, MEMORIES_GB, PROFILES, build_ahead, job, parse
 
+TENSORRT: dict[str, Any] = json.loads(Path(__file__).with_name("operators.json").read_text())
+"""The operators of TensorRT's own parser, as it publishes them."""
 WORKS_IN = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 SECOND_TIER = {("fp32", 8.6), ("fp16", 24.1), ("bf16", 85.5)}
 """Each precision and each memory once, for every network."""
@@ -50,10 +54,37 @@ def test_the_parser_takes_the_graph(name: str, precision: Precision) -> None:
     network = PARTS[name].network
     assert inputs == {tensor.name: (-1, *_dynamic(tensor.dims)) for tensor in network.inputs}
     model = onnx.load(path, load_external_data=False)
+    assert foreign(model) == set()
     assert [value.name for value in model.graph.output] == [each.name for each in network.outputs]
     # Strongly typed: the engine computes in the graph's types, so the weights say the precision.
     kinds = [tensor.data_type for tensor in model.graph.initializer]
     assert kinds.count(WORKS_IN[precision]) > len(kinds) / 2
+
+
+def foreign(model: onnx.ModelProto) -> set[str]:
+    """What TensorRT's own parser is not said to take: that for RTX takes some more."""
+    least, most = TENSORRT["opset"]
+    opsets = {each.domain: each.version for each in model.opset_import}
+    used = {(node.domain, node.op_type) for node in model.graph.node}
+    found = {name for domain, name in used if domain or name not in TENSORRT["operators"]}
+    return found if least <= opsets[""] <= most else found | {f"opset {opsets['']}"}
+
+
+def test_the_parser_takes_an_operator_that_tensorrts_lacks(tmp_path: Path) -> None:
+    """onnxruntime's attention, which graphs for the target ``onnx`` have: hence the list."""
+    names = ("q", "k", "v", "y")
+    q, k, v, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8, 16]) for name in names
+    )
+    node = helper.make_node(
+        "MultiHeadAttention", ["q", "k", "v"], ["y"], domain=CONTRIB_DOMAIN, num_heads=2
+    )
+    opsets = [helper.make_opsetid("", 25), helper.make_opsetid(CONTRIB_DOMAIN, 1)]
+    graph = helper.make_graph([node], "g", [q, k, v], [y])
+    model = helper.make_model(graph, opset_imports=opsets)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert parse(tmp_path / "model.onnx")[1] == []
+    assert foreign(model) == {"MultiHeadAttention", "opset 25"}
 
 
 def _dynamic(dims: tuple[int | str, ...]) -> Iterator[int]:
@@ -202,8 +233,8 @@ def test_the_library_itself_takes_an_unknown_input(
 OPERATORS = {
     "ONNX's own": (helper.make_node("Bernoulli", ["x"], ["y"], name="odd"), "Bernoulli odd: "),
     "onnxruntime's": (
-        helper.make_node("MultiHeadAttention", ["x"], ["y"], name="odd", domain="com.microsoft"),
-        "MultiHeadAttention odd: ",
+        helper.make_node("FusedGelu", ["x"], ["y"], name="odd", domain=CONTRIB_DOMAIN),
+        "FusedGelu odd: ",
     ),
 }
 
@@ -212,7 +243,7 @@ OPERATORS = {
 def test_an_operator_that_the_parser_lacks_is_named(tmp_path: Path, kind: str) -> None:
     node, message = OPERATORS[kind]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]) for name in "xy")
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(CONTRIB_DOMAIN, 1)]
     model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=opsets)
     onnx.save(model, tmp_path / "model.onnx")
     profiles = [{"x": ((1, 1), (2, 1), (4, 1))}]
