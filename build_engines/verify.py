@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,16 @@ from torch import nn
 from build_engines.errors import VerificationError
 from build_engines.widen import widen
 from networks import NetworkExport, ShapeCase
-from pipelines.descriptor import Precision
+from pipelines.descriptor import Precision, Quantization
+from pipelines.reference import (
+    REFERENCE_FILE,
+    DifferenceError,
+    NetworkReference,
+    Tolerance,
+    relative_error,
+    write_reference,
+)
+from runners.onnx_session import SessionSettings, open_session
 
 SEED = 0
 
@@ -27,23 +36,15 @@ Run = Callable[[InputArrays], OutputArrays]
 """Runs one batch; the outputs are in the network's order."""
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """Allowed difference of an export from the checkpoint in float32.
-
-    ``error`` is the greatest difference relative to the output's greatest magnitude, ``cosine`` the
-    least cosine between rows of the two.
-    """
-
-    error: float
-    cosine: float
-
-
-TOLERANCES: dict[Precision, Tolerance] = {
+TOLERANCES: dict[Precision | Quantization, Tolerance] = {
     "fp32": Tolerance(1e-4, 0.999999),
     "fp16": Tolerance(5e-2, 0.999),
     "bf16": Tolerance(2e-1, 0.99),
+    "int8": Tolerance(2e-1, 0.99),
+    "fp8": Tolerance(2e-1, 0.99),
 }
+"""Of a precision, from the checkpoint in float32; of a quantisation, from the same quantised graph
+in onnxruntime: a value that lies between two steps may be rounded to the other one."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def run_in_torch(module: nn.Module, inputs: Iterable[torch.Tensor]) -> OutputArr
 
 
 def verify(
-    network: NetworkExport, run: Run, expected: Iterable[Reference], precision: Precision
+    network: NetworkExport,
+    run: Run,
+    expected: Iterable[Reference],
+    precision: Precision | Quantization,
 ) -> float:
     """Runs the references' inputs; returns the greatest relative error.
 
@@ -92,11 +96,44 @@ def verify(
             :data:`TOLERANCES` allow.
     """
     names = [tensor.name for tensor in network.outputs]
-    return max(
-        _difference(f"{network.role} at {each.case}: {name}", output, wanted, TOLERANCES[precision])
-        for each in expected
-        for name, output, wanted in zip(names, run(each.inputs), each.outputs, strict=True)
-    )
+    errors = []
+    for each in expected:
+        for name, output, wanted in zip(names, run(each.inputs), each.outputs, strict=True):
+            try:
+                errors.append(relative_error(output, wanted, TOLERANCES[precision]))
+            except DifferenceError as error:
+                raise VerificationError(f"{network.role} at {each.case}: {name} {error}") from None
+    return max(errors)
+
+
+def run_quantized(
+    network: NetworkExport, model: Path, inputs: Iterable[Reference]
+) -> list[Reference]:
+    """The inputs with the outputs of the quantised ``model.onnx`` in onnxruntime, which is widened
+    to float32 around its 8-bit values: onnxruntime quantises float16 values wrongly."""
+    names = [tensor.name for tensor in network.outputs]
+    with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
+        # More optimisation moves FP8 values through operators without FP8.
+        session = open_session(widen(model, Path(scratch)), settings=SessionSettings(level=-1))
+        results = []
+        for each in inputs:
+            outputs = session.run(dict(each.inputs))
+            results.append(replace(each, outputs=[outputs[name] for name in names]))
+    return results
+
+
+def write_first(
+    network: NetworkExport,
+    folder: Path,
+    expected: Sequence[Reference],
+    precision: Precision | Quantization,
+) -> None:
+    """Writes the first reference, that of the least shape, for the server's check at its start."""
+    first = expected[0]
+    names = (tensor.name for tensor in network.outputs)
+    outputs = dict(zip(names, first.outputs, strict=True))
+    reference = NetworkReference(first.inputs, outputs, TOLERANCES[precision])
+    write_reference(folder / REFERENCE_FILE, reference)
 
 
 @contextmanager
@@ -125,36 +162,3 @@ def onnxruntime_runner(network: NetworkExport, model: Path, precision: Precision
         raise VerificationError(
             f"{network.role}: onnxruntime cannot run the export: {error}"
         ) from error
-
-
-def _difference(
-    where: str,
-    output: npt.NDArray[np.float32],
-    expected: npt.NDArray[np.float32],
-    tolerance: Tolerance,
-) -> float:
-    if output.shape != expected.shape:
-        raise VerificationError(
-            f"{where}: the export gives shape {list(output.shape)}, torch {list(expected.shape)}"
-        )
-    error = float(np.abs(output - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if not error <= tolerance.error:  # "not": NaN fails too
-        raise VerificationError(
-            f"{where}: the export differs from torch by {error:.2e} of the output's greatest "
-            f"magnitude; at most {tolerance.error:.0e} is allowed"
-        )
-    alike = cosine(output, expected)
-    if not alike >= tolerance.cosine:
-        raise VerificationError(
-            f"{where}: the cosine between the export's rows and torch's is {alike:.5f}; at least "
-            f"{tolerance.cosine} is needed"
-        )
-    return error
-
-
-def cosine(output: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """The least cosine between the rows of two arrays ``[rows, …]``; 1 for two rows of zeros."""
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (output, expected))
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    alike = np.where(lengths > 0, (a * b).sum(1) / np.maximum(lengths, 1e-300), (a == b).all(1))
-    return float(alike.min())

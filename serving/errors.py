@@ -18,6 +18,10 @@ class EngineError(ServingError):
     """A compiled engine does not run with this TensorRT or on this GPU."""
 
 
+class WrongResultsError(ServingError):
+    """A network gives other results here than torch gave at its build."""
+
+
 class TlsError(ServingError):
     """A certificate or a key is missing, malformed, or does not fit the others."""
 

@@ -136,8 +136,9 @@ class ServerOptions:
         "--drain-timeout", type=float, metavar="SECONDS",
     )  # fmt: skip
     canary: bool = _option(
-        True, "be ready without having answered a request", "--no-canary", action="store_false"
-    )
+        True, "be ready without having answered a request or compared a network with its reference",
+        "--no-canary", action="store_false",
+    )  # fmt: skip
     api_keys: Path | None = _option(
         None, "take requests with a key of this file only; see new-key",
         "--api-keys", type=Path, metavar="FILE",

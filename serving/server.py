@@ -38,6 +38,7 @@ from serving.process import (
     resource_use,
 )
 from serving.reaper import ending, signal_of
+from serving.reference_check import ReferenceCheck, reference_checks
 from serving.reloading import load_again
 from serving.repositories import descriptors, has_detailer
 from serving.start_progress import StartProgress
@@ -86,6 +87,8 @@ class EmbeddedServer:
         folders = tuple(Path(folder) for folder in repositories)
         self.options = ServerOptions(**{"grpc_port": 0, **options, "repositories": folders})
         self.pipelines: tuple[str, ...] = ()
+        self.references: tuple[ReferenceCheck, ...] = ()
+        """The networks whose results are compared before it is ready."""
         self.canaries: tuple[Canary, ...] = ()
         """The canaries that must succeed before it is ready."""
         self.ports: dict[str, int] = {}
@@ -138,7 +141,8 @@ class EmbeddedServer:
         return join_address(host, self.ports[protocol])
 
     def start(self, stop_asked: threading.Event | None = None) -> None:
-        """Starts the server and returns when it is ready and all canaries have succeeded.
+        """Starts the server and returns when it is ready, networks agree with their
+        references, and all canaries have succeeded.
 
         If tritonserver crashes, it is started once more: version 2.51 may crash if the machine is
         suspended for a second at its start, because it treats its models' processes as dead. The
@@ -175,6 +179,8 @@ class EmbeddedServer:
             self.pipelines = tuple(pipelines)
             for pipeline in pipelines.values():
                 self._ensembles.update(pipeline.ensembles)
+            if options.canary:
+                self.references = reference_checks(options.repositories)
             if options.canary and has_detailer(options.model_repository):
                 self.canaries = canaries(pipelines.values())
             self._claim_ports()

@@ -1,4 +1,4 @@
-"""The last part of a server's start: canaries, while its processes are monitored."""
+"""The last part of a server's start: references and canaries, while its processes are monitored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from serving.canary import Canary, run_canary
 from serving.connection import Connection
 from serving.errors import CanaryError, CrashError, ModelsDownError, ServingError, StartError
 from serving.options import ServerOptions
+from serving.reference_check import ReferenceCheck, run_check
 from serving.times import RELOADS
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ _LOOK_S = 0.1
 class StartingServer(Protocol):
     """The used part of :class:`~serving.server.EmbeddedServer`."""
 
+    references: tuple[ReferenceCheck, ...]
     canaries: tuple[Canary, ...]
     options: ServerOptions
 
@@ -40,10 +42,11 @@ class StartingServer(Protocol):
 
 
 def answer_canaries(server: StartingServer, stop_asked: threading.Event) -> None:
-    """Sends all canaries, one after another; models whose process ends or stalls meanwhile are
-    reloaded.
+    """Checks all references and sends all canaries, one after another; models whose process ends or
+    stalls meanwhile are reloaded.
 
     Raises:
+        WrongResultsError: a network's results are not those of its reference.
         CanaryError: a canary failed, or processes ended with canaries repeatedly.
         CrashError: a process ended whose model cannot be reloaded alone.
         ServingError: ``stop_asked`` was set meanwhile.
@@ -88,6 +91,9 @@ def _repair(server: StartingServer, stop_asked: threading.Event) -> bool:
 
 
 def _send_canaries(server: StartingServer) -> None:
+    for check in server.references:
+        error = run_check(server.connection, check, server.options.start_timeout_s)
+        log.info("%s agrees with its reference (relative error %.1e)", check, error)
     for canary in server.canaries:
         taken_s = run_canary(server.connection, canary, server.options.start_timeout_s)
         log.info("%s answered in %.2f s", canary, taken_s)

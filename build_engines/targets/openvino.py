@@ -19,7 +19,7 @@ from build_engines.errors import BuildError, VerificationError
 from build_engines.graph import STAGES, write_graph
 from build_engines.options import TargetOptions
 from build_engines.targets.base import StageDone
-from build_engines.verify import Reference, verify
+from build_engines.verify import Reference, verify, write_first
 from networks import NetworkExport
 from pipelines.cpu import CpuError, require_bf16
 from pipelines.descriptor import EngineSpec, Precision, TargetName
@@ -76,6 +76,7 @@ class OpenvinoTarget:
         graph, expected = write_graph(
             *(network, checkpoint, folder, report), precision="fp32", attention=FUSED
         )
+        write_first(network, folder, expected, self._precision(network))
         error = self._verify(network, graph, expected)
         report(f"agrees with torch in OpenVINO (relative error {error:.1e})")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 
 from build_engines.attention import PLAIN
 from build_engines.checkpoint import Checkpoint
-from build_engines.errors import BuildError, RefitError
+from build_engines.errors import BuildError, RefitError, VerificationError
 from build_engines.graph import STAGES, write_graph
 from build_engines.options import TargetOptions
 from build_engines.publish import published
@@ -21,8 +22,9 @@ from build_engines.targets.base import StageDone
 from build_engines.tensorrt import EngineBuilder, Job, find_builder
 from build_engines.tensorrt.job import PLAN_FILE
 from build_engines.tensorrt.structure import read_structure
+from build_engines.verify import Reference, run_quantized, verify, write_first
 from networks import NetworkExport
-from pipelines.descriptor import EngineSpec, Precision, TargetName
+from pipelines.descriptor import EngineSpec, Precision, Quantization, TargetName
 from pipelines.files import write_flushed
 from pipelines.gpu import Gpu, GpuError, find_gpus
 
@@ -30,8 +32,6 @@ log = logging.getLogger(__name__)
 
 RECORD_FILE = "engine.json"
 """The record of a refittable engine's source without its weights, beside its plan."""
-WORKSPACE_SHARE = 0.25
-"""Of the GPU's memory, for one kernel's scratch; the rest is for weights and activations."""
 _BF16_SINCE = 8.0
 
 
@@ -108,21 +108,30 @@ class TensorRtTarget:
         self, network: NetworkExport, checkpoint: Checkpoint, folder: Path, report: StageDone
     ) -> None:
         """See :meth:`Target.write`. The graph goes away again; it is as large as the engine."""
+        quantization = self._quantization(network)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            graph, _ = write_graph(
+            graph, expected = write_graph(
                 *(network, checkpoint, Path(scratch), report),
                 precision=self.precision,
                 attention=PLAIN,
             )
+            if quantization is not None:
+                expected = run_quantized(network, graph, expected)
+            precision = quantization or self.precision
+            write_first(network, folder, expected, precision)
             job = self.job(network, graph, folder / PLAN_FILE)
             record = self._record(job)
             if self.options.refit:
                 write_flushed(folder / RECORD_FILE, record)
-            if self.options.refit and self._refitted(job, record):
-                report("engine refitted")
+
+            def check() -> str:
+                return self._check(network, job.plan, expected, precision)
+
+            if (agreement := self._refitted(job, record, check)) is not None:
+                report(f"engine refitted; {agreement}")
             else:
                 self.builder.build(job)
-                report("engine built")
+                report(f"engine built; {check()}")
 
     def job(self, network: NetworkExport, graph: Path, plan: Path) -> Job:
         """The builder's job."""
@@ -134,13 +143,39 @@ class TensorRtTarget:
                 {tensor.name: profile.shapes(tensor) for tensor in network.inputs}
                 for profile in network.profiles(self.memory_gb)
             ],
-            workspace_bytes=int(self.memory_gb * 1e9 * WORKSPACE_SHARE),
             optimization_level=options.optimization_level,
             timing_cache=options.timing_cache,
             refit=options.refit,
             weight_streaming=options.weight_streaming,
             tf32=self.precision != "fp32",
         )
+
+    def _quantization(self, network: NetworkExport) -> Quantization | None:
+        quantize = self.options.quantize
+        return quantize.mode if quantize and network.rewrite else None
+
+    def _check(
+        self,
+        network: NetworkExport,
+        plan: Path,
+        expected: Sequence[Reference],
+        precision: Precision | Quantization,
+    ) -> str:
+        """Runs the plan where that is possible; says what came of it.
+
+        Raises:
+            VerificationError: its results differ by more than allowed.
+        """
+        run = self.builder.load(plan, [tensor.name for tensor in network.outputs])
+        if run is None:
+            log.warning(
+                "%s: the engine was not run, as this Python's torch has no CUDA; "
+                "the server compares it with torch when it starts",
+                network.role,
+            )
+            return "not run"
+        error = verify(network, run, expected, precision)
+        return f"agrees with torch (relative error {error:.1e})"
 
     def _record(self, job: Job) -> str:
         record = {
@@ -151,17 +186,20 @@ class TensorRtTarget:
         }
         return json.dumps(record, indent=1) + "\n"
 
-    def _refitted(self, job: Job, record: str) -> bool:
-        """Whether the engine that serves now could be given the new weights."""
+    def _refitted(self, job: Job, record: str, check: Callable[[], str]) -> str | None:
+        """What the check says of the engine that serves now with the new weights; None if it cannot
+        be given them."""
+        if not self.options.refit:
+            return None
         old = published(job.plan)
         try:
             if (old.parent / RECORD_FILE).read_text() != record:
                 log.info("%s: not of the same structure or options; built anew", old)
-                return False
+                return None
             self.builder.refit(old, job.graph, job.plan)
+            return check()
         except FileNotFoundError:
-            return False
-        except RefitError as error:
+            return None
+        except (RefitError, VerificationError) as error:
             log.warning("%s: built anew, as it cannot be refitted: %s", old, error)
-            return False
-        return True
+            return None

@@ -39,7 +39,7 @@ def make_logger(trt: Any) -> Any:
             level = _LEVELS.get(severity.name)
             if level is None:
                 return
-            if level == logging.WARNING:
+            if level == logging.WARNING and msg not in self.errors:
                 self.errors.append(msg)
             log.log(level, "%s", msg)
 

@@ -1,6 +1,6 @@
-"""Engines by TensorRT's Python package, 11.x.
+"""Engines by TensorRT's Python package, 11.x, or TensorRT for RTX's, 1.x, which has the same API.
 
-All networks of 11.x are strongly typed: the graph's types are the engine's.
+All their networks are strongly typed: the graph's types are the engine's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from build_engines.errors import BuildError, RefitError
 from build_engines.tensorrt import timing_cache
 from build_engines.tensorrt.callbacks import make_logger, make_monitor
 from build_engines.tensorrt.job import Job, Profiles
+from build_engines.tensorrt.plan import Plan
 from build_engines.tensorrt.structure import read_structure
+from build_engines.verify import Run
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ class EngineBuilder:
     """Builds engines.
 
     Args:
-        trt: the module ``tensorrt``.
+        trt: the module ``tensorrt``, or ``tensorrt_rtx``.
     """
 
     def __init__(self, trt: Any) -> None:
@@ -47,14 +51,14 @@ class EngineBuilder:
         if not parser.parse_from_file(str(job.graph)):
             raise BuildError(f"{job.graph.name}: TensorRT cannot parse it: {_errors(parser)}")
         _check_inputs(network, job.profiles)
-        config = self._config(builder, job)
+        config = self._config(builder, job, logger)
         cancelled = threading.Event()
         monitor = make_monitor(trt, cancelled)
         config.progress_monitor = monitor
 
         plan = _run(lambda: builder.build_serialized_network(network, config), cancelled)
         if plan is None:
-            raise BuildError(f"TensorRT cannot build the engine: {logger.said()}")
+            raise BuildError(f"TensorRT cannot build the engine{_within(job)}: {logger.said()}")
         _write(job.plan, plan)
         if job.timing_cache is not None:
             self._keep_timings(config, job.timing_cache)
@@ -82,16 +86,27 @@ class EngineBuilder:
             raise RefitError(f"TensorRT cannot refit the engine: {logger.said()}")
         _write(plan, self._serialize(engine))
 
+    def load(self, plan: Path, outputs: Sequence[str]) -> Run | None:
+        """Loads a plan to run it, with the names of its outputs in order; None without CUDA in this
+        Python's torch, which has the memory that it runs on.
+
+        Raises:
+            VerificationError: TensorRT cannot load it.
+        """
+        return Plan(self._trt, plan, outputs).run if torch.cuda.is_available() else None
+
     def _start(self, kind: Any, logger: Any) -> Any:
         try:
             return kind(logger)
         except TypeError as error:  # what the bindings make of a null pointer
             raise BuildError(f"TensorRT {self.version} cannot start: {logger.said()}") from error
 
-    def _config(self, builder: Any, job: Job) -> Any:
+    def _config(self, builder: Any, job: Job, logger: Any) -> Any:
         trt = self._trt
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+        if job.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+        self._set_capabilities(config, job.compute_capabilities)
         config.builder_optimization_level = job.optimization_level
         if job.refit:
             config.set_flag(trt.BuilderFlag.REFIT)
@@ -101,13 +116,39 @@ class EngineBuilder:
             config.clear_flag(trt.BuilderFlag.TF32)
         for shapes in job.profiles:
             profile = builder.create_optimization_profile()
-            for name, (least, usual, most) in shapes.items():
-                profile.set_shape(name, least, usual, most)
-            if config.add_optimization_profile(profile) < 0:
-                raise BuildError(f"TensorRT refuses the optimisation profile {dict(shapes)}")
+            try:
+                for name, (least, usual, most) in shapes.items():
+                    profile.set_shape(name, least, usual, most)
+                is_taken = config.add_optimization_profile(profile) >= 0
+            except RuntimeError:  # a shape that cannot be
+                is_taken = False
+            if not is_taken:
+                raise BuildError(
+                    f"TensorRT refuses the optimisation profile {dict(shapes)}: {logger.said()}"
+                )
         if job.timing_cache is not None:
             self._use_timings(config, job.timing_cache)
         return config
+
+    def _set_capabilities(self, config: Any, wanted: Sequence[str]) -> None:
+        """
+        Raises:
+            BuildError: this library builds for none such.
+        """
+        if not wanted:
+            return
+        kind = getattr(self._trt, "ComputeCapability", None)
+        known = {} if kind is None else kind.__members__
+        names = [f"SM{each.replace('.', '')}" for each in wanted]
+        if not known.keys() >= set(names):
+            allowed = ", ".join(name for name in known if name.startswith("SM"))
+            raise BuildError(
+                f"TensorRT {self.version} cannot build for compute capability "
+                f"{', '.join(wanted)}; allowed: {allowed or 'that of the GPU that is here'}"
+            )
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(known[name], index)
 
     def _use_timings(self, config: Any, path: Path) -> None:
         known = timing_cache.read(path)
@@ -145,6 +186,13 @@ def _check_inputs(network: Any, profiles: Profiles) -> None:
             )
 
 
+def _within(job: Job) -> str:
+    """The limit that a build may have failed for."""
+    if job.workspace_bytes is None:
+        return ""
+    return f" within a workspace of {job.workspace_bytes / 1e9:.1f} GB"
+
+
 def _check_complete(refitter: Any, graph: Path) -> None:
     """That every weight of the graph is in the engine now, and none of the old one's remains.
 
@@ -172,13 +220,15 @@ def _errors(parser: Any) -> str:
 
 def _run(build: Any, cancelled: threading.Event) -> Any:
     """Runs it on another thread, so that Ctrl-C reaches this one: TensorRT swallows what is
-    raised in its callbacks. An interrupted build ends at its next step."""
+    raised in its callbacks. An interrupted build ends at its next step: nothing else ends it."""
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt") as pool:
-        future = pool.submit(build)
         try:
-            return future.result()
-        except BaseException:
+            return pool.submit(build).result()
+        except KeyboardInterrupt:
             cancelled.set()
+            log.warning(
+                "interrupted; the build ends at TensorRT's next step, within a minute or so"
+            )
             raise
 
 

@@ -23,8 +23,12 @@ class Job:
     plan: Path
     """The file to write."""
     profiles: Profiles
-    workspace_bytes: int
-    """Most scratch memory of any kernel."""
+    workspace_bytes: int | None = None
+    """Most scratch memory, in which a network that is compiled whole has its activations too; None:
+    TensorRT's own limit, the GPU's memory."""
+    compute_capabilities: Sequence[str] = ()
+    """Of the GPUs to build for, e.g. "8.9", where the library compiles ahead of time, as TensorRT
+    for RTX does; empty: the GPU that is here."""
     optimization_level: int = 3
     timing_cache: Path | None = None
     refit: bool = False

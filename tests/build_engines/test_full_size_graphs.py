@@ -24,12 +24,13 @@ from build_engines.checkpoint import Checkpoint
 from build_engines.export import export_onnx
 from build_engines.formats import open_checkpoint
 from build_engines.pipeline import SourcePipeline, open_pipeline
-from build_engines.verify import cosine, run_in_torch
+from build_engines.verify import run_in_torch
 from build_engines.weights import load_network
 from examples.random_checkpoint import write_checkpoint, write_controlnet
 from networks import Adapter, NetworkExport, ShapeCase, VaeEncoder
 from networks.precision import lower
 from pipelines.descriptor import Precision
+from pipelines.reference import cosine
 from tests.conftest import CHECKPOINTS
 
 pytestmark = pytest.mark.slow

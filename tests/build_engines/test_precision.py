@@ -16,11 +16,12 @@ from build_engines.errors import VerificationError
 from build_engines.formats import open_checkpoint
 from build_engines.graph import write_graph
 from build_engines.pipeline import SourcePipeline, open_pipeline
-from build_engines.verify import TOLERANCES, cosine, references
+from build_engines.verify import TOLERANCES, references
 from build_engines.weights import load_network
 from networks import Adapter, NetworkExport
 from networks.precision import lower
 from pipelines.descriptor import BatchBox, Network, Precision
+from pipelines.reference import cosine
 from tests.conftest import CHECKPOINTS, CONTROLNET
 
 FLOATS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import onnx
@@ -62,19 +61,6 @@ class Fake:
         if cache := config.__dict__.get("cache"):
             cache.__dict__["words"].append("measured")
         return self.memory("plan:" + " ".join(each.name for each in network.__dict__["inputs"]))
-
-    def build_until_stopped(self, started: Any) -> None:
-        """Makes a build go on until its monitor says stop; ``started`` is called first."""
-
-        def build(builder: Any, network: Any, config: Any) -> Any:
-            started()
-            for step in range(1000):
-                if not config.progress_monitor.step_complete("tactics", step):
-                    return None
-                time.sleep(0.01)
-            raise AssertionError("nobody stopped the build")
-
-        self.double.handlers["Builder.build_serialized_network"] = build
 
     def _create_cache(self, config: Any, serialized_timing_cache: bytes) -> Any:
         if serialized_timing_cache == b"broken":

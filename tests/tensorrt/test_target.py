@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from build_engines import TargetOptions, build
-from build_engines.errors import BuildError, RefitError
+from build_engines.errors import BuildError, RefitError, VerificationError
 from build_engines.publish import publish, staging
 from build_engines.targets import open_target, tensorrt
 from build_engines.tensorrt import Job
 from build_engines.tensorrt.structure import read_structure
+from build_engines.verify import TOLERANCES, InputArrays, OutputArrays, Run, references
+from build_engines.weights import load_network
 from pipelines.descriptor import EngineSpec, PipelineDescriptor
+from pipelines.reference import REFERENCE_FILE, read_reference, relative_error
+from runners.onnx_session import open_session
 from tests.build_engines.conftest import copy_checkpoint, snapshot
 from tests.tensorrt.graphs import PARTS
 
@@ -23,13 +30,17 @@ ROLES = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
 
 class PretendedBuilder:
-    """Writes plans that say how they were made."""
+    """Writes plans that say how they were made; what they compute is the graph's in onnxruntime."""
 
     def __init__(self) -> None:
         self.version = "11.2.1"
         self.failure: BaseException | None = None
         self.refuses = False
         self.jobs: list[Job] = []
+        self.has_cuda = False
+        self.wrong: set[str] = set()
+        """Plans that compute something else."""
+        self._graph = Path()
 
     def build(self, job: Job) -> None:
         assert read_structure(job.graph).weights
@@ -37,6 +48,7 @@ class PretendedBuilder:
             job.plan.write_text("half")
             raise self.failure
         self.jobs.append(job)
+        self._graph = job.graph
         job.plan.write_text("built")
 
     def refit(self, old: Path, graph: Path, plan: Path) -> None:
@@ -44,7 +56,18 @@ class PretendedBuilder:
         assert ".building" not in str(old)
         if self.refuses:
             raise RefitError("1 weights are missing")
+        self._graph = graph
         plan.write_text("refitted")
+
+    def load(self, plan: Path, outputs: Sequence[str]) -> Run | None:
+        session = open_session(self._graph)
+        factor = np.float32(1.5 if plan.read_text() in self.wrong else 1)
+
+        def run(inputs: InputArrays) -> OutputArrays:
+            found = session.run(dict(inputs))
+            return [found[name] * factor for name in outputs]
+
+        return run if self.has_cuda else None
 
 
 @pytest.fixture
@@ -88,13 +111,14 @@ def test_only_the_plan_remains(builder: PretendedBuilder, checkpoint: Path) -> N
     )
     for role in ROLES:
         version = checkpoint.parent / "repository" / f"base_{role}" / "1"
-        assert [path.name for path in version.iterdir()] == ["model.plan"]
-        assert f"base_{role}/1/model.plan" in descriptor.networks[role].files  # type: ignore[index]
+        assert {path.name for path in version.iterdir()} == {"model.plan", REFERENCE_FILE}
+        files = descriptor.networks[role].files  # type: ignore[index]
+        assert files.keys() >= {f"base_{role}/1/model.plan", f"base_{role}/1/{REFERENCE_FILE}"}
         assert descriptor.networks[role].boxes or role == "text_encoder"  # type: ignore[index]
     assert plans(checkpoint) == ["built"] * 4
     unet = next(job for job in builder.jobs if "timestep" in job.profiles[0])
     assert len(unet.profiles) == 3
-    assert unet.workspace_bytes == int(23028 * 2**20 * tensorrt.WORKSPACE_SHARE)
+    assert unet.workspace_bytes is None
 
     before = snapshot(checkpoint.parent / "repository")
     builder.jobs.clear()
@@ -127,8 +151,13 @@ def write(name: str, repository: Path, **options: Any) -> Path:
 def test_another_checkpoint_of_the_shape_is_refitted(
     builder: PretendedBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    builder.has_cuda = True
     version = write("sd15-vae_decoder", tmp_path, refit=True)
-    assert {path.name for path in version.iterdir()} == {"model.plan", "engine.json"}
+    assert {path.name for path in version.iterdir()} == {
+        "model.plan",
+        "engine.json",
+        REFERENCE_FILE,
+    }
     assert json.loads((version / "engine.json").read_text())["built_with"]["tensorrt"] == "11.2.1"
     for _ in range(2):
         write("sdxl-vae_decoder", tmp_path, refit=True)
@@ -137,6 +166,48 @@ def test_another_checkpoint_of_the_shape_is_refitted(
     with caplog.at_level(logging.WARNING):
         write("sd15-vae_decoder", tmp_path, refit=True)
     assert "built anew, as it cannot be refitted: 1 weights are missing" in caplog.text
+    assert (version / "model.plan").read_text() == "built"
+
+
+def test_an_engine_that_cannot_be_run_here_is_left_to_the_server(
+    builder: PretendedBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = write("sd15-vae_decoder", tmp_path)
+    assert "the server compares it with torch when it starts" in caplog.text
+    part = PARTS["sd15-vae_decoder"]
+    case = part.network.cases()[:1]
+    (first,) = references(part.network, load_network(part.network, part.checkpoint), case)
+    found = read_reference(version / REFERENCE_FILE)
+    assert found.tolerance == TOLERANCES["fp16"]
+    np.testing.assert_array_equal(found.inputs["latent_sample"], first.inputs["latent_sample"])
+    assert relative_error(found.outputs["sample"], first.outputs[0], TOLERANCES["fp32"]) < 1e-6
+
+
+def test_an_engine_is_compared_with_torch(
+    builder: PretendedBuilder, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    builder.has_cuda = True
+    make(checkpoint)
+    assert "when it starts" not in caplog.text
+    before = snapshot(checkpoint.parent / "repository")
+    builder.wrong = {"built"}
+    with pytest.raises(VerificationError, match=r"text_encoder at batch=1: .*differs from torch"):
+        make(checkpoint, optimization_level=4)
+    assert snapshot(checkpoint.parent / "repository") == before
+
+
+def test_a_refitted_engine_that_differs_is_built_anew(
+    builder: PretendedBuilder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    builder.has_cuda = True
+    write("sd15-vae_decoder", tmp_path, refit=True)
+    builder.wrong = {"refitted"}
+    version = write("sdxl-vae_decoder", tmp_path, refit=True)
+    assert (version / "model.plan").read_text() == "built"
+    assert re.search("built anew, as it cannot be refitted: .* differs from torch", caplog.text)
+    builder.wrong |= {"built"}
+    with pytest.raises(VerificationError, match="differs from torch"):
+        write("sdxl-vae_decoder", tmp_path, refit=True)
     assert (version / "model.plan").read_text() == "built"
 
 

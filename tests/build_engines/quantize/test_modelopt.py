@@ -23,6 +23,7 @@ from build_engines.targets.onnx import OnnxTarget
 from pipelines.descriptor import Quantization
 from runners.onnx_session import SessionSettings, open_session
 from tests.conftest import CHECKPOINTS, CONTROLNET
+from tests.tensorrt.rtx import MEMORIES_GB, build_ahead
 
 pytestmark = pytest.mark.quantize
 
@@ -104,7 +105,8 @@ def test_limits_that_noise_cannot_keep_refuse_it(
 def test_a_graph_for_engines(
     mode: Quantization, python: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Float16 with plain attention, and a ControlNet's residuals: strongly typed throughout."""
+    """Float16 with plain attention, and a ControlNet's residuals: strongly typed throughout, and
+    taken by a builder of engines."""
     controlnets = {CONTROLNET: CHECKPOINTS / CONTROLNET}
     pipeline = open_pipeline("sd15", open_checkpoint(SD15), controlnets)
     folder = tmp_path_factory.getbasetemp() / "calibration_controlled"
@@ -137,3 +139,4 @@ def test_a_graph_for_engines(
     }
     axes = {dim.dim_param for each in graph.graph.input for dim in each.type.tensor_type.shape.dim}
     assert {"height", "width", "sequence", "mid_residual_h"} <= axes
+    build_ahead(pipeline.unet, path, "fp16", MEMORIES_GB[1], tmp_path / "model.plan")
