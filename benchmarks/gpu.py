@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from benchmarks.random_networks import Chain, configs, random_module
 from benchmarks.standin import CHECKPOINTS, PROJECT
+from benchmarks.tables import markdown
 from benchmarks.workload import Kind, request
 from build_engines import TargetOptions, build
 from build_engines.options import PRECISIONS
