@@ -41,10 +41,10 @@ class _Shares:
         self._precisions = {part: rows.about.precision for part, rows in found.items()}
         rows = {part: each.measured for part, each in found.items()}
         self._rates = {row["precision"]: row["TFLOP/s"] for row in rows.get("rate", ())}
-        self._engine = {
-            row["callers"]: row["SEGs/s"]
-            for row in rows.get("engine", ())
-            if row["mode"] == "graphs"
+        self._speeds = {
+            (part, row.get("mode"), row["callers"]): row["SEGs/s"]
+            for part in ("server", "engine")
+            for row in rows.get(part, ())
         }
         self._unet = max(
             (
@@ -63,9 +63,13 @@ class _Shares:
         rate = self._rates.get(row.get("precision", self._precisions[part]))
         if part != "rate" and rate and "TFLOP/s" in row:
             shares["share of the rate"] = f"{row['TFLOP/s'] / rate:.0%}"
-        if part in ("server", "engine") and self._unet:
+        if part not in ("server", "engine"):
+            return shares
+        if self._unet:
             shares["of the UNet alone"] = f"{row['TFLOP/s'] / self._unet:.0%}"
-        if part == "server" and (speed := self._engine.get(row["callers"])):
+        if one := self._speeds.get((part, row.get("mode"), 1)):
+            shares["× one caller"] = round(row["SEGs/s"] / one, 2)
+        if part == "server" and (speed := self._speeds.get(("engine", "graphs", row["callers"]))):
             shares["of the engine"] = f"{row['SEGs/s'] / speed:.0%}"
         return shares
 

@@ -68,7 +68,7 @@ PARTS = {
     "tensorrt": Part(
         "benchmarks.gpu.plans:tensorrt",
         35,
-        "The UNet as a TensorRT engine against torch.",
+        "The UNet as a TensorRT engine against torch, from and to host memory.",
     ),
     "unet": Part(
         "benchmarks.gpu.networks:unet",

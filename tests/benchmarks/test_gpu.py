@@ -188,7 +188,10 @@ def test_a_run_that_hangs_ends_itself() -> None:
 def test_the_page_says_where_and_what_share_is_reached() -> None:
     rows: dict[str, list[Row]] = {
         "rate": [{"precision": "fp16", "TFLOP/s": 100}, {"precision": "bf16", "TFLOP/s": 80}],
-        "server": [{"callers": 8, "SEGs/s": 6, "TFLOP/s": 20}],
+        "server": [
+            {"callers": 1, "SEGs/s": 2, "TFLOP/s": 6},
+            {"callers": 8, "SEGs/s": 6, "TFLOP/s": 20},
+        ],
         "engine": [
             {"mode": "graphs", "callers": 8, "SEGs/s": 8, "TFLOP/s": 30},
             {"mode": "eager", "callers": 8, "SEGs/s": 2, "TFLOP/s": 8},
@@ -202,7 +205,7 @@ def test_the_page_says_where_and_what_share_is_reached() -> None:
     }
     text = page({part: PartRows(ABOUT, 1.0, found) for part, found in rows.items()})
     assert text.count("H200; driver 580; today; fp16.\n\n`python -m benchmarks.gpu`") == 1
-    assert "| 8 | 6 | 20 | 20% | 50% | 75% |" in text
+    assert "| 8 | 6 | 20 | 20% | 50% | 3.0 | 75% |" in text
     assert "| graphs | 8 | 8 | 30 | 30% | 75% |" in text
     assert "| sd15 | without | 16 | 40 |  | 40% |" in text
     assert "| fp32 | 9 |  |\n| bf16 | 8 | 10% |" in text
