@@ -17,19 +17,20 @@ Packages for each part, of ``requirements.txt`` unless named otherwise:
 =================== ==============================================================================
 rate                torch alone
 unet, vae           diffusers, transformers, safetensors, pydantic
-seg, engine         also onnx, ml_dtypes, onnxruntime, tokenizers, torchsde, scipy, opencv, pillow,
-                    tqdm, tritonclient[grpc] (which the build imports), psutil, cryptography
-server              also nvidia-pytriton and numpy below 2 (Triton's Python stub), Python's shared
-                    library (libpython3.12.so.1.0), grpcio-health-checking
+pipeline, seg,      also onnx, ml_dtypes, onnxruntime, onnxscript, tokenizers, torchsde, scipy,
+engine              opencv, pillow, psutil, cryptography, grpcio, tritonclient
+server              also nvidia-pytriton, numpy below 2 and a scipy for it (Triton's Python stub
+                    breaks with numpy 2), Python's shared library (libpython3.12.so.1.0)
 tensorrt            as seg, and TensorRT's Python package, 11.x, or TensorRT for RTX's
-golden              as seg; the folder ``tests`` of the repository
+golden              as seg; the repository's folder ``tests``
 =================== ==============================================================================
 
-Sizes of what a machine with torch mostly lacks (wheels for Python 3.12, x86-64): nvidia-pytriton
-53 MiB, numpy 1.26.4 17 MiB, diffusers 6 MiB, cryptography 5 MiB, pydantic with pydantic-core
-3 MiB, python-rapidjson 2 MiB, and less than 1 MiB together tritonclient, torchsde, trampoline,
-grpcio-health-checking, annotated-types and typing-inspection. (TensorRT's own libraries take
-gigabytes.)
+Wheels for Python 3.12 on x86-64 that a machine with torch mostly lacks, in MiB: nvidia-pytriton 53,
+scipy 1.15.3 36, numpy 1.26.4 17, diffusers 6, cryptography 5, pydantic with pydantic-core 3,
+python-rapidjson 2, and together less than 1: tritonclient, torchsde, trampoline,
+grpcio-health-checking, annotated-types, typing-inspection, importlib-metadata, cffi and pycparser.
+They have to be installed into a folder named ``site-packages``, see ``docs/lab/measurements.md``.
+(TensorRT's own libraries take gigabytes.)
 
 Without a GPU it runs too: ``--sizes tiny --precision fp32 --rate-side 256 --steps 2``.
 """
