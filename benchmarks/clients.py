@@ -62,9 +62,17 @@ class Crowd:
         return float(np.percentile([answer.seconds for answer in self.served], percent))
 
 
-def closed_loop(url: str, pipeline: str, requests: Sequence[Sequence[Request]]) -> Crowd:
+def closed_loop(
+    url: str,
+    pipeline: str,
+    requests: Sequence[Sequence[Request]],
+    timeout_s: float = _TIMEOUT_S,
+) -> Crowd:
     """One client per row, all starting at once; each sends its next request when it has its answer,
     and the same again where it was refused.
+
+    Args:
+        timeout_s: of each request.
 
     Raises:
         SegsError: a request failed.
@@ -72,7 +80,7 @@ def closed_loop(url: str, pipeline: str, requests: Sequence[Sequence[Request]]) 
     together = threading.Barrier(len(requests))
 
     def work(own: Sequence[Request]) -> list[Answer]:
-        with Client(url, pipeline=pipeline, timeout_s=_TIMEOUT_S, retries=_ONCE) as client:
+        with Client(url, pipeline=pipeline, timeout_s=timeout_s, retries=_ONCE) as client:
             client.is_ready()  # the connection is made before the clock starts
             together.wait()
             return [_insist(client, each) for each in own]

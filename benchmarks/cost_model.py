@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from benchmarks.bench import Bench, chosen, markdown, median, parser_of
+from benchmarks.bench import Bench, chosen, median, parser_of
 from benchmarks.machine import describe
+from benchmarks.tables import markdown
 from benchmarks.watch import Batch
 from benchmarks.workload import Kind
 from pipelines import load_all

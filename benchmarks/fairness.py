@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.bench import Bench, chosen, markdown, median, parser_of
+from benchmarks.bench import Bench, chosen, median, parser_of
 from benchmarks.clients import Answer, send
 from benchmarks.machine import describe
+from benchmarks.tables import markdown
 from benchmarks.workload import Kind
 from segs_client import Client
 

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.bench import Bench, chosen, markdown, median, parser_of
+from benchmarks.bench import Bench, chosen, median, parser_of
 from benchmarks.clients import Crowd, open_loop
 from benchmarks.machine import describe
+from benchmarks.tables import markdown
 from benchmarks.watch import Batch, Watched, mean_rows, watch
 from benchmarks.workload import Kind
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.bench import Bench, chosen, markdown, median, parser_of
+from benchmarks.bench import Bench, chosen, median, parser_of
 from benchmarks.clients import Answer, Crowd, closed_loop, open_loop
 from benchmarks.machine import describe
+from benchmarks.tables import markdown
 from benchmarks.workload import Kind, Request
 from request_plan.limits import Limits
 from serving.server import EmbeddedServer

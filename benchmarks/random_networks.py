@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from examples.random_checkpoint import SIZES, meta_networks, scaled
-from networks import NetworkExport, ShapeCase
+from networks import Adapter, Attention, NetworkExport, ShapeCase
 from networks.precision import lowered
+from networks.stored import write_network
 from pipelines.descriptor import Precision
 from runners.torch_session import TorchSession, TorchSettings
 
@@ -31,15 +33,44 @@ def configs(size: str) -> dict[str, dict[str, Any]]:
     return {**found, "controlnet": dict(control.config)}
 
 
-def random_module(network: NetworkExport, device: torch.device, precision: Precision) -> nn.Module:
-    """A network with weights of no meaning, made on the device."""
+def random_module(
+    network: NetworkExport,
+    device: torch.device,
+    precision: Precision,
+    attention: Attention | None = None,
+) -> nn.Module:
+    """A network with weights of no meaning, made on the device.
+
+    Args:
+        attention: the form that it is exported with; None: as it runs in torch.
+    """
+    return _random(network, device, precision, attention)[1]
+
+
+def write_random(
+    network: NetworkExport, folder: Path, device: torch.device, precision: Precision
+) -> None:
+    """Writes a network with such weights as the torch backend reads it."""
+    module, _ = _random(network, device, precision)
+    write_network(network, module, folder, precision=precision)
+
+
+def _random(
+    network: NetworkExport,
+    device: torch.device,
+    precision: Precision,
+    attention: Attention | None = None,
+) -> tuple[Adapter, nn.Module]:
+    """The module, and the same with its types cast."""
     module = network.skeleton()
+    if attention is not None:
+        network.prepare(module, attention)
     runnable = lowered(network, module, precision, ())
     runnable.to_empty(device=device).eval().requires_grad_(False)
     for name, weights in module.named_parameters():
         weights.copy_(scaled(name, torch.randn(weights.shape, device=device)))
     network.complete(module)
-    return runnable
+    return module, runnable
 
 
 def row_flops(network: NetworkExport, side: int) -> int:

@@ -11,16 +11,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from benchmarks.gpu_curve import CONTEXT_DIM, FLAT_ROWS, Curve, curves
+from benchmarks.rewritten import rewrite
 from build_engines import build
 from pipelines import load_all
-from pipelines.descriptor import DESCRIPTOR_SUFFIX, Network
-from pipelines.files import model_files, sha256
+from pipelines.descriptor import Network
 from runners.in_process import LocalDetailer, LocalNetworks, TimedBatch
 from sampling.program import Tensors
 
@@ -41,54 +40,22 @@ def tiny_repository() -> Path:
 def write_standin(folder: Path, source: Path, using: Mapping[str, Curve]) -> None:
     """Writes the pipeline ``standin``: the names, shapes and limits of ``source``'s only pipeline,
     SD1.5's width of context, and no weights."""
-    ((descriptor, _),) = load_all([source]).values()
-    device = folder / "device.lock"
-    networks = {}
-    for role, network in descriptor.networks.items():
-        model = f"{NAME}_{role}"
-        path = folder / model
-        (path / "1").mkdir(parents=True, exist_ok=True)
-        (path / "1" / "model.py").write_text(_MODEL)
-        config = _config(source / network.model / "config.pbtxt", model, using[role], device)
-        (path / "config.pbtxt").write_text(config)
-    encoders = []
-    for spec in descriptor.text_encoders:
-        tokenizer = f"{NAME}_{spec.role}/tokenizer.json"
-        (folder / tokenizer).write_bytes((source / spec.tokenizer).read_bytes())
-        encoders.append(spec.model_copy(update={"tokenizer": tokenizer}))
-    for role, network in descriptor.networks.items():
-        model = f"{NAME}_{role}"
-        files = {name: sha256(path) for name, path in model_files(folder, [model]).items()}
-        networks[role] = network.model_copy(update={"model": model, "files": files})
-    written = descriptor.model_copy(
-        update={
-            "name": NAME,
-            "context_dim": CONTEXT_DIM,
-            "networks": networks,
-            "text_encoders": tuple(encoders),
+    device = str((folder / "device.lock").resolve())
+
+    def write(role: str, version: Path, config: Any) -> None:
+        (version / "model.py").write_text(_MODEL)
+        config.backend = "python"
+        curve = using[role]
+        parameters = {
+            "role": curve.role,
+            "floor_s": str(curve.floor_s),
+            "flat_rows": str(curve.flat_rows),
+            "device": device,
         }
-    )
-    (folder / f"{NAME}{DESCRIPTOR_SUFFIX}").write_text(written.model_dump_json(indent=2))
+        for key, value in parameters.items():
+            config.parameters[key].string_value = value
 
-
-def _config(source: Path, name: str, curve: Curve, device: Path) -> str:
-    """A network's Triton config, for the Python backend and without a warm-up."""
-    config = model_config_pb2.ModelConfig()
-    text_format.Parse(source.read_text(), config)
-    config.name, config.backend = name, "python"
-    config.ClearField("model_warmup")
-    for tensor in (*config.input, *config.output):
-        if tensor.name in ("encoder_hidden_states", "hidden_state"):
-            tensor.dims[-1] = CONTEXT_DIM
-    parameters = {
-        "role": curve.role,
-        "floor_s": str(curve.floor_s),
-        "flat_rows": str(curve.flat_rows),
-        "device": str(device.resolve()),
-    }
-    for key, value in parameters.items():
-        config.parameters[key].string_value = value
-    return str(text_format.MessageToString(config))
+    rewrite(source, folder, NAME, context_dim=CONTEXT_DIM, write=write)
 
 
 class StandInNetworks(LocalNetworks):

@@ -31,6 +31,13 @@ HEADROOM = 8.0
 ProbeInputs = Sequence[torch.Tensor]
 
 
+def forbid_tf32() -> None:
+    """Makes this process compute float32 products on a GPU in float32: torch's convolutions are
+    rounded to TF32 by default."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 class _Cast(nn.Module):
     """Casts inputs and outputs; inside, every block has the type of its weights."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from networks import NetworkExport
+from networks.precision import forbid_tf32
 from networks.stored import read_network
 from runners.cuda_graphs import CudaCapture, GraphCache, NetworkFunction, TensorList
 
@@ -96,9 +97,7 @@ class TorchSession:
         self.input_names: tuple[str, ...] = tuple(each.name for each in network.inputs)
         self.output_names: tuple[str, ...] = tuple(each.name for each in network.outputs)
         self._device = device
-        # The pipeline's precision is float32, not TF32.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        forbid_tf32()
         on_gpu = device.type == "cuda"
         runner = _runner(module, settings, channels_last=on_gpu and settings.channels_last)
         self._run = GraphCache(runner, CudaCapture()) if on_gpu and settings.graphs else runner

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench import markdown
 from benchmarks.chart import Chart, draw
 from benchmarks.cluster.load import Answer
 from benchmarks.cluster.servers import Sight
+from benchmarks.tables import markdown
 
 MOST_IMBALANCE = 0.15
 _BIN_S = 2.0

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cluster.load import PIPELINE
 from benchmarks.cluster.proxy import Backend
+from benchmarks.metrics_page import scrape, total
 from benchmarks.standin import CHECKPOINTS
 from benchmarks.supervised import Setup, Supervised
 from build_engines import build
@@ -22,7 +21,6 @@ from serving.ports import claim_port
 
 ENGINES = ("sd15", "sd15-v")
 """Checkpoints that are built under one pipeline's name: the engine that is served, and the next."""
-_ROWS = re.compile(rf'^nv_inference_count\{{model="{PIPELINE}_unet",[^}}]*\}} (\d+)', re.MULTILINE)
 _SAMPLE_S = 0.5
 
 
@@ -79,12 +77,10 @@ class Member:
     def unet_rows(self) -> int | None:
         """Rows that its UNet has worked through since its start, by Triton's metrics."""
         try:
-            url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-            with urllib.request.urlopen(url, timeout=2) as page:
-                found = _ROWS.search(page.read().decode())
+            page = scrape(f"127.0.0.1:{self.metrics_port}", timeout_s=2)
         except OSError:
             return None
-        return int(found[1]) if found else 0
+        return int(total(page, "nv_inference_count", model=f"{PIPELINE}_unet"))
 
 
 @dataclass(frozen=True)

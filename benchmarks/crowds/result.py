@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import markdown
 from benchmarks.crowds.alone import Comparison, compare
 from benchmarks.crowds.crowd import Crowd, Outcome, Target
 from benchmarks.crowds.ends import OK, REFUSED, lost
 from benchmarks.crowds.together import Aside
 from benchmarks.crowds.watch import Seen, ServerWatch, Stranger
+from benchmarks.tables import markdown
 
 MOST_REFUSAL_S = 2.0
 BEGIN = "<!-- crowds: written by python -m benchmarks.crowds --report -->"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.perf.profiles import Outcome
 from benchmarks.perf.results import PERCENTILES
+from benchmarks.tables import markdown
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
@@ -34,7 +35,7 @@ def client_table(outcomes: Sequence[Outcome]) -> str:
             cells = [f"{result.requests_per_s:.2f}"]
             cells += ["" if s is None else f"{s * 1e3:.0f}" for s in latencies]
         rows.append([outcome.profile.title, *cells])
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def server_table(outcomes: Sequence[Outcome]) -> str:
@@ -46,9 +47,4 @@ def server_table(outcomes: Sequence[Outcome]) -> str:
         calls = (result.models.get(model) for model in models)
         cells = [f"{c.per_request:.1f} × {c.compute_s * 1e3:.1f}" if c else "" for c in calls]
         rows.append([title, *cells])
-    return _markdown(["profile", *models], rows)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown(["profile", *models], rows)

@@ -17,7 +17,7 @@ from build_engines.targets.base import StageDone
 from build_engines.verify import InputArrays, OutputArrays, Run, references, run_in_torch, verify
 from build_engines.weights import load_network
 from networks import NetworkExport
-from networks.precision import lowered, overflowing
+from networks.precision import forbid_tf32, lowered, overflowing
 from networks.stored import read_network, write_network
 from pipelines.descriptor import EngineSpec, Precision, TargetName
 
@@ -70,6 +70,7 @@ class TorchTarget:
 
 def _runner(network: NetworkExport, folder: Path) -> Run:
     """Runs the written network after reading it again, on a GPU if there is one."""
+    forbid_tf32()  # it is compared with float32 on a CPU
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = read_network(folder, device).module
 

@@ -20,7 +20,7 @@ from build_engines.targets import open_target
 from build_engines.targets import torch as torch_target
 from build_engines.verify import TOLERANCES, references
 from build_engines.weights import load_network
-from networks import Adapter, NetworkExport, Unet, VaeDecoder, VaeEncoder, stored
+from networks import Adapter, ClipTextEncoder, NetworkExport, Unet, VaeDecoder, VaeEncoder, stored
 from networks.precision import DTYPES, lowered, overflowing
 from networks.stored import NetworkFile, read_network, write_network
 from pipelines.descriptor import Precision, load_all
@@ -61,6 +61,17 @@ def test_a_pipeline_has_the_same_models_in_other_files(
         assert {f"{network.model}/1/{file}" for file in ("model.safetensors", "network.json")} < {
             *network.files
         }
+
+
+def test_what_is_written_is_checked_without_tf32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU torch rounds the convolutions of float32 by default, by more than is allowed."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    checkpoint = open_checkpoint(CHECKPOINTS / "sd15")
+    network = ClipTextEncoder(checkpoint.json("text_encoder/config.json"))
+    torch_target.TorchTarget("fp32").write(network, checkpoint, tmp_path, lambda stage: None)
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -30,9 +30,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from benchmarks.supervised import Supervised, serve
+from benchmarks.tables import markdown
 from examples import scene
 from segs_client import Client, Retries, SegsError
 from tests.faults.mix import MOST_OFF, PIPELINE

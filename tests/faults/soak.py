@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.bench import markdown
 from benchmarks.chart import Chart, draw
 from benchmarks.machine import describe
 from benchmarks.supervised import Supervised, serve
+from benchmarks.tables import markdown
 from tests.faults.mix import Outcome, Traffic
 from tests.faults.observe import Held, Sample, sample
 

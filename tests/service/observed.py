@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import time
-import urllib.request
 from typing import NamedTuple
 
+from benchmarks import metrics_page
+from benchmarks.metrics_page import Page
 from serving.errors import ModelsDownError
 from serving.server import EmbeddedServer
 from tests.waiting import wait_until
 from triton_models.state import read_front_ends
-
-LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-"""Of the page: name, labels, value."""
-
-Page = dict[tuple[str, str], float]
-"""By name and labels."""
 
 
 class Executions(NamedTuple):
@@ -36,31 +29,17 @@ def executions(server: EmbeddedServer, network: str = "sd15_unet") -> Executions
 
 def page_text(server: EmbeddedServer) -> str:
     """The page of metrics."""
-    with urllib.request.urlopen(f"http://{server.address('metrics')}/metrics", timeout=60) as page:
-        text: str = page.read().decode()
-    return text
+    return metrics_page.page_text(server.address("metrics"))
 
 
 def scrape(server: EmbeddedServer) -> Page:
     """The numbers on the page of metrics."""
-    found = LINE.findall(page_text(server))
-    return {(name, labels): float(value) for name, labels, value in found}
-
-
-def growth(before: Page, now: Page, name: str, labels: str = "") -> float:
-    """What has come to a number between two looks."""
-    return now.get((name, labels), 0.0) - before.get((name, labels), 0.0)
+    return metrics_page.scrape(server.address("metrics"))
 
 
 def settled(server: EmbeddedServer) -> Page:
-    """The page once nothing of ours moves any more."""
-    last = scrape(server)
-    while True:
-        time.sleep(2.5)
-        now = scrape(server)
-        if all(now[key] == last.get(key) for key in now if key[0].startswith("segs_")):
-            return now
-        last = now
+    """The page once none of our numbers changes any more."""
+    return metrics_page.settled(server.address("metrics"))
 
 
 def batches_shared(server: EmbeddedServer, requests: int) -> float:

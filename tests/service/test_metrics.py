@@ -12,13 +12,11 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.metrics_page import LINE, Page, growth
 from segs_client import Cancelled, Client, InvalidRequest, StepEvent, StreamUpdate
 from serving.process import model_processes
 from serving.server import EmbeddedServer
 from tests.service.observed import (
-    LINE,
-    Page,
-    growth,
     page_text,
     scrape,
     settled,
