@@ -26,9 +26,9 @@ from typing import NamedTuple, cast
 
 import psutil
 
-from benchmarks.bench import markdown
 from benchmarks.machine import describe
 from benchmarks.standin import PROJECT
+from benchmarks.tables import markdown
 from benchmarks.workload import Kind, request
 from build_engines import TargetOptions, build
 from build_engines.options import PRECISIONS, TARGETS
