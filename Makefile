@@ -98,11 +98,13 @@ bench: $(RUNTIME) ## measure what serving adds to one SEG, and what batching buy
 
 .PHONY: test
 test: $(TOOLS) ## units, properties, golden cases, one real server: some minutes (PYTEST_ARGS=...)
-	$(PY) -m pytest -n $(WORKERS) -m "not (server or engines or slow or quantize)" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) -m "not (server or engines or slow or quantize or openvino)" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "openvino and not server" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: test ## and what needs real servers or builds engines: service, faults, fuzzing (PYTEST_ARGS=...)
-	$(PY) -m pytest -n $(WORKERS) -m "(server or engines) and not (slow or quantize)" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) -m "(server or engines) and not (slow or quantize or openvino)" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "openvino and server" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff: rules and formatting; import-linter: imports run one way

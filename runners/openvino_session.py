@@ -10,15 +10,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino as ov
-from openvino import op
 
 from pipelines.cpu import require_bf16
 from pipelines.descriptor import Precision
 from runners.cores import physical_cores
+
+if TYPE_CHECKING:  # loaded with the first network: some libraries crash beside it
+    import openvino as ov
 
 NamedArrays = dict[str, np.ndarray[Any, Any]]
 
@@ -101,6 +102,8 @@ def open_openvino_session(
         CpuError: the precision is bf16 and the CPU has it not.
         RuntimeError: OpenVINO cannot read or compile the network.
     """
+    import openvino as ov
+
     if settings.precision == "bf16":
         require_bf16()
     core = ov.Core()
@@ -131,6 +134,9 @@ def _cut_angles(model: ov.Model) -> ov.Model | None:
     They are the embeddings of timesteps and sizes. bfloat16 holds whole numbers up to 256 only, so
     an angle of 999 would be off by up to 2 radians.
     """
+    import openvino as ov
+    from openvino import op
+
     found = [node for node in model.get_ordered_ops() if node.get_type_name() in _ANGLES]
     if not found:
         return None

@@ -71,15 +71,13 @@ def find_tools(options: Options) -> Tools:
         NotRun: as :func:`tensorrt`.
     """
     target = _target(options)
-    builder: Any = target.builder
-    if not hasattr(builder, "load"):
-        raise NotRun("the builder cannot run its engines")
+    builder = target.builder
 
     def build(network: Unet, graph: Path, plan: Path) -> None:
         builder.build(target.job(network, graph, plan))
 
     def load(network: Unet, plan: Path) -> Run:
-        run: Run | None = builder.load(plan, [each.name for each in network.outputs])
+        run = builder.load(plan, [each.name for each in network.outputs])
         if run is None:
             raise NotRun("torch has no CUDA here")
         return run

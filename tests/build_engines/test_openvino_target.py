@@ -16,6 +16,8 @@ from runners.openvino_session import NamedArrays, OpenvinoSession
 from tests.bf16 import needs_bf16
 from tests.conftest import CHECKPOINTS
 
+pytestmark = pytest.mark.openvino
+
 
 def test_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "require_bf16", lambda: require_bf16(frozenset({"avx2"})))

@@ -23,6 +23,8 @@ from tests.golden.runners import EngineRunner, ServerRunner
 from tests.golden.verdict import TOLERANCES, judge
 from tests.serving import toys
 
+pytestmark = pytest.mark.openvino
+
 
 def repository(precision: Precision) -> Path:
     """The pipeline ``sd15`` with its ControlNet; kept between runs."""
