@@ -27,6 +27,8 @@ from tests.tensorrt.graphs import ALL, PARTS, export
 from tests.tensorrt.quantized import quantize
 from tests.tensorrt.rtx import BUILDER, MEMORIES_GB, PROFILES, build_ahead, job, parse
 
+pytestmark = pytest.mark.engines
+
 TENSORRT: dict[str, Any] = json.loads(Path(__file__).with_name("operators.json").read_text())
 """The operators of TensorRT's own parser, as it publishes them."""
 WORKS_IN = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
