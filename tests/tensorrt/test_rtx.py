@@ -32,13 +32,8 @@ pytestmark = pytest.mark.engines
 TENSORRT: dict[str, Any] = json.loads(Path(__file__).with_name("operators.json").read_text())
 """The operators of TensorRT's own parser, as it publishes them."""
 WORKS_IN = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-SECOND_TIER = {("fp32", 8.6), ("fp16", 24.1), ("bf16", 85.5)}
-"""Each precision and each memory once, for every network."""
-FIRST_TIER = (
-    *((name, *each) for name in PARTS if "text_encoder" in name for each in SECOND_TIER),
-    *(("sd15-vae_encoder", *each) for each in SECOND_TIER),
-    ("sd15-unet", "bf16", 85.5),
-)
+EACH_ONCE = {("fp32", 8.6), ("fp16", 24.1), ("bf16", 85.5)}
+"""Each precision and each memory once, for every network; the rest is slow."""
 
 
 def test_every_kind_of_network_is_looked_at() -> None:
@@ -95,17 +90,16 @@ def _dynamic(dims: tuple[int | str, ...]) -> Iterator[int]:
 
 
 def builds() -> Iterator[Any]:
-    """Every network in every precision for every memory; most of it in later tiers."""
+    """Every network in every precision for every memory."""
     for name, precision in ALL:
         done = set()
         for memory_gb in MEMORIES_GB:
             profiles = str(PARTS[name].network.profiles(memory_gb))
             case = (name, precision, memory_gb)
-            if profiles in done and case[1:] not in SECOND_TIER:
+            if profiles in done and case[1:] not in EACH_ONCE:
                 continue  # a network without axes has one profile
             done.add(profiles)
-            later = pytest.mark.engines if case[1:] in SECOND_TIER else pytest.mark.slow
-            marks = [] if case in FIRST_TIER else [later]
+            marks = [] if case[1:] in EACH_ONCE else [pytest.mark.slow]
             yield pytest.param(*case, marks=marks, id=f"{name}-{precision}-{memory_gb}")
 
 
@@ -135,8 +129,7 @@ def quantized() -> Iterator[Any]:
     """Networks with the modes of quantisation."""
     for name in ("sd15-text_encoder", "sd15-unet", "sdxl-unet"):
         for mode in QUANTIZATIONS:
-            later = pytest.mark.slow if name.startswith("sdxl") else pytest.mark.engines
-            marks = [later] if name.endswith("unet") else []
+            marks = [pytest.mark.slow] if name == "sdxl-unet" else []
             yield pytest.param(name, mode, marks=marks, id=f"{name}-{mode}")
 
 
