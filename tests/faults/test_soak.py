@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import mmap
 import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,22 +18,35 @@ from tests.faults.soak import growth
 MIB = 2**20
 
 
+HOLDER = """
+import mmap, os, threading
+print("begun", flush=True)
+input()
+over = threading.Event()
+threading.Thread(target=over.wait).start()
+# Not of the heap, which may have that much to spare.
+block = mmap.mmap(-1, 64 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+block.write(os.urandom(64 * 2**20))
+ends = os.pipe()
+print("holds", flush=True)
+input()
+over.set()
+"""
+
+
 def test_a_process_is_seen_to_hold_more() -> None:
-    gc.collect()
-    before = sample({"me": os.getpid()}, 0.0).total
-    over = threading.Event()
-    thread = threading.Thread(target=over.wait)
-    thread.start()
-    # Not of the heap, which may have that much to spare.
-    block = mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.write(os.urandom(64 * MIB))
-    read, write = os.pipe()
-    after = sample({"me": os.getpid()}, 1.0).total
-    over.set()
-    thread.join()
-    os.close(read)
-    os.close(write)
-    block.close()
+    """One of its own: others' threads come and go."""
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdin is not None
+        assert it.stdout is not None
+        assert it.stdout.readline() == "begun\n"
+        before = sample({"it": it.pid}, 0.0).total
+        it.stdin.write("\n")
+        it.stdin.flush()
+        assert it.stdout.readline() == "holds\n"
+        after = sample({"it": it.pid}, 1.0).total
+        it.communicate("\n")
     assert after.rss_bytes - before.rss_bytes > 60 * MIB
     assert after.anonymous_bytes - before.anonymous_bytes > 60 * MIB
     assert after.threads == before.threads + 1
