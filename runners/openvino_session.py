@@ -21,7 +21,7 @@ from runners.cores import physical_cores
 if TYPE_CHECKING:  # loaded with the first network: some libraries crash beside it
     import openvino as ov
 
-NamedArrays = dict[str, np.ndarray[Any, Any]]
+    from runners.onnx_session import NamedArrays
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 _ANGLES = ("Sin", "Cos")
@@ -151,20 +151,18 @@ def _cut_angles(model: ov.Model) -> ov.Model | None:
         output.set_names({name})
         results.append(op.Result(output))
         parameters.append(parameter)
-    read = [each for each in model.get_parameters() if _leads_to(each, found)]
-    part = ov.Model(results, read, "angles").clone()
+    part = ov.Model(results, _parameters_of(found), "angles").clone()
     model.add_parameters(parameters)
     return part
 
 
-def _leads_to(parameter: Any, nodes: list[Any]) -> bool:
-    """Whether one of the nodes is computed from the parameter."""
-    seen, left = set(), list(nodes)
+def _parameters_of(nodes: list[Any]) -> list[Any]:
+    """The network's inputs that the nodes are computed from."""
+    seen: dict[str, Any] = {}
+    left = list(nodes)
     while left:
         node = left.pop()
-        if node.get_name() == parameter.get_name():
-            return True
         if node.get_name() not in seen:
-            seen.add(node.get_name())
+            seen[node.get_name()] = node
             left += [each.get_source_output().get_node() for each in node.inputs()]
-    return False
+    return [node for node in seen.values() if node.get_type_name() == "Parameter"]

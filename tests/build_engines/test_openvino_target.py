@@ -12,7 +12,8 @@ from build_engines import TargetOptions, VerificationError, build
 from build_engines.errors import BuildError
 from build_engines.targets import open_target, openvino
 from pipelines.cpu import require_bf16
-from runners.openvino_session import NamedArrays, OpenvinoSession
+from runners.onnx_session import NamedArrays
+from runners.openvino_session import OpenvinoSession
 from tests.bf16 import needs_bf16
 from tests.conftest import CHECKPOINTS
 
