@@ -26,7 +26,7 @@ from pipelines.reference import (
     relative_error,
     write_reference,
 )
-from runners.onnx_session import SessionSettings, open_session
+from runners.onnx_session import NamedArrays, SessionSettings, open_session
 
 SEED = 0
 
@@ -106,20 +106,27 @@ def verify(
     return max(errors)
 
 
+def in_order(network: NetworkExport, run: Callable[[NamedArrays], NamedArrays]) -> Run:
+    """A session's run by names as one whose outputs are in the network's order."""
+    names = [tensor.name for tensor in network.outputs]
+
+    def ordered(inputs: InputArrays) -> OutputArrays:
+        outputs = run(dict(inputs))
+        return [outputs[name] for name in names]
+
+    return ordered
+
+
 def run_quantized(
     network: NetworkExport, model: Path, inputs: Iterable[Reference]
 ) -> list[Reference]:
     """The inputs with the outputs of the quantised ``model.onnx`` in onnxruntime, which is widened
     to float32 around its 8-bit values: onnxruntime quantises float16 values wrongly."""
-    names = [tensor.name for tensor in network.outputs]
     with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
         # More optimisation moves FP8 values through operators without FP8.
         session = open_session(widen(model, Path(scratch)), settings=SessionSettings(level=-1))
-        results = []
-        for each in inputs:
-            outputs = session.run(dict(each.inputs))
-            results.append(replace(each, outputs=[outputs[name] for name in names]))
-    return results
+        run = in_order(network, session.run)
+        return [replace(each, outputs=run(each.inputs)) for each in inputs]
 
 
 def write_first(

@@ -19,7 +19,7 @@ from build_engines.errors import BuildError, VerificationError
 from build_engines.graph import STAGES, write_graph
 from build_engines.options import TargetOptions
 from build_engines.targets.base import StageDone
-from build_engines.verify import Reference, verify, write_first
+from build_engines.verify import Reference, in_order, verify, write_first
 from networks import NetworkExport
 from pipelines.cpu import CpuError, require_bf16
 from pipelines.descriptor import EngineSpec, Precision, TargetName
@@ -89,15 +89,8 @@ class OpenvinoTarget:
         try:
             precision = self._precision(network)
             session = open_openvino_session(graph, OpenvinoSettings(precision))
-            return verify(
-                network,
-                lambda inputs: [
-                    session.run(dict(inputs))[tensor.name] for tensor in network.outputs
-                ],
-                # The least shape must not be the first, see NetworkExport.warm_up_sizes.
-                reversed(expected),
-                precision,
-            )
+            # The least shape must not be the first, see NetworkExport.warm_up_sizes.
+            return verify(network, in_order(network, session.run), reversed(expected), precision)
         except RuntimeError as error:
             raise VerificationError(
                 f"{network.role}: OpenVINO cannot run the export: {error}"
