@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from runners.cores import NETWORK_NICENESS, lower_priority
 from runners.tensor_rules import InputRules, TensorError
 from sampling.faults import incident_message, open_incident
 from segs_client.contract import ContractError
@@ -89,6 +92,24 @@ class NetworkModel(ABC):
             self._warm_ups -= 1
         else:
             check_internal(request.parameters())
+
+
+class ArrayModel(NetworkModel):
+    """A network of ``model.onnx`` on the CPU, on numpy arrays."""
+
+    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> NetworkSession:
+        lower_priority(NETWORK_NICENESS)
+        return self.load(folder / (config.get("default_model_filename") or "model.onnx"), config)
+
+    @abstractmethod
+    def load(self, path: Path, config: dict[str, Any]) -> NetworkSession:
+        """Loads the file with the config's parameters."""
+
+    def read(self, tensor: Any) -> Any:
+        return tensor.as_numpy()
+
+    def write(self, name: str, value: Any) -> Any:
+        return pb_utils.Tensor(name, np.ascontiguousarray(value))
 
 
 def _refusal(message: str, code: Any) -> Any:

@@ -8,24 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from runners.cores import NETWORK_NICENESS, lower_priority
 from runners.onnx_session import OnnxSession, SessionSettings, open_session
-from triton_models import pb_utils
-from triton_models.network_model import NetworkModel
+from triton_models.network_model import ArrayModel
 
 
-class TritonPythonModel(NetworkModel):
-    """A network in onnxruntime, on numpy arrays."""
+class TritonPythonModel(ArrayModel):
+    """A network in onnxruntime."""
 
-    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> OnnxSession:
-        lower_priority(NETWORK_NICENESS)
-        path = folder / (config.get("default_model_filename") or "model.onnx")
+    def load(self, path: Path, config: dict[str, Any]) -> OnnxSession:
         return open_session(path, settings=SessionSettings.from_config(config))
-
-    def read(self, tensor: Any) -> Any:
-        return tensor.as_numpy()
-
-    def write(self, name: str, value: Any) -> Any:
-        return pb_utils.Tensor(name, np.ascontiguousarray(value))

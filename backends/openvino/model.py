@@ -8,24 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from runners.cores import NETWORK_NICENESS, lower_priority
 from runners.openvino_session import OpenvinoSession, OpenvinoSettings, open_openvino_session
-from triton_models import pb_utils
-from triton_models.network_model import NetworkModel
+from triton_models.network_model import ArrayModel
 
 
-class TritonPythonModel(NetworkModel):
-    """A network in OpenVINO, on numpy arrays."""
+class TritonPythonModel(ArrayModel):
+    """A network in OpenVINO."""
 
-    def open(self, folder: Path, config: dict[str, Any], args: dict[str, str]) -> OpenvinoSession:
-        lower_priority(NETWORK_NICENESS)
-        path = folder / (config.get("default_model_filename") or "model.onnx")
+    def load(self, path: Path, config: dict[str, Any]) -> OpenvinoSession:
         return open_openvino_session(path, OpenvinoSettings.from_config(config))
-
-    def read(self, tensor: Any) -> Any:
-        return tensor.as_numpy()
-
-    def write(self, name: str, value: Any) -> Any:
-        return pb_utils.Tensor(name, np.ascontiguousarray(value))
