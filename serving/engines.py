@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.cpu import CpuError, require_bf16
-from pipelines.descriptor import EngineSpec, load_all
+from pipelines.descriptor import EngineSpec, PipelineDescriptor, load_all
 from pipelines.gpu import GpuError, find_gpus
 from pipelines.libnvinfer import LibraryError, linked_version
 from serving.errors import EngineError
@@ -25,10 +25,18 @@ def check_engines(repositories: Sequence[Path], installation: Installation) -> N
     """
     for name, (descriptor, folder) in load_all(repositories).items():
         if descriptor.engine is not None:
-            command = f"--name {name} --target tensorrt --repository {folder}"
+            command = build_command(descriptor, folder)
             _check(_needs(name, descriptor.engine), descriptor.engine, installation, command)
         if (descriptor.target, descriptor.precision) == ("openvino", "bf16"):
             _check_bf16(name)
+
+
+def build_command(descriptor: PipelineDescriptor, folder: Path) -> str:
+    """What builds the pipeline again."""
+    return (
+        f"python -m build_engines CHECKPOINT --name {descriptor.name} "
+        f"--target {descriptor.target} --repository {folder}"
+    )
 
 
 def _check_bf16(name: str) -> None:
@@ -51,7 +59,7 @@ def _check(needs: str, engine: EngineSpec, installation: Installation, command: 
         here = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in gpus)
         raise EngineError(
             f"{needs}; here are TensorRT {tensorrt} and {here}. Build it again on this machine: "
-            f"python -m build_engines CHECKPOINT {command}"
+            + command
         )
 
 

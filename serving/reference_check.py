@@ -15,7 +15,7 @@ from typing import Any
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from pipelines.descriptor import PipelineDescriptor, PipelineError, load_all
+from pipelines.descriptor import PipelineError, load_all
 from pipelines.reference import (
     DifferenceError,
     NetworkReference,
@@ -24,6 +24,7 @@ from pipelines.reference import (
     relative_error,
 )
 from serving.connection import Connection
+from serving.engines import build_command
 from serving.errors import CanaryError, RepositoryError, WrongResultsError
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def reference_checks(repositories: Iterable[Path]) -> tuple[ReferenceCheck, ...]
         RepositoryError: a reference cannot be read.
     """
     return tuple(
-        ReferenceCheck(name, network.model, _read(path), _command(descriptor, folder))
+        ReferenceCheck(name, network.model, _read(path), build_command(descriptor, folder))
         for name, (descriptor, folder) in load_all(repositories).items()
         for network in descriptor.all_networks
         if (path := reference_of(network, folder)) is not None
@@ -105,10 +106,3 @@ def _read(path: Path) -> NetworkReference:
         return read_reference(path)
     except PipelineError as error:
         raise RepositoryError(f"{error}; build the pipeline again") from error
-
-
-def _command(descriptor: PipelineDescriptor, folder: Path) -> str:
-    return (
-        f"python -m build_engines CHECKPOINT --name {descriptor.name} "
-        f"--target {descriptor.target} --repository {folder}"
-    )
