@@ -59,7 +59,7 @@ class Case:
     """One row to be measured."""
 
     named: Row
-    """The columns by which it is told from the others of its part."""
+    """The columns by which it differs from the others of its part."""
     run: Callable[[float], Row]
     """Measures the other columns, within about so many seconds.
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from build_engines.options import PRECISIONS, TARGETS, TargetOptions
 from segs_client.errors import SegsError
-from serving.server import EmbeddedServer
 from tests.golden.cases import Case, find, read
 from tests.golden.pipelines import build_pipelines
-from tests.golden.runners import EngineRunner, Runner, ServerRunner
+from tests.golden.runners import EngineRunner, Runner, served
 from tests.golden.verdict import TOLERANCES, Tolerance, Verdict, judge
 
 
@@ -55,9 +54,7 @@ def _run(
 def _runner(through: str, repository: Path, stack: contextlib.ExitStack) -> Runner:
     if through == "engine":
         return EngineRunner(repository)
-    runner = ServerRunner(stack.enter_context(EmbeddedServer([repository])).grpc_url)
-    stack.callback(runner.close)
-    return runner
+    return stack.enter_context(served(repository))
 
 
 def _verdict(runner: Runner, case: Case, tolerance: Tolerance) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +11,7 @@ from preprocessing.prepare import RequestTensors
 from runners.in_process import LocalDetailer
 from segs_client import Client
 from segs_client.messages import DetailResult, build, parse
+from serving.server import EmbeddedServer
 from tests.golden.cases import Case
 
 
@@ -18,6 +21,17 @@ class Runner(Protocol):
     def run(self, case: Case) -> DetailResult: ...
 
     def close(self) -> None: ...
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[ServerRunner]:
+    """A real server of the repository, and what asks it."""
+    with EmbeddedServer([repository]) as running:
+        runner = ServerRunner(running.grpc_url)
+        try:
+            yield runner
+        finally:
+            runner.close()
 
 
 class EngineRunner:

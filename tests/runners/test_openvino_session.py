@@ -15,11 +15,10 @@ from pipelines.cpu import CpuError, cpu_flags, require_bf16
 from pipelines.descriptor import Precision
 from runners import openvino_session
 from runners.openvino_session import OpenvinoSettings, open_openvino_session
-from serving.server import EmbeddedServer
 from tests.bf16 import needs_bf16
 from tests.conftest import CHECKPOINTS, CONTROLNET, GOLDEN
 from tests.golden.cases import read
-from tests.golden.runners import EngineRunner, ServerRunner
+from tests.golden.runners import EngineRunner, served
 from tests.golden.verdict import TOLERANCES, judge
 from tests.serving import toys
 
@@ -164,10 +163,8 @@ def test_text_encoder_and_vae_encoder_stay_in_float32() -> None:
 @pytest.mark.server
 def test_a_server_of_openvino_networks() -> None:
     """The real server with this backend: golden cases by gRPC, with a ControlNet's ensemble."""
-    with EmbeddedServer([repository("fp32")]) as running:
-        runner = ServerRunner(running.grpc_url)
+    with served(repository("fp32")) as runner:
         for name in ("feature-base", "feature-cnet"):
             case = read(GOLDEN / f"{name}.npz")
             verdict = judge(case, runner.run(case))
             assert verdict.passed, verdict
-        runner.close()

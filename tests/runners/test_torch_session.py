@@ -20,11 +20,10 @@ from runners.torch_session import (
     instance_device,
     open_torch_session,
 )
-from serving.server import EmbeddedServer
 from tests.conftest import CHECKPOINTS, GOLDEN
 from tests.golden.cases import read
 from tests.golden.pipelines import build_pipelines
-from tests.golden.runners import EngineRunner, ServerRunner
+from tests.golden.runners import EngineRunner, served
 from tests.golden.verdict import TOLERANCES, judge
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -146,10 +145,8 @@ def test_golden_cases_on_a_gpu(tmp_path: Path, name: str) -> None:
 @pytest.mark.server
 def test_a_server_of_torch_networks(torch_repository: Path) -> None:
     """The real server with this backend: golden cases by gRPC, with a ControlNet's ensemble."""
-    with EmbeddedServer([torch_repository]) as running:
-        runner = ServerRunner(running.grpc_url)
+    with served(torch_repository) as runner:
         for name in ("feature-base", "feature-cnet"):
             case = read(GOLDEN / f"{name}.npz")
             verdict = judge(case, runner.run(case))
             assert verdict.passed, verdict
-        runner.close()
